@@ -1,0 +1,3 @@
+"""Loraloom: runs ComfyUI text-to-image workflows with LoRA."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Runs a graph: order, laziness, expansion, cache, events, cancel."""

@@ -1,0 +1,1 @@
+"""LoRA files: dialects, algorithms, receipts, patches."""

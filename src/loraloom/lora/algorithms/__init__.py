@@ -1,0 +1,1 @@
+"""One adapter algebra per file."""

@@ -1,0 +1,1 @@
+"""Model families: recognise a file by its header, build the network, name its weights."""

@@ -1,0 +1,1 @@
+"""Tokenizers, prompt weights and text encoders."""

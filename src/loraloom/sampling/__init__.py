@@ -1,0 +1,1 @@
+"""Schedules, samplers, guidance, noise, denoisers."""

@@ -1,0 +1,140 @@
+"""The contracts of sampling: what a network, a denoiser, a sampler and a conditioning are.
+
+Legend: B batch, C latent channels, H and W latent height and width, T tokens, D context width.
+Sigma is the noise level of the variance-exploding view (Karras et al. 2022) for eps and v models, and the
+flow time in [0, 1] for flow models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+NetworkInputs: TypeAlias = Mapping[str, Tensor]
+"""What one conditioning becomes for one network, each tensor with batch 1 (or B): "context" (1, T, D),
+"y" (1, Y), "guidance" (1,), "concat" (1, C', H, W) …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cond:
+    """One entry of a CONDITIONING.
+
+    context: (1, T, D) hidden states of the text encoders.
+    pooled: (1, P) pooled output, for families that use one.
+    options: everything that nodes attach, under ComfyUI's names: "area" (H, W, y, x in latent units, or
+        ("percentage", …)), "strength", "mask" (B, H, W), "mask_strength", "set_area_to_bounds",
+        "start_percent", "end_percent", "guidance", "width", "height", "crop_w", "crop_h",
+        "target_width", "target_height", "aesthetic_score", "concat_latent_image", "concat_mask",
+        "hooks", …
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+    options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
+
+
+Conditioning: TypeAlias = tuple[Cond, ...]
+
+
+class Parametrisation(Protocol):
+    """How a network's output becomes a prediction of the clean latent: eps, v, or flow.
+
+    sigmas: (N,) the model's table of noise levels, ascending.
+    """
+
+    @property
+    def sigmas(self) -> Tensor: ...
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def sigma_max(self) -> float: ...
+    @property
+    def is_flow(self) -> bool: ...
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The network's time input for noise levels of any shape."""
+        ...
+
+    def sigma(self, timestep: Tensor) -> Tensor: ...
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """Noise level at a fraction of the sampling range: 0 is the start (all noise), 1 the end."""
+        ...
+
+    def scale_input(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """What the network is fed for x; sigma broadcasts over (B, C, H, W)."""
+        ...
+
+    def denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+        """The clean latent x0 that `output` means."""
+        ...
+
+    def add_noise(self, latent: Tensor, noise: Tensor, sigma: Tensor, *, max_denoise: bool) -> Tensor: ...
+
+    def remove_noise_scale(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Undo the scale that `add_noise` gives a latent, once sampling has ended at `sigma`."""
+        ...
+
+
+class Network(Protocol):
+    """A diffusion network ready to run, as `models` hands it to `sampling`."""
+
+    @property
+    def parametrisation(self) -> Parametrisation: ...
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def dtype_name(self) -> str: ...
+
+    def inputs(self, cond: Cond, x: Tensor, *, noise: Tensor | None, seed: int | None) -> NetworkInputs:
+        """Turn one conditioning into network inputs for latents shaped like x (B, C, H, W)."""
+        ...
+
+    def __call__(self, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
+        """x (B, C, H, W) already scaled, timestep (B,), inputs batched to B → output (B, C, H, W)."""
+        ...
+
+    def process_latent_in(self, latent: Tensor) -> Tensor:
+        """Latent as the autoencoder writes it → as the network sees it."""
+        ...
+
+    def process_latent_out(self, latent: Tensor) -> Tensor: ...
+
+
+class Denoiser(Protocol):
+    """x (B, C, H, W) and a scalar sigma → x0, guided. `uncond` is the unconditional x0 of the last call,
+    for the samplers of the CFG++ kind (None before the first call)."""
+
+    @property
+    def parametrisation(self) -> Parametrisation: ...
+    @property
+    def uncond(self) -> Tensor | None: ...
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...
+
+
+Noise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(sigma, next sigma) → standard normal noise shaped like the latent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a sampler: x is the latent after the step, denoised the x0 that led there."""
+
+    index: int
+    x: Tensor
+    denoised: Tensor
+    sigma: Tensor
+
+
+Sampler: TypeAlias = Callable[..., Iterator[Step]]
+"""(denoise: Denoiser, x, sigmas (S+1,), *, noise: Noise, own knobs…) → a Step per sigma interval. The last
+Step's x is the result. Progress, previews and cancelling belong to the caller."""
+
+Schedule: TypeAlias = Callable[[Parametrisation, int], Tensor]
+"""(parametrisation, steps) → sigmas (steps + 1,), descending, ending in 0."""
+
+Inputs: TypeAlias = Sequence[NetworkInputs]

@@ -1,0 +1,1 @@
+"""Tensor files, storage formats, and which weights are resident where."""

@@ -1,0 +1,1 @@
+"""Any source → Graph; node schemas; validation (standard library only)."""
