@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # names and tables are used where torch is not loaded
+    from torch import Tensor
 
 Rows: TypeAlias = "tuple[int, int] | None"
 """First and one-past-last row (dimension 0) of a native weight that something is about; None: all."""
@@ -19,10 +20,15 @@ Rows: TypeAlias = "tuple[int, int] | None"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a LoRA's module lives: a native weight or bias, and the rows of it when the weight is fused."""
+    """Where a LoRA's module lives: a native weight or bias, and the rows of it when the weight is fused.
+
+    swap_halves: the module that the LoRA names holds the two halves of these rows in the other order
+        (Flux.1: scale and shift of the last layer), so its change is to be swapped before it is added.
+    """
 
     weight: str
     rows: Rows = None
+    swap_halves: bool = False
 
 
 NameTable: TypeAlias = Mapping[str, Target]

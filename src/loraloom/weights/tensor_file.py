@@ -1,0 +1,128 @@
+"""Tensors of a safetensors file, one at a time: read into fresh memory, or mapped without a copy.
+
+`read` uses positioned reads, so that nothing stays mapped and the process holds only what it asked for.
+`map` shares the page cache: right where the stored type is the one to compute in.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from loraloom.errors import ModelFileError
+from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
+
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+        "C64": torch.complex64,
+    }
+)
+"""Data type names of the format that tensors can be read in → torch's."""
+
+_READ_AT_ONCE = 1 << 26
+
+
+class TensorFile:
+    """A safetensors file opened for reading.
+
+    The file stays open, so that its weights can be read again for as long as the object lives, even if
+    another file takes its place under the same name. A file changed in place is an error at the next read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.header: Header = read_header(path)
+        self._descriptor = open_regular(self.header.path)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        self._mapping: mmap.mmap | None = None
+        self._lock = threading.Lock()
+        self._check_unchanged()
+
+    @property
+    def path(self) -> Path:
+        return self.header.path
+
+    @property
+    def identity(self) -> FileIdentity:
+        return self.header.identity
+
+    def read(self, key: str, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor in fresh memory, converted to `dtype` if given; nothing of the file stays mapped."""
+        info = self._info(key)
+        tensor = torch.empty(info.shape, dtype=self._dtype(key, info))
+        self._check_unchanged()
+        if info.nbytes:
+            view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            self._fill(view, self.header.data_start + info.begin)
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def map(self, key: str) -> Tensor:
+        """The tensor without a copy, on pages shared with the file; a write changes only this process."""
+        info = self._info(key)
+        dtype = self._dtype(key, info)
+        offset = self.header.data_start + info.begin
+        if offset % dtype.itemsize or not info.nbytes or sys.platform == "win32":
+            return self.read(key)
+        self._check_unchanged()
+        with self._lock:
+            if self._mapping is None:
+                self._mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+        count = info.nbytes // dtype.itemsize
+        return torch.frombuffer(self._mapping, dtype=dtype, count=count, offset=offset).reshape(info.shape)
+
+    def _info(self, key: str) -> TensorInfo:
+        info = self.header.tensors.get(key)
+        if info is None:
+            raise ModelFileError(f"{self.path}: holds no tensor {key!r}")
+        return info
+
+    def _dtype(self, key: str, info: TensorInfo) -> torch.dtype:
+        dtype = DTYPES.get(info.dtype)
+        if dtype is None:
+            raise ModelFileError(
+                f"{self.path}: tensor {key!r} is stored as {info.dtype}, which cannot be read"
+            )
+        return dtype
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(view):
+            count = _read_at(self._descriptor, view[done : done + _READ_AT_ONCE], offset + done)
+            if not count:
+                raise ModelFileError(f"{self.path}: cut short while it was read; download it again")
+            done += count
+
+    def _check_unchanged(self) -> None:
+        now = FileIdentity.of(self.path, os.fstat(self._descriptor))
+        if now != self.identity:
+            raise ModelFileError(f"{self.path}: the file was changed while in use; run again")
+
+
+def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
+    """Fill `view` from `offset`; the number of bytes read."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [view], offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    data = os.read(descriptor, len(view))
+    view[: len(data)] = data
+    return len(data)
