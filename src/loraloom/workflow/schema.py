@@ -62,7 +62,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class NodeSchema:
-    """A node class as an editor and a validator see it."""
+    """A node class as an editor and a validator see it.
+
+    v3: `/object_info` prints it in ComfyUI's newer manner: combos as ["COMBO", {"options": …}].
+    """
 
     name: str
     inputs: tuple[Input, ...]
@@ -76,6 +79,7 @@ class NodeSchema:
     deprecated: bool = False
     experimental: bool = False
     python_module: str = "nodes"
+    v3: bool = False
 
     def input(self, name: str) -> Input | None:
         return next((i for i in self.inputs if i.name == name), None)
