@@ -236,7 +236,9 @@ def _counts(path: Path, name: str, what: str, found: object) -> tuple[int, ...]:
         values = cast(list[object], found)
         if all(type(value) is int and 0 <= value < 1 << 63 for value in values):
             return tuple(cast(list[int], values))
-    raise ModelFileError(f"{path}: damaged header: {what} of tensor {name!r} is {str(found)[:80]}")
+    raise ModelFileError(
+        f"{path}: damaged header: {what} of tensor {name!r} is {repr(cast(object, found))[:80]}"
+    )
 
 
 def _check_layout(path: Path, tensors: Mapping[str, TensorInfo], size: int, data_start: int) -> None:

@@ -72,7 +72,7 @@ class TensorFile:
         tensor = torch.empty(info.shape, dtype=self._dtype(key, info))
         self._check_unchanged()
         if info.nbytes:
-            view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
             self._fill(view, self.header.data_start + info.begin)
         return tensor if dtype is None else tensor.to(dtype)
 

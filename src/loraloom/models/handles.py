@@ -1,0 +1,122 @@
+"""MODEL, CLIP and VAE as nodes pass them on: small, immutable, hashable; nothing is loaded to make one.
+
+`models.memory.Memory` turns a handle into something that computes. Two equal handles are the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from loraloom.models.family import LatentFormat, ModelFamily
+from loraloom.models.lora_names import text_names
+from loraloom.sampling.types import Parametrisation
+from loraloom.weights.patch import NameTable, PatchUse, Stack
+from loraloom.weights.source import WeightSource
+
+Options: TypeAlias = "tuple[tuple[str, Hashable], ...]"
+"""What nodes attach to a handle, by name, sorted: "weight_dtype", "cfg_rescale" …"""
+
+
+def _with_option(options: Options, name: str, value: Hashable) -> Options:
+    kept = [(known, old) for known, old in options if known != name]
+    return tuple(sorted([*kept, (name, value)], key=lambda option: option[0]))
+
+
+def _option(options: Options, name: str, default: Hashable) -> Hashable:
+    return next((value for known, value in options if known == name), default)
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionModel:
+    """A diffusion network with its LoRA stack.
+
+    parametrisation: hashable, set by nodes that change it; None: the family's own for these weights.
+    """
+
+    family: ModelFamily
+    weights: WeightSource
+    stack: Stack = ()
+    parametrisation: Parametrisation | None = None
+    options: Options = ()
+
+    @property
+    def latent(self) -> LatentFormat:
+        return self.family.latent
+
+    def with_lora(self, use: PatchUse) -> DiffusionModel:
+        return replace(self, stack=(*self.stack, use))
+
+    def with_parametrisation(self, parametrisation: Parametrisation) -> DiffusionModel:
+        return replace(self, parametrisation=parametrisation)
+
+    def with_option(self, name: str, value: Hashable) -> DiffusionModel:
+        return replace(self, options=_with_option(self.options, name, value))
+
+    def option(self, name: str, default: Hashable = None) -> Hashable:
+        return _option(self.options, name, default)
+
+    def lora_names(self) -> NameTable:
+        """Every name by which a LoRA file may call a weight of this model → where it goes."""
+        return self.family.lora_names(self.weights.shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """One text encoder. Native names carry the role: "clip_l.transformer.text_model.…"."""
+
+    role: str
+    weights: WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoders:
+    """The text encoders of a model with their LoRA stack.
+
+    kind: which family's way of using them ("sd15", "sd20", "sdxl", "refiner", "flux").
+    clip_skip: ComfyUI's stop_at_clip_layer (-1 is the last layer); None: the kind's own.
+    """
+
+    kind: str
+    parts: tuple[TextPart, ...]
+    stack: Stack = ()
+    clip_skip: int | None = None
+    options: Options = ()
+
+    def part(self, role: str) -> TextPart | None:
+        return next((part for part in self.parts if part.role == role), None)
+
+    def with_lora(self, use: PatchUse) -> TextEncoders:
+        return replace(self, stack=(*self.stack, use))
+
+    def with_clip_skip(self, clip_skip: int) -> TextEncoders:
+        return replace(self, clip_skip=clip_skip)
+
+    def with_option(self, name: str, value: Hashable) -> TextEncoders:
+        return replace(self, options=_with_option(self.options, name, value))
+
+    def option(self, name: str, default: Hashable = None) -> Hashable:
+        return _option(self.options, name, default)
+
+    def lora_names(self) -> NameTable:
+        """Every name by which a LoRA file may call a weight of these encoders → where it goes."""
+        return text_names({part.role: part.weights.shapes for part in self.parts})
+
+
+@dataclass(frozen=True, slots=True)
+class Autoencoder:
+    """An image autoencoder: pixels ↔ latents as LATENT sockets carry them (before `LatentFormat`)."""
+
+    weights: WeightSource
+    options: Options = ()
+
+    @property
+    def latent_channels(self) -> int:
+        return self.weights.shapes["decoder.conv_in.weight"][1]
+
+    def with_option(self, name: str, value: Hashable) -> Autoencoder:
+        return replace(self, options=_with_option(self.options, name, value))
+
+    def option(self, name: str, default: Hashable = None) -> Hashable:
+        return _option(self.options, name, default)

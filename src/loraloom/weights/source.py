@@ -1,0 +1,201 @@
+"""The weights of one network under their native names, wherever the files keep them.
+
+Native names are those of the family's original checkpoint, without the file's prefix. A source hides the
+prefix, renames, several files, layers fused in one file and split in another, and the scales of 8-bit
+storage. It is immutable, compares by content identity, and reads nothing until asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from loraloom.errors import ModelFileError
+from loraloom.weights.patch import Rows
+from loraloom.weights.tensor_file import DTYPES, TensorFile
+
+SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
+"""Where 8-bit files keep the factor of a ".weight" (ComfyUI's older and newer spelling)."""
+
+_QUANTISATION_EXTRAS = (".scale_input", ".input_scale", ".comfy_quant")
+_MARKERS = frozenset({"scaled_fp8"})
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor of a file, or some of its rows, possibly transposed (before the rows are taken)."""
+
+    file: TensorFile
+    key: str
+    rows: Rows = None
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.file.header.tensors[self.key].shape
+        shape = shape[::-1] if self.transposed else shape
+        return shape if self.rows is None else (self.rows[1] - self.rows[0], *shape[1:])
+
+    @property
+    def is_whole(self) -> bool:
+        return self.rows is None and not self.transposed
+
+    def cut(self, tensor: Tensor) -> Tensor:
+        """The piece, from the whole tensor of the file."""
+        tensor = tensor.T if self.transposed else tensor
+        return tensor if self.rows is None else tensor[self.rows[0] : self.rows[1]]
+
+
+Entry: TypeAlias = "tuple[Piece, ...]"
+"""What makes up one native weight: pieces, concatenated along dimension 0."""
+
+Rename: TypeAlias = Callable[[str], str | None]
+"""Key without prefix → native name, or None when the key belongs to something else."""
+
+
+class WeightSource:
+    """Native names over the tensors of one or several files."""
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries = {name: e for name, e in entries.items() if not _is_quantisation(name)}
+        self._scales = {
+            name.removesuffix(suffix) + ".weight": entry
+            for suffix in SCALE_SUFFIXES
+            for name, entry in entries.items()
+            if name.endswith(suffix)
+        }
+        self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(
+            {name: _joined_shape(entry) for name, entry in self._entries.items()}
+        )
+        self.dtypes: Mapping[str, torch.dtype] = MappingProxyType(
+            {name: _dtype(name, entry) for name, entry in self._entries.items()}
+        )
+        self.identity: Hashable = frozenset(
+            (name, tuple((p.file.identity, p.key, p.rows, p.transposed) for p in entry))
+            for name, entry in entries.items()
+        )
+        self._hash = hash(self.identity)
+
+    @classmethod
+    def of_file(cls, file: TensorFile, prefix: str = "", rename: Rename | None = None) -> WeightSource:
+        """The tensors of a file that begin with `prefix`, renamed to native names."""
+        entries: dict[str, Entry] = {}
+        for key in file.header.tensors:
+            if key.startswith(prefix):
+                bare = key[len(prefix) :]
+                native = bare if rename is None else rename(bare)
+                if native is not None:
+                    entries[native] = (Piece(file, key),)
+        return cls(entries)
+
+    @classmethod
+    def joined(cls, sources: Iterable[WeightSource]) -> WeightSource:
+        """Several sources as one; a name that two of them hold is taken from the last."""
+        entries: dict[str, Entry] = {}
+        for source in sources:
+            entries.update(source._entries)
+            for name, entry in source._scales.items():
+                entries[name.removesuffix(".weight") + SCALE_SUFFIXES[0]] = entry
+        return cls(entries)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WeightSource) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __contains__(self, native: str) -> bool:
+        return native in self._entries
+
+    @property
+    def files(self) -> tuple[TensorFile, ...]:
+        """The files behind the source, each once, in order of first use."""
+        return tuple(dict.fromkeys(piece.file for entry in self._entries.values() for piece in entry))
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The header metadata of all files, the first file's entries first."""
+        found: dict[str, str] = {}
+        for file in self.files:
+            for key, value in file.header.metadata.items():
+                found.setdefault(key, value)
+        return MappingProxyType(found)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights as stored."""
+        return sum(self.stored_bytes(name) for name in self._entries)
+
+    def stored_bytes(self, native: str) -> int:
+        count = 1
+        for size in self.shapes[native]:
+            count *= size
+        return count * self.dtypes[native].itemsize
+
+    def scale(self, native: str) -> Tensor | None:
+        """The factor (float32, scalar or per row) that stored 8-bit values are multiplied with, if any."""
+        entry = self._scales.get(native)
+        return None if entry is None else _read_entry(entry, torch.float32)
+
+    def stored(self, native: str) -> Tensor:
+        """The values as the file has them, in fresh memory, without their scale."""
+        return _read_entry(self._entry(native), None)
+
+    def read(self, native: str, dtype: torch.dtype | None = None) -> Tensor:
+        """The values in fresh memory; scaled 8-bit storage is multiplied out (to float32 unless asked)."""
+        entry, scale = self._entry(native), self.scale(native)
+        if scale is None:
+            return _read_entry(entry, dtype)
+        values = _read_entry(entry, torch.float32)
+        values *= scale.reshape(scale.shape + (1,) * (values.dim() - scale.dim()))
+        return values if dtype is None else values.to(dtype)
+
+    def map(self, native: str) -> Tensor:
+        """The weight without a copy where the file has it in one piece, else as `read`."""
+        entry = self._entry(native)
+        if len(entry) > 1 or native in self._scales:
+            return self.read(native)
+        (piece,) = entry
+        return piece.cut(piece.file.map(piece.key))
+
+    def _entry(self, native: str) -> Entry:
+        entry = self._entries.get(native)
+        if entry is None:
+            names = ", ".join(str(file.path) for file in self.files)
+            raise ModelFileError(f"the weight {native!r} is missing in {names}")
+        return entry
+
+
+def _is_quantisation(name: str) -> bool:
+    return name.endswith((*SCALE_SUFFIXES, *_QUANTISATION_EXTRAS)) or name in _MARKERS
+
+
+def _joined_shape(entry: Entry) -> tuple[int, ...]:
+    shapes = [piece.shape for piece in entry]
+    if len(shapes) == 1:
+        return shapes[0]
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _dtype(name: str, entry: Entry) -> torch.dtype:
+    piece = entry[0]
+    found = DTYPES.get(piece.file.header.tensors[piece.key].dtype)
+    if found is None:
+        kind = piece.file.header.tensors[piece.key].dtype
+        raise ModelFileError(f"{piece.file.path}: tensor {name!r} has type {kind}, which cannot be read")
+    return found
+
+
+def _read_entry(entry: Entry, dtype: torch.dtype | None) -> Tensor:
+    """Fresh, contiguous memory with all pieces, converted piece by piece."""
+    if len(entry) == 1 and entry[0].is_whole:
+        return entry[0].file.read(entry[0].key, dtype)
+    parts = [piece.cut(piece.file.read(piece.key)) for piece in entry]
+    if dtype is not None:
+        parts = [part.to(dtype) for part in parts]
+    return parts[0].contiguous().clone() if len(parts) == 1 else torch.cat(parts)
