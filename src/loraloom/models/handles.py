@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from loraloom.models.family import LatentFormat, ModelFamily
-from loraloom.models.lora_names import text_names
+from loraloom.models.lora_names import text_aliases, text_names
 from loraloom.sampling.types import Parametrisation
 from loraloom.weights.patch import NameTable, PatchUse, Stack
 from loraloom.weights.source import WeightSource
@@ -57,6 +57,10 @@ class DiffusionModel:
     def option(self, name: str, default: Hashable = None) -> Hashable:
         return _option(self.options, name, default)
 
+    def lora_aliases(self) -> NameTable:
+        """Module paths in diffusers → where they go."""
+        return dict(self.family.lora_aliases(self.weights.shapes))
+
     def lora_names(self) -> NameTable:
         """Every name by which a LoRA file may call a weight of this model → where it goes."""
         return self.family.lora_names(self.weights.shapes)
@@ -98,6 +102,10 @@ class TextEncoders:
 
     def option(self, name: str, default: Hashable = None) -> Hashable:
         return _option(self.options, name, default)
+
+    def lora_aliases(self) -> NameTable:
+        """Module paths, "ROLE." and Hugging Face's name, → where they go."""
+        return text_aliases({part.role: part.weights.shapes for part in self.parts})
 
     def lora_names(self) -> NameTable:
         """Every name by which a LoRA file may call a weight of these encoders → where it goes."""

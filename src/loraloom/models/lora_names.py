@@ -79,6 +79,15 @@ def text_names(parts: Mapping[str, Shapes]) -> NameTable:
     return names
 
 
+def text_aliases(parts: Mapping[str, Shapes]) -> NameTable:
+    """Module paths of text encoders by role, "clip_l.text_model.…", → targets."""
+    return {
+        role + "." + module_of(native).removeprefix(f"{role}.transformer."): Target(native)
+        for role, shapes in parts.items()
+        for native in shapes
+    }
+
+
 def _dotted_spellings(path: str) -> Iterator[str]:
     """The path itself and, for attention projections, the path through diffusers' old processors."""
     yield path

@@ -22,13 +22,13 @@ Rows: TypeAlias = "tuple[int, int] | None"
 class Target:
     """Where a LoRA's module lives: a native weight or bias, and the rows of it when the weight is fused.
 
-    swap_halves: the module that the LoRA names holds the two halves of these rows in the other order
+    swapped: the module that the LoRA names holds the two halves of these rows in the other order
         (Flux.1: scale and shift of the last layer), so its change is to be swapped before it is added.
     """
 
     weight: str
     rows: Rows = None
-    swap_halves: bool = False
+    swapped: bool = False
 
 
 NameTable: TypeAlias = Mapping[str, Target]

@@ -160,7 +160,7 @@ class WeightSource:
         entry = self._entry(native)
         if len(entry) > 1 or native in self._scales:
             return self.read(native)
-        (piece,) = entry
+        piece = next(iter(entry))
         return piece.cut(piece.file.map(piece.key))
 
     def _entry(self, native: str) -> Entry:
