@@ -79,6 +79,23 @@ class Parametrisation(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class SampleContext:
+    """What a network may want to know of the run when it turns a conditioning into inputs.
+
+    noise: (B, C, H, W) initial noise.
+    latent: (B, C, H, W) the latent that sampling starts from, as the network sees it.
+    mask: (B, C, H, W) noise mask, 1 where the latent is made anew; None: everywhere.
+    role: "positive" or "negative" (or what else the guidance calls it), for defaults that differ.
+    """
+
+    noise: Tensor
+    latent: Tensor
+    mask: Tensor | None = None
+    seed: int = 0
+    role: str = "positive"
+
+
 class Network(Protocol):
     """A diffusion network ready to run, as `models` hands it to `sampling`."""
 
@@ -89,8 +106,10 @@ class Network(Protocol):
     @property
     def dtype_name(self) -> str: ...
 
-    def inputs(self, cond: Cond, x: Tensor, *, noise: Tensor | None, seed: int | None) -> NetworkInputs:
-        """Turn one conditioning into network inputs for latents shaped like x (B, C, H, W)."""
+    def inputs(self, cond: Cond, context: SampleContext) -> NetworkInputs:
+        """Turn one conditioning into network inputs for latents shaped like context.latent. "context" may
+        differ in its token count from entry to entry, "concat" is cropped with an area; every other
+        tensor is used as it is, repeated to the batch."""
         ...
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
