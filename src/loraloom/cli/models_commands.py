@@ -1,0 +1,63 @@
+"""`loraloom models`: which model files there are, and where they belong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loraloom.cli.settings import ModelsOption, model_folders
+
+models_app = typer.Typer(help="List model files and the folders they belong in.", no_args_is_help=True)
+
+
+@models_app.command("list")
+def list_models(
+    kind: Annotated[str | None, typer.Argument(help="One kind only, such as loras.")] = None,
+    models: ModelsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the model files of every kind, as workflows name them."""
+    folders = model_folders(models)
+    found = {k: folders.list(k) for k in ([kind] if kind else folders.kinds())}
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = Table("kind", "name", "size", box=None)
+    for name_of_kind, names in found.items():
+        for name in names:
+            table.add_row(name_of_kind, name, _size(folders.resolve(name_of_kind, name)))
+    Console().print(table)
+    if not any(found.values()):
+        roots = ", ".join(str(r) for r in folders.roots)
+        Console(stderr=True).print(f"No model files under {roots}. Give the folder with --models DIR.")
+
+
+@models_app.command("path")
+def model_path(
+    kind: Annotated[str, typer.Argument(help="checkpoints, loras, vae, text_encoders, diffusion_models …")],
+    models: ModelsOption = None,
+) -> None:
+    """Print the folders in which files of a kind are looked for, whether they exist or not."""
+    from loraloom.folders import DIRECTORIES, OLD_KINDS
+
+    folders = model_folders(models)
+    kind = OLD_KINDS.get(kind, kind)
+    for directory in folders.extra.get(kind, ()):
+        typer.echo(directory)
+    for root in folders.roots:
+        for name in DIRECTORIES.get(kind, (kind,)):
+            typer.echo(root / name)
+
+
+def _size(path: Path) -> str:
+    size = float(path.stat().st_size)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

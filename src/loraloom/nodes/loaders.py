@@ -1,0 +1,77 @@
+"""Nodes that open model files. They read headers only: weights are read when a model is first used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from loraloom.engine.node import Choice, Files, NodeRun, Optional_, Options, node
+from loraloom.models.checkpoint import (
+    open_autoencoder,
+    open_checkpoint,
+    open_diffusion_model,
+    open_text_encoders,
+)
+from loraloom.nodes.services import services
+from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
+
+TextEncoderFile = Annotated[str, Files("text_encoders")]
+Device = Annotated[str, Choice(("default", "cpu")), Options({"advanced": True}), Optional_()]
+
+
+@node("CheckpointLoaderSimple", category="loaders", display_name="Load Checkpoint")
+def load_checkpoint(ckpt_name: CheckpointFile, *, run: NodeRun) -> tuple[Model, Clip, Vae]:
+    """Open a checkpoint: a diffusion model with its text encoders and autoencoder in one file."""
+    return open_checkpoint(services(run).folders.resolve("checkpoints", ckpt_name))
+
+
+@node("VAELoader", category="loaders", display_name="Load VAE")
+def load_vae(vae_name: Annotated[str, Files("vae", extra=("pixel_space",))], *, run: NodeRun) -> Vae:
+    """Open an autoencoder from a file of its own."""
+    return open_autoencoder(services(run).folders.resolve("vae", vae_name))
+
+
+@node("UNETLoader", category="advanced/loaders", display_name="Load Diffusion Model")
+def load_diffusion_model(
+    unet_name: Annotated[str, Files("diffusion_models")],
+    weight_dtype: Annotated[str, Choice(("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"))],
+    *,
+    run: NodeRun,
+) -> Model:
+    """Open a diffusion model from a file of its own, optionally keeping its weights in fp8."""
+    return open_diffusion_model(services(run).folders.resolve("diffusion_models", unet_name), weight_dtype)
+
+
+@node("CLIPLoader", category="advanced/loaders", display_name="Load CLIP")
+def load_clip(
+    clip_name: TextEncoderFile,
+    type: Annotated[
+        str,
+        Choice(
+            (
+                "stable_diffusion", "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart",
+                "cosmos", "lumina2", "wan", "hidream", "chroma", "ace", "omnigen2", "qwen_image",
+                "hunyuan_image",
+            )
+        ),
+    ],
+    device: Device = "default",
+    *,
+    run: NodeRun,
+) -> Clip:  # fmt: skip
+    """Open one text encoder for the family named by `type`."""
+    return open_text_encoders([services(run).folders.resolve("text_encoders", clip_name)], type)
+
+
+@node("DualCLIPLoader", category="advanced/loaders", display_name="DualCLIPLoader")
+def load_dual_clip(
+    clip_name1: TextEncoderFile,
+    clip_name2: TextEncoderFile,
+    type: Annotated[str, Choice(("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"))],
+    device: Device = "default",
+    *,
+    run: NodeRun,
+) -> Clip:
+    """Open two text encoders, in any order, for the family named by `type`."""
+    folders = services(run).folders
+    paths = [folders.resolve("text_encoders", name) for name in (clip_name1, clip_name2)]
+    return open_text_encoders(paths, type)
