@@ -1,0 +1,206 @@
+"""A LoRA file as its header describes it: modules, tensors, metadata. No torch, and never a pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+from blake3 import blake3
+
+from loraloom.errors import InputError, ModelFileError
+from loraloom.lora.keys import BUNDLE, split_key
+from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
+MAX_CONFIG_BYTES = 4_000_000
+
+_SCALARS = {"F16": "<e", "F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i", "U8": "<B", "I8": "<b", "BOOL": "<?"}
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """The tensors that a file holds for one module. tensors: role → tensor name."""
+
+    name: str
+    tensors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA file read up to its header.
+
+    modules: grouped by module, in the order of the file. unknown: tensors whose suffix no dialect has.
+    repeated: tensors whose role in their module another tensor has already (a second PEFT adapter).
+    bundled: names of textual-inversion tensors. config: PEFT's adapter_config.json, or {}.
+    """
+
+    header: Header
+    modules: tuple[Module, ...]
+    unknown: tuple[str, ...]
+    repeated: tuple[str, ...]
+    bundled: tuple[str, ...]
+    config: Mapping[str, object]
+
+    @property
+    def path(self) -> Path:
+        return self.header.path
+
+    @property
+    def identity(self) -> FileIdentity:
+        return self.header.identity
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.header.metadata
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of the content, and of the PEFT config where there is one: equal digests, equal effect."""
+        digest = content_digest(self.identity)
+        if self.config:
+            digest += ":" + blake3(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
+        return digest
+
+    def shapes(self, module: Module) -> dict[str, tuple[int, ...]]:
+        """Role → shape of one module's tensors."""
+        return {role: self.header.tensors[key].shape for role, key in module.tensors.items()}
+
+    def scalar(self, key: str) -> float | None:
+        """The value of a tensor of one element; None where there are more, or the type has no plain form."""
+        info = self.header.tensors[key]
+        if math.prod(info.shape) != 1:
+            return None
+        return _scalar(info, self.read_bytes(key))
+
+    def read_bytes(self, key: str, limit: int = 1 << 20) -> bytes:
+        """The raw bytes of a small tensor."""
+        info = self.header.tensors[key]
+        with os.fdopen(open_regular(self.path), "rb") as file:
+            file.seek(self.header.data_start + info.begin)
+            return file.read(min(info.nbytes, limit))
+
+    def scalars(self, keys: list[str]) -> dict[str, float]:
+        """Values of the one-element tensors among `keys`, in one pass over the file."""
+        found: dict[str, float] = {}
+        with os.fdopen(open_regular(self.path), "rb") as file:
+            for key in keys:
+                info = self.header.tensors[key]
+                if math.prod(info.shape) == 1:
+                    file.seek(self.header.data_start + info.begin)
+                    value = _scalar(info, file.read(info.nbytes))
+                    if value is not None:
+                        found[key] = value
+        return found
+
+
+def _scalar(info: TensorInfo, data: bytes) -> float | None:
+    if info.dtype == "BF16" and len(data) == 2:
+        return struct.unpack("<f", b"\0\0" + data)[0]
+    form = _SCALARS.get(info.dtype)
+    if form is None or len(data) != struct.calcsize(form):
+        return None
+    return float(struct.unpack(form, data)[0])
+
+
+def read_lora(path: str | os.PathLike[str]) -> LoraFile:
+    """Read the header of a LoRA file, or of a PEFT or diffusers directory that holds one.
+
+    Raises ModelFileError where the file is damaged, of another kind, or holds no LoRA tensor at all.
+    """
+    where = Path(path)
+    config: Mapping[str, object] = {}
+    if where.is_dir():
+        where = _in_directory(where)
+    beside = where.with_name(PEFT_CONFIG)
+    if where.name == PEFT_WEIGHTS and beside.is_file():
+        config = _read_config(beside)
+    header = read_header(where)
+    file = _group(header, config)
+    if not file.modules and not file.bundled:
+        raise ModelFileError(_not_a_lora(header))
+    return file
+
+
+def _in_directory(folder: Path) -> Path:
+    for name in (PEFT_WEIGHTS, DIFFUSERS_WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    if any((folder / name).is_file() for name in ("adapter_model.bin", "pytorch_lora_weights.bin")):
+        raise ModelFileError(
+            f"{folder}: holds its weights as a pickle (.bin), which can run code when opened and is never"
+            " loaded: save the adapter again with safe_serialization=True"
+        )
+    raise InputError(f"{folder}: a directory without {PEFT_WEIGHTS} or {DIFFUSERS_WEIGHTS}; give the LoRA's file")
+
+
+def _read_config(path: Path) -> Mapping[str, object]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ModelFileError(f"{path}: {path.stat().st_size} bytes; a PEFT config is a few kilobytes")
+        found: object = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not a PEFT config: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelFileError(f"{path}: not a PEFT config: a JSON object was expected")
+    return MappingProxyType(cast(dict[str, object], found))
+
+
+def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
+    """Tensors by module; a module without a single role of its own counts as unknown."""
+    groups: dict[str, dict[str, str]] = {}
+    unknown: list[str] = []
+    repeated: list[str] = []
+    bundled: list[str] = []
+    for key in header.tensors:
+        if key.startswith(BUNDLE):
+            bundled.append(key)
+            continue
+        parts = split_key(key)
+        if parts is None:
+            unknown.append(key)
+        elif parts[1] in (roles := groups.setdefault(parts[0], {})):
+            repeated.append(key)
+        else:
+            roles[parts[1]] = key
+    modules: list[Module] = []
+    for name, roles in groups.items():
+        if "weight" in roles and "on_input" not in roles:
+            unknown.append(roles.pop("weight"))
+        if set(roles) == {"gamma"} and name.rsplit(".", 1)[-1].endswith("_norm"):
+            name, roles = name + ".scale", {"set_weight": roles["gamma"]}  # noqa: PLW2901
+        if roles:
+            modules.append(Module(name, MappingProxyType(roles)))
+    return LoraFile(header, tuple(modules), tuple(unknown), tuple(repeated), tuple(bundled), config)
+
+
+def _not_a_lora(header: Header) -> str:
+    names = list(header.tensors)
+    if not names:
+        return f"{header.path}: holds no tensors; expected a LoRA"
+    if any(name.startswith(("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")) for name in names):
+        return f"{header.path}: a whole checkpoint, not a LoRA; put it into the checkpoints folder"
+    if "emb_params" in names or "string_to_param" in names or names in (["clip_g", "clip_l"], ["clip_l", "clip_g"]):
+        return f"{header.path}: a textual-inversion embedding, not a LoRA; put it into the embeddings folder"
+    shown = ", ".join(names[:3])
+    return f"{header.path}: none of its {len(names)} tensors is a LoRA's ({shown}, …); expected names like ….lora_up.weight"
+
+
+@lru_cache(maxsize=512)
+def content_digest(identity: FileIdentity) -> str:
+    """BLAKE3 (hex) of a file's bytes, computed once per state of the file."""
+    hasher = blake3(max_threads=blake3.AUTO)
+    try:
+        hasher.update_mmap(identity.path)
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{identity.path}: cannot be read: {error}") from None
+    return hasher.hexdigest()

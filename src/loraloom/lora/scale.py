@@ -1,0 +1,174 @@
+"""The scale γ of a module: alpha / rank, by the rule of the program that trained it.
+
+In order: an explicit `scale` tensor; the `alpha` tensor; PEFT's config (beside the file, or diffusers' copy of
+it in the header), with its rank and alpha patterns and rsLoRA's alpha / √rank; else 1, which is what files
+without alpha mean. kohya's and LyCORIS's trainers read alpha 0 as "alpha = rank".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from loraloom.lora.component import Shape
+from loraloom.lora.recognise import Found
+
+DIFFUSERS_CONFIG = "lora_adapter_metadata"
+"""Header key under which diffusers stores PEFT's config as JSON, its keys prefixed by the part ("unet.r")."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeftConfig:
+    """What PEFT's config says of scales, for one part of the model ("" where it holds for all)."""
+
+    part: str
+    rank: int | None
+    alpha: float | None
+    root_rank: bool
+    ranks: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
+    alphas: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
+
+    def gamma(self, path: str, rank: int | None) -> float | None:
+        """γ of a module path; None where the config does not say alpha."""
+        alpha = _by_pattern(self.alphas, path, self.alpha)
+        used = rank or _by_pattern(self.ranks, path, self.rank)
+        if alpha is None or not used:
+            return None
+        return alpha / (math.sqrt(used) if self.root_rank else used)
+
+
+def _by_pattern(patterns: Mapping[str, Any], path: str, otherwise: Any) -> Any:
+    """PEFT's rule: a pattern is a regular expression that the end of the module path matches whole."""
+    for pattern, value in patterns.items():
+        try:
+            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
+                return value
+        except re.error:
+            if path.endswith(pattern):
+                return value
+    return otherwise
+
+
+def peft_configs(config: Mapping[str, object], metadata: Mapping[str, str]) -> tuple[PeftConfig, ...]:
+    """The PEFT configs that come with a file: adapter_config.json's, or those in the header."""
+    if config:
+        return (_peft_config("", config),)
+    text = metadata.get(DIFFUSERS_CONFIG)
+    if not text:
+        return ()
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(found, dict):
+        return ()
+    parts: dict[str, dict[str, object]] = {}
+    for key, value in cast(dict[str, object], found).items():
+        part, _, name = key.rpartition(".")
+        parts.setdefault(part, {})[name] = value
+    return tuple(_peft_config(part, values) for part, values in parts.items())
+
+
+def _peft_config(part: str, values: Mapping[str, object]) -> PeftConfig:
+    return PeftConfig(
+        part,
+        _positive_int(values.get("r")),
+        _number(values.get("lora_alpha", values.get("alpha"))),
+        bool(values.get("use_rslora")),
+        {key: rank for key, value in _items(values.get("rank_pattern")) if (rank := _positive_int(value))},
+        {
+            key: alpha
+            for key, value in _items(values.get("alpha_pattern"))
+            if (alpha := _number(value)) is not None
+        },
+    )
+
+
+def _items(value: object) -> list[tuple[str, object]]:
+    return list(cast(dict[str, object], value).items()) if isinstance(value, dict) else []
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _positive_int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def rank_of(found: Found, shapes: Mapping[str, Shape]) -> int | None:
+    """The rank that alpha is divided by; None where the algebra has none (both LoKr factors whole)."""
+    if found.part is not None:
+        return _dimension(shapes[f"down.{found.part}"], 0)
+    match found.kind:
+        case "lora" | "bias":
+            return _dimension(shapes["down"], 0) if "down" in shapes else None
+        case "loha":
+            return _dimension(shapes["hada_w1_b"], 0)
+        case "lokr":
+            factor = next((role for role in ("lokr_w2_b", "lokr_w1_b") if role in shapes), None)
+            return _dimension(shapes[factor], 0) if factor else None
+        case "glora":
+            return glora_rank(shapes)
+        case _:
+            return None
+
+
+def glora_rank(shapes: Mapping[str, Shape]) -> int | None:
+    """Rank of a GLoRA module, whose two generations store the factors in opposite order."""
+    return _dimension(shapes["b1"], 0 if is_old_glora(shapes) else 1)
+
+
+def is_old_glora(shapes: Mapping[str, Shape]) -> bool:
+    """Whether a GLoRA module is of the first generation: ΔW = b2·b1 + (W·a2)·a1."""
+    try:
+        new = shapes["b1"][1] == shapes["b2"][0] == shapes["a1"][1] == shapes["a2"][0]
+        old = shapes["b2"][1] == shapes["b1"][0] == shapes["a2"][1] == shapes["a1"][0]
+    except IndexError:
+        return False
+    return old and not new
+
+
+def _dimension(shape: Shape, index: int) -> int | None:
+    return shape[index] if len(shape) > index and shape[index] > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """γ, and the rule it came from ("alpha", "alpha 0 read as rank", "PEFT config", "rsLoRA", "1", …)."""
+
+    gamma: float
+    rule: str
+
+
+def scale_of(
+    found: Found,
+    shapes: Mapping[str, Shape],
+    scalars: Mapping[str, float],
+    config: tuple[PeftConfig, str] | None,
+    comfyui: bool,
+) -> Scale:
+    """γ of one algebra of a module. scalars: values by role; config: PEFT's, with the module's path in it."""
+    rank = rank_of(found, shapes)
+    if not found.scaled:
+        return Scale(1.0, "unscaled")
+    if "gamma" in found.roles and "gamma" in scalars:
+        return Scale(scalars["gamma"], "explicit scale")
+    if "alpha" in found.roles and "alpha" in scalars:
+        alpha = scalars["alpha"]
+        if rank is None:
+            return Scale(1.0, "alpha without rank: 1")
+        if alpha == 0 and not comfyui:
+            return Scale(1.0, "alpha 0 read as rank")
+        return Scale(alpha / rank, "alpha tensors")
+    if config is not None and not comfyui:
+        gamma = config[0].gamma(config[1], rank)
+        if gamma is not None:
+            return Scale(gamma, "PEFT config, alpha/√rank" if config[0].root_rank else "PEFT config")
+    return Scale(1.0, "no alpha: 1")

@@ -1,0 +1,184 @@
+"""How files spell module names: prefixes × path styles, over the names that a component understands.
+
+A name in a file is `<prefix><path>`, the path dotted or flattened with underscores, in native or diffusers
+names. Nothing here lists products: a prefix says which component and style, the component's own tables say
+whether the path exists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from loraloom.lora.component import Component, ComponentName
+from loraloom.weights.patch import Target
+
+Style = Literal["flat", "dotted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A way to begin a module name. encoder: which text encoder: its name, or its number from 1."""
+
+    text: str
+    component: ComponentName
+    style: Style
+    dialect: str
+    encoder: str | int | None = None
+
+
+PREFIXES: tuple[Prefix, ...] = (
+    Prefix("lora_unet_", "model", "flat", "kohya"),
+    Prefix("lora_transformer_", "model", "flat", "onetrainer-mixture"),
+    Prefix("lora_prior_unet_", "model", "flat", "kohya"),
+    Prefix("oft_unet_", "model", "flat", "kohya"),
+    Prefix("lycoris_", "model", "flat", "lycoris"),
+    Prefix("lora_unet.", "model", "dotted", "onetrainer"),
+    Prefix("lora_transformer.", "model", "dotted", "onetrainer"),
+    Prefix("model.diffusion_model.", "model", "dotted", "native"),
+    Prefix("diffusion_model.", "model", "dotted", "native"),
+    Prefix("unet.", "model", "dotted", "diffusers"),
+    Prefix("transformer.", "model", "dotted", "diffusers"),
+    Prefix("lora_te_", "clip", "flat", "kohya", 1),
+    Prefix("lora_te1_", "clip", "flat", "kohya", 1),
+    Prefix("lora_te2_", "clip", "flat", "kohya", 2),
+    Prefix("lora_te3_", "clip", "flat", "kohya", 3),
+    Prefix("lora_te.", "clip", "dotted", "onetrainer", 1),
+    Prefix("lora_te1.", "clip", "dotted", "onetrainer", 1),
+    Prefix("lora_te2.", "clip", "dotted", "onetrainer", 2),
+    Prefix("lora_te3.", "clip", "dotted", "onetrainer", 3),
+    Prefix("text_encoder.", "clip", "dotted", "diffusers", 1),
+    Prefix("text_encoder_1.", "clip", "dotted", "diffusers", 1),
+    Prefix("text_encoder_2.", "clip", "dotted", "diffusers", 2),
+    Prefix("text_encoder_3.", "clip", "dotted", "diffusers", 3),
+    Prefix("text_encoders.clip_l.", "clip", "dotted", "native", "clip_l"),
+    Prefix("text_encoders.clip_g.", "clip", "dotted", "native", "clip_g"),
+    Prefix("text_encoders.t5xxl.", "clip", "dotted", "native", "t5xxl"),
+    Prefix("clip_l.", "clip", "dotted", "omi", "clip_l"),
+    Prefix("clip_g.", "clip", "dotted", "omi", "clip_g"),
+    Prefix("t5xxl.", "clip", "dotted", "omi", "t5xxl"),
+    Prefix("t5.", "clip", "dotted", "omi", "t5xxl"),
+)
+
+WRAPPERS = ("base_model.model.", "_orig_mod.", "module.")
+"""What PEFT, torch.compile and data parallelism put before a path; may stand before or after a prefix."""
+
+ENCODER_ORDER = ("clip_l", "clip_g", "t5xxl")
+"""The order in which kohya and diffusers number the text encoders that a family has."""
+
+REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"\.processor\.(to_[qkv])$", r".\1"),
+        (r"(?:\.processor)?\.to_out$", r".to_out.0"),
+        (r"^(double_blocks\.\d+)\.processor\.(qkv|proj)1$", r"\1.img_attn.\2"),
+        (r"^(double_blocks\.\d+)\.processor\.(qkv|proj)2$", r"\1.txt_attn.\2"),
+        (r"^(single_blocks\.\d+)\.processor\.qkv$", r"\1.linear1_qkv"),
+        (r"^(single_blocks\.\d+)\.processor\.proj$", r"\1.linear2"),
+        (r"(\.self_attn)\.to_([qkv])$", r"\1.\2_proj"),
+        (r"(\.self_attn)\.to_out(?:\.0)?$", r"\1.out_proj"),
+        (r"\.base_layer$", ""),
+    )
+)
+"""Old and foreign path endings → the path of today: attention processors of diffusers 0.16–0.24, XLabs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A module name taken apart: which component it is for (None: unsaid) and the path in it."""
+
+    component: ComponentName | None
+    path: str
+    style: Style
+    dialect: str
+    encoder: str | int | None = None
+
+
+def take_apart(module: str) -> Name:
+    """Wrapper and prefix off a module name. A name without prefix is bare: some component may know it."""
+    path, wrapped = _unwrap(module)
+    for prefix in PREFIXES:
+        if path.startswith(prefix.text) and len(path) > len(prefix.text):
+            rest, inner = _unwrap(path.removeprefix(prefix.text))
+            if prefix.style == "flat":
+                rest = rest.lstrip("_")
+            elif prefix.encoder is not None:
+                rest = rest.removeprefix("transformer.")
+            dialect = "peft" if (wrapped or inner) and prefix.style == "dotted" else prefix.dialect
+            return Name(prefix.component, rest, prefix.style, dialect, prefix.encoder)
+    return Name(None, path, "dotted", "peft" if wrapped else "bare")
+
+
+def _unwrap(path: str) -> tuple[str, bool]:
+    found = True
+    wrapped = False
+    while found:
+        found = False
+        for wrapper in WRAPPERS:
+            if path.startswith(wrapper):
+                path, found, wrapped = path.removeprefix(wrapper), True, True
+    return path.replace("._orig_mod.", "."), wrapped
+
+
+class Names:
+    """The names of one component, ready for look-ups in both styles."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        paths = [*component.names, *(name.removesuffix(".weight") for name in component.shapes)]
+        self._flat: Mapping[str, str] = MappingProxyType(
+            {path.replace(".", "_"): path for path in reversed(paths)}
+        )
+        present = {path.split(".", 1)[0] for path in paths}
+        self.encoders = tuple(name for name in ENCODER_ORDER if name in present)
+
+    def target(self, name: Name) -> Target | None:
+        """Where a module goes; None where this component has no such module."""
+        for path in self._paths(name):
+            if name.style == "flat":
+                found = self._flat.get(path.replace(".", "_"))
+                target = self.component.find(found) if found is not None else None
+            else:
+                target = self._dotted(path)
+            if target is not None:
+                return target
+        return None
+
+    def _paths(self, name: Name) -> Iterator[str]:
+        if name.encoder is None:
+            yield name.path
+            return
+        encoder = self._encoder(name.encoder)
+        if encoder is None:
+            return
+        yield f"{encoder}.{name.path}"
+        yield f"{encoder}.text_model.{name.path}"
+
+    def _encoder(self, which: str | int) -> str | None:
+        if isinstance(which, str):
+            return which if which in self.encoders else None
+        if which == 3 and "t5xxl" in self.encoders:  # kohya numbers T5 3 even where CLIP-G is absent
+            return "t5xxl"
+        return self.encoders[which - 1] if which <= len(self.encoders) else None
+
+    def _dotted(self, path: str) -> Target | None:
+        target = self.component.find(path)
+        if target is not None:
+            return target
+        for pattern, new in REWRITES:
+            changed, count = pattern.subn(new, path)
+            if count and (target := self.component.find(changed) or self._query_key_value(changed)):
+                return target
+        return self._query_key_value(path)
+
+    def _query_key_value(self, path: str) -> Target | None:
+        """The q, k, v rows of Flux's fused single-block layer, which also holds the MLP."""
+        if not path.endswith(".linear1_qkv"):
+            return None
+        whole = self.component.find(path.removesuffix("_qkv"))
+        if whole is None:
+            return None
+        return Target(whole.weight, (0, 3 * self.component.shapes[whole.weight][1]))
