@@ -70,13 +70,13 @@ class Graph:
     notes: tuple[str, ...] = field(default=())
 
     def to_api(self) -> dict[str, JSON]:
-        """The graph as ComfyUI's API JSON; links are `[node id, slot]`."""
+        """The graph as ComfyUI's API JSON; links are `[node id, slot]`.
+
+        A list that is a value is wrapped as `{"__value__": [...]}`, ComfyUI's way to tell it from a link.
+        """
         out: dict[str, JSON] = {}
         for node in self.nodes.values():
-            inputs: dict[str, JSON] = {
-                name: [value.node, value.slot] if isinstance(value, Link) else value
-                for name, value in node.inputs.items()
-            }
+            inputs: dict[str, JSON] = {name: _spelled(value) for name, value in node.inputs.items()}
             entry: dict[str, JSON] = {"inputs": inputs, "class_type": node.class_type}
             if node.title is not None:
                 entry["_meta"] = {"title": node.title}
@@ -88,3 +88,9 @@ class Graph:
         node = self.nodes[node_id]
         changed = replace(node, inputs={**node.inputs, **inputs})
         return replace(self, nodes={**self.nodes, node_id: changed})
+
+
+def _spelled(value: Value) -> JSON:
+    if isinstance(value, Link):
+        return [value.node, value.slot]
+    return {"__value__": value} if isinstance(value, list) else value

@@ -40,7 +40,9 @@ class Input:
     @property
     def is_widget(self) -> bool:
         """Whether an editor shows a field for it (so that `widgets_values` has a place for it)."""
-        return self.type in WIDGET_TYPES and not self.options.get("forceInput", False)
+        if self.options.get("forceInput", False):
+            return False
+        return self.type in WIDGET_TYPES or "widgetType" in self.options
 
     @property
     def default(self) -> JSON:
@@ -78,6 +80,8 @@ class NodeSchema:
     hidden: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     deprecated: bool = False
     experimental: bool = False
+    api_node: bool | None = None
+    newer: bool = False
     python_module: str = "nodes"
     v3: bool = False
 
