@@ -1,0 +1,220 @@
+"""A prompt → CONDITIONING, the way each family uses its text encoders.
+
+Words of a weight other than 1 move away from (or towards) what the empty prompt gives at their place:
+z = z_empty + weight · (z - z_empty), as ComfyUI weighs prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from loraloom.errors import ModelFileError
+from loraloom.folders import ModelFolders
+from loraloom.models.handles import TextEncoders, TextPart
+from loraloom.models.text.clip import Encoded
+from loraloom.models.text.embeddings import EmbeddingFinder, PromptWarning
+from loraloom.models.text.tokens import (
+    CLIP_L_RULES,
+    OPEN_CLIP_RULES,
+    T5_RULES,
+    Chunk,
+    TokenRules,
+    Tokens,
+    tokenize,
+)
+from loraloom.sampling.types import Cond, Conditioning
+
+
+class TextModule(Protocol):
+    """A text encoder ready to run (ClipText, T5Text)."""
+
+    @property
+    def depth(self) -> int: ...
+    def embed(self, tokens: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, ends: Tensor, layer: int | None, norm_layer: bool) -> Encoded: ...
+
+
+class TextMemory(Protocol):
+    """What encoding needs of the memory: modules, and a place for what the empty prompt gives."""
+
+    def text_encoder(self, clip: TextEncoders, role: str) -> AbstractContextManager[TextModule]: ...
+
+    @property
+    def empty_prompts(self) -> MutableMapping[Hashable, Tensor]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderUse:
+    """How a family uses one of its encoders.
+
+    key: what ComfyUI calls its tokens. layer: counted from the end; None: the last, normed. norm_layer:
+    whether another layer's states are normed as the last one's are.
+    """
+
+    role: str
+    key: str
+    rules: TokenRules
+    layer: int | None = None
+    norm_layer: bool = True
+
+
+Combine: TypeAlias = "Callable[[Mapping[str, Encoded]], Cond]"
+
+
+@dataclass(frozen=True, slots=True)
+class TextUse:
+    """How a family makes a conditioning of its encoders' outputs, which `combine` gets by key."""
+
+    encoders: tuple[EncoderUse, ...]
+    combine: Combine
+
+
+def _alone(key: str) -> Combine:
+    return lambda out: Cond(out[key].hidden, out[key].projected)
+
+
+def _side_by_side(out: Mapping[str, Encoded]) -> Cond:
+    """CLIP-L and bigG, channel by channel (Podell et al. 2023), pooled from bigG."""
+    length = min(out["l"].hidden.shape[1], out["g"].hidden.shape[1])
+    return Cond(
+        torch.cat([out["l"].hidden[:, :length], out["g"].hidden[:, :length]], dim=-1), out["g"].projected
+    )
+
+
+_SDXL_L = EncoderUse("clip_l", "l", CLIP_L_RULES, layer=-2, norm_layer=False)
+_SDXL_G = EncoderUse("clip_g", "g", OPEN_CLIP_RULES, layer=-2, norm_layer=False)
+
+USES: Mapping[str, TextUse] = MappingProxyType(
+    {
+        "sd15": TextUse((EncoderUse("clip_l", "l", CLIP_L_RULES),), _alone("l")),
+        "sd20": TextUse((EncoderUse("clip_h", "h", OPEN_CLIP_RULES, layer=-2),), _alone("h")),
+        "sdxl": TextUse((_SDXL_L, _SDXL_G), _side_by_side),
+        "refiner": TextUse((_SDXL_G,), _alone("g")),
+        "flux": TextUse(
+            (EncoderUse("clip_l", "l", CLIP_L_RULES), EncoderUse("t5xxl", "t5xxl", T5_RULES)),
+            lambda out: Cond(out["t5xxl"].hidden, out["l"].pooled),
+        ),
+    }
+)
+"""TextEncoders.kind → its use."""
+
+
+def encode_prompt(
+    memory: TextMemory, clip: TextEncoders, text: str | Mapping[str, str], folders: ModelFolders
+) -> tuple[Conditioning, tuple[PromptWarning, ...]]:
+    """Encode one text, or a text per encoder key ("l", "g", "t5xxl"), with float32 results.
+
+    Raises ModelFileError where an encoder is missing or an embedding file cannot be used."""
+    use = USES.get(clip.kind)
+    if use is None:
+        raise ModelFileError(f"text encoders of the kind {clip.kind!r} cannot encode a prompt")
+    tokens: dict[str, Tokens] = {}
+    warnings: dict[PromptWarning, None] = {}
+    for encoder in use.encoders:
+        own = text if isinstance(text, str) else text.get(encoder.key, "")
+        tokens[encoder.key], found = _tokens(clip, encoder, own, folders)
+        warnings.update(dict.fromkeys(found))
+    if not isinstance(text, str):
+        _even_out(tokens, use)
+    outputs = {e.key: _run(memory, clip, e, tokens[e.key]) for e in use.encoders}
+    return (use.combine(outputs),), tuple(warnings)
+
+
+def _part(clip: TextEncoders, role: str) -> TextPart:
+    part = clip.part(role)
+    if part is None:
+        has = ", ".join(p.role for p in clip.parts) or "none"
+        raise ModelFileError(f"the text encoder {role} is needed and was not loaded (loaded: {has})")
+    return part
+
+
+def _tokens(
+    clip: TextEncoders, use: EncoderUse, text: str, folders: ModelFolders
+) -> tuple[Tokens, list[PromptWarning]]:
+    shapes = _part(clip, use.role).weights.shapes
+    names = ("text_model.embeddings.token_embedding", "shared", "encoder.embed_tokens")
+    tables = (shapes.get(f"{use.role}.transformer.{name}.weight") for name in names)
+    width = next((shape[1] for shape in tables if shape is not None), 0)
+    find = EmbeddingFinder(folders, "clip_l" if use.role == "clip_h" else use.role, width)
+    rules = use.rules
+    options = {name: clip.option(f"{use.key}_{name}") for name in ("min_padding", "min_length")}
+    rules = replace(rules, **{name: value for name, value in options.items() if isinstance(value, int)})
+    found = tokenize(text, rules, find)
+    return found.chunks, [*find.warnings, *(find.unknown(name) for name in found.unknown)]
+
+
+def _even_out(tokens: dict[str, Tokens], use: TextUse) -> None:
+    """Give encoders that are read side by side equally many chunks, with empty ones at the end."""
+    count = max(len(tokens[e.key]) for e in use.encoders if e.rules.length)
+    for encoder in use.encoders:
+        if encoder.rules.length:
+            missing = count - len(tokens[encoder.key])
+            tokens[encoder.key] += (encoder.rules.empty(encoder.rules.length),) * missing
+
+
+def _run(memory: TextMemory, clip: TextEncoders, use: EncoderUse, tokens: Tokens) -> Encoded:
+    """One encoder's output for a prompt: chunks one after the other, pooled from the first."""
+    weights = torch.tensor([[t.weight for t in chunk] for chunk in tokens])
+    with torch.inference_mode(), memory.text_encoder(clip, use.role) as module:
+        layer = use.layer if clip.clip_skip is None else clip.clip_skip
+        layer = None if layer is None or not 1 <= -layer <= module.depth else layer
+        out = _forward(module, tokens, use, layer)
+        hidden = out.hidden.float()
+        if bool((weights != 1).any()):
+            empty = _empty(memory, clip, use, layer, module, hidden)
+            scale = weights[..., None].to(hidden)
+            hidden = torch.where(scale == 1, hidden, torch.lerp(empty, hidden, scale))
+    first = [None if t is None else t[:1].float().clone() for t in (out.pooled, out.projected)]
+    return Encoded(hidden.flatten(0, 1)[None].clone(), *first)
+
+
+def _empty(
+    memory: TextMemory,
+    clip: TextEncoders,
+    use: EncoderUse,
+    layer: int | None,
+    module: TextModule,
+    like: Tensor,
+) -> Tensor:
+    """(T, D) what the empty prompt gives, computed once per state of the weights."""
+    length = like.shape[1]
+    key = (_part(clip, use.role), tuple(u.signature for u in clip.stack), layer, use.norm_layer, length)
+    known = memory.empty_prompts
+    if key not in known:
+        known[key] = _forward(module, (use.rules.empty(length),), use, layer).hidden[0].float()
+    return known[key].to(like.device)
+
+
+def _forward(module: TextModule, tokens: Tokens, use: EncoderUse, layer: int | None) -> Encoded:
+    rows = [_embed(module, chunk, use.rules) for chunk in tokens]
+    ends = [_end(chunk, row.shape[-1], use.rules) for chunk, row in zip(tokens, rows, strict=True)]
+    x = torch.stack(rows)
+    return module(x, torch.tensor(ends, device=x.device), layer, use.norm_layer)
+
+
+def _embed(module: TextModule, chunk: Chunk, rules: TokenRules) -> Tensor:
+    """(T, D) token vectors and embeddings. Embeddings of another width are left out, and padding takes
+    their room at the end."""
+    numbers = torch.tensor([t.token if isinstance(t.token, int) else rules.pad for t in chunk] + [rules.pad])
+    table = module.embed(numbers)
+    rows: list[Tensor] = []
+    for index, weighted in enumerate(chunk):
+        if isinstance(weighted.token, int):
+            rows.append(table[index])
+        elif weighted.token.shape[-1] == table.shape[-1]:
+            rows.append(weighted.token.to(table))
+    rows += [table[-1]] * (len(chunk) - len(rows))
+    return torch.stack(rows)
+
+
+def _end(chunk: Chunk, width: int, rules: TokenRules) -> int:
+    """The place of the end token among the vectors of width `width`."""
+    tokens = [t.token for t in chunk if isinstance(t.token, int) or t.token.shape[-1] == width]
+    return next((i for i, t in enumerate(tokens) if isinstance(t, int) and t == rules.end), len(tokens) - 1)

@@ -1,0 +1,133 @@
+"""From a prompt to what one text encoder reads: chunks of weighted tokens.
+
+CLIP reads 77 positions at a time: a start token, up to 75 tokens, an end token, padding. A longer prompt
+becomes several chunks; a part of fewer than eight tokens is not torn apart by the end of a chunk. T5 reads
+one sequence of any length, padded to a minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from torch import Tensor
+
+from loraloom.models.text.prompt import EmbeddingPart, parse_prompt
+from loraloom.models.text.vocabularies import CLIP_END, CLIP_START, T5_END, clip_tokenizer, t5_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+KEEP_TOGETHER = 8
+"""A group of words or vectors with at least this many tokens may be split over two chunks."""
+
+Token: TypeAlias = "int | Tensor"
+"""A number in the encoder's vocabulary, or the vector (D,) of an embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedToken:
+    token: Token
+    weight: float = 1.0
+
+
+Chunk: TypeAlias = "tuple[WeightedToken, ...]"
+Tokens: TypeAlias = "tuple[Chunk, ...]"
+"""A prompt for one encoder."""
+
+FindEmbedding: TypeAlias = Callable[[str], "Sequence[Tensor] | None"]
+"""Name of an embedding → its vectors (D,), or None where there is no such embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """How one kind of text encoder is fed.
+
+    length: positions of a chunk, and the chunk is padded to it; None: one chunk of any length.
+    min_padding: pad tokens that always follow the end token. min_length: what a chunk is padded to.
+    """
+
+    tokenizer: Callable[[], Tokenizer]
+    start: int | None
+    end: int
+    pad: int
+    length: int | None
+    min_padding: int = 0
+    min_length: int = 0
+
+    def with_options(self, min_padding: int, min_length: int) -> TokenRules:
+        return replace(self, min_padding=min_padding, min_length=min_length)
+
+    def empty(self, length: int) -> Chunk:
+        """What a prompt without words looks like, `length` positions long."""
+        head = [t for t in (self.start, self.end) if t is not None]
+        return tuple(WeightedToken(t) for t in (head + [self.pad] * (length - len(head)))[:length])
+
+
+CLIP_L_RULES = TokenRules(clip_tokenizer, CLIP_START, CLIP_END, CLIP_END, 77)
+OPEN_CLIP_RULES = TokenRules(clip_tokenizer, CLIP_START, CLIP_END, 0, 77)
+T5_RULES = TokenRules(t5_tokenizer, None, T5_END, 0, None, min_length=256)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """chunks: at least one, also for an empty prompt. unknown: names that no embedding has; they leave no
+    token."""
+
+    chunks: Tokens
+    unknown: tuple[str, ...] = ()
+
+
+def tokenize(text: str, rules: TokenRules, find: FindEmbedding, *, weights: bool = True) -> Tokenized:
+    """A prompt as one encoder reads it."""
+    tokenizer = rules.tokenizer()
+    groups: list[list[WeightedToken]] = []
+    unknown: list[str] = []
+    for part in parse_prompt(text, weights=weights):
+        if isinstance(part, EmbeddingPart):
+            name, vectors = _look_up(part.name, find)
+            if vectors is None:
+                unknown.append(name)
+            else:
+                groups.append([WeightedToken(vector, part.weight) for vector in vectors])
+            commas = part.name[len(name) :]
+            words = f"{commas} {part.rest}" if commas else part.rest
+        else:
+            words = part.text
+        if words:
+            groups.append([WeightedToken(number, part.weight) for number in tokenizer.encode(words).ids])
+    return Tokenized(_chunks(groups, rules), tuple(unknown))
+
+
+def _look_up(name: str, find: FindEmbedding) -> tuple[str, Sequence[Tensor] | None]:
+    """An embedding, and its name without the commas that end the word."""
+    vectors = find(name)
+    if vectors is not None:
+        return name, vectors
+    bare = name.rstrip(",")
+    return bare, find(bare) if bare != name else None
+
+
+def _chunks(groups: Sequence[Sequence[WeightedToken]], rules: TokenRules) -> Tokens:
+    start = [] if rules.start is None else [WeightedToken(rules.start)]
+    end, pad = WeightedToken(rules.end), WeightedToken(rules.pad)
+    chunks: list[list[WeightedToken]] = [[*start]]
+    for group in groups:
+        rest = list(group)
+        while rest:
+            chunk = chunks[-1]
+            room = len(rest) if rules.length is None else rules.length - 1 - len(chunk)
+            if len(rest) <= room:
+                chunk += rest
+                break
+            if len(group) >= KEEP_TOGETHER:
+                chunk += rest[:room]
+                rest = rest[room:]
+                room = 0
+            chunk += [end, *[pad] * room]
+            chunks.append([*start])
+    last = chunks[-1]
+    last += [end, *[pad] * rules.min_padding]
+    last += [pad] * (max(rules.length or 0, rules.min_length) - len(last))
+    return tuple(tuple(chunk) for chunk in chunks)

@@ -1,0 +1,86 @@
+"""The tokenizers of the text encoders, built from the vocabularies in `data/`.
+
+`tokenizers` does the splitting; no hub is asked and no transformers class is built, so a tokenizer is ready
+in under a tenth of a second. Where the vocabularies come from: see NOTICE.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CLIP_START, CLIP_END = 49406, 49407
+T5_END = 1
+
+_CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def _read(name: str) -> str:
+    packed = files("loraloom.models.text").joinpath("data", name).read_bytes()
+    return gzip.decompress(packed).decode("utf-8")
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that stands for each byte in a byte-level BPE (Radford et al. 2019), in the order
+    in which CLIP numbers them: bytes that print as themselves first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+
+
+@cache
+def clip_tokenizer() -> Tokenizer:
+    """CLIP's byte-level BPE (Radford et al. 2021), without start, end or padding.
+
+    Text is cleaned of control characters, ideographs stand alone, and letters are lower-cased, as the
+    original tokenizer does when ftfy is not installed."""
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+
+    merges = [
+        (left, right)
+        for left, right in (line.split(" ") for line in _read("clip_merges.txt.gz").splitlines())
+    ]
+    letters = _byte_letters()
+    words = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(
+        BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=words[-1])
+    )
+    clean = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False
+    )
+    tokenizer.normalizer = normalizers.Sequence([clean, normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.add_special_tokens(words[-2:])
+    return tokenizer
+
+
+@cache
+def t5_tokenizer() -> Tokenizer:
+    """T5's unigram pieces (Raffel et al. 2020), without the end token."""
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import Unigram
+
+    stored = json.loads(_read("t5_unigram.json.gz"))
+    pieces = [(str(piece), float(score)) for piece, score in stored["vocab"]]
+    tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Precompiled(base64.b64decode(stored["charsmap"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    special = [piece for piece, _ in pieces[:3]] + [p for p, _ in pieces if p.startswith("<extra_id_")]
+    tokenizer.add_special_tokens(special)
+    return tokenizer
