@@ -10,7 +10,7 @@
     ) -> Model: ...
 
 Parameters are passed by keyword, so they may stand in the editor's order whatever their defaults.
-`signature.py` derives the schema.
+The markers for `Annotated` are in `markers.py`; `signature.py` derives the schema.
 """
 
 from __future__ import annotations
@@ -18,83 +18,34 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol, TypeAlias, TypeVar, cast
 
-from loraloom.workflow.graph import JSON, Graph, GraphNode
+from loraloom.engine import signature
+from loraloom.engine.markers import Choice, Files, Lazy, Number, Optional_, Options, Socket, Text
+from loraloom.engine.result import Blocked, ExecutionBlocker, NodeResult
+from loraloom.workflow.graph import JSON, GraphNode
 from loraloom.workflow.schema import NodeSchema
 
-# ---- Markers for `Annotated` ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Socket:
-    """A connection of a type that editors match by name: "MODEL", "*" for any, or "INT,FLOAT" for several."""
-
-    type: str
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """An `int` (INT) or `float` (FLOAT) field, with its range and how it is stepped and shown."""
-
-    min: float | None = None
-    max: float | None = None
-    step: float | None = None
-    round: float | None = None
-    control_after_generate: bool = False
-    display: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A STRING field; `dynamic_prompts` lets the editor resolve `{a|b}`. None leaves the option unsaid."""
-
-    multiline: bool | None = None
-    dynamic_prompts: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A COMBO with fixed choices, or with those that a function gives when the node is defined."""
-
-    choices: Sequence[JSON] | Callable[[], Sequence[JSON]]
-
-
-@dataclass(frozen=True, init=False, slots=True)
-class Files:
-    """A COMBO of the files of some model folders (or "input"), followed by fixed `extra` choices.
-
-    The engine adds the named file's identity to the cache key, so that an overwritten file is read again.
-    """
-
-    folders: tuple[str, ...]
-    extra: tuple[str, ...]
-
-    def __init__(self, *folders: str, extra: Sequence[str] = ()) -> None:
-        object.__setattr__(self, "folders", folders)
-        object.__setattr__(self, "extra", tuple(extra))
-
-
-@dataclass(frozen=True, slots=True)
-class Lazy:
-    """An input that is only computed when the node's `check_lazy` asks for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Optional_:
-    """An input that may be left out though its type does not say `| None`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Any further option of ComfyUI's input specification: `image_upload`, `forceInput`, `tooltip`, …"""
-
-    values: Mapping[str, JSON]
-
-
-# ---- What a node receives and returns -------------------------------------------------------------------
+__all__ = [
+    "Blocked",
+    "Choice",
+    "ExecutionBlocker",
+    "Files",
+    "Lazy",
+    "NodeResult",
+    "NodeRun",
+    "NodeType",
+    "Number",
+    "Optional_",
+    "Options",
+    "Socket",
+    "Text",
+    "collect",
+    "node",
+    "node_types",
+]
 
 
 class NodeRun(Protocol):
@@ -138,28 +89,6 @@ class NodeRun(Protocol):
     def cached(self, key: str, make: Callable[[], object]) -> object:
         """A value kept for this node between runs of the same cache, made when there is none yet."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """In place of an output: nodes that need it do not run; with a message, they fail with it."""
-
-    message: str | None = None
-
-
-ExecutionBlocker = Blocked
-
-
-@dataclass(frozen=True, slots=True)
-class NodeResult:
-    """Outputs with what the editor shows (`ui`), or with nodes that take this node's place (`expand`).
-
-    outputs: one per output of the class; with `expand` they may be `Link`s to nodes of that graph.
-    """
-
-    outputs: tuple[object, ...] = ()
-    ui: Mapping[str, JSON] = field(default_factory=lambda: dict[str, JSON]())
-    expand: Graph | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +150,6 @@ def node(
     v3: `/object_info` prints the class in ComfyUI's newer manner (["COMBO", {"options": …}]).
     Raises TypeError when a parameter's annotation says no input type.
     """
-    from loraloom.engine import signature
 
     def register(function: Function) -> Function:
         said = signature.read(function, input_is_list, output_types, output_is_list)

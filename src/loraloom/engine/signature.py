@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Union, cast, get_args, get_origin
 
-from loraloom.engine import node as contract
+from loraloom.engine import markers as kinds
+from loraloom.engine.result import Blocked, NodeResult
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import Input, Output
 
@@ -108,7 +109,7 @@ def _input(where: str, parameter: inspect.Parameter, input_is_list: bool) -> Inp
     found = Input(parameter.name, _PLAIN.get(bare, "") if isinstance(bare, type) else "")
     for marker in markers:
         found = _marked(found, marker, options)
-        optional = optional or isinstance(marker, contract.Optional_)
+        optional = optional or isinstance(marker, kinds.Optional_)
     if not found.type:
         raise TypeError(
             f"{where}: parameter {parameter.name!r} needs a Socket, a Choice, Files or a plain type"
@@ -118,26 +119,26 @@ def _input(where: str, parameter: inspect.Parameter, input_is_list: bool) -> Inp
 
 def _marked(found: Input, marker: object, options: dict[str, JSON]) -> Input:
     match marker:
-        case contract.Socket(type=name):
+        case kinds.Socket(type=name):
             return replace(found, type=name)
-        case contract.Choice(choices=choices):
+        case kinds.Choice(choices=choices):
             values = choices() if callable(choices) else choices
             return replace(found, type="COMBO", choices=tuple(values))
-        case contract.Files(folders=folders, extra=extra):
+        case kinds.Files(folders=folders, extra=extra):
             return replace(found, type="COMBO", folders=folders, choices=tuple(extra))
-        case contract.Lazy():
+        case kinds.Lazy():
             return replace(found, lazy=True)
-        case contract.Number():
+        case kinds.Number():
             said = {"min": marker.min, "max": marker.max, "step": marker.step, "round": marker.round}
             options.update({name: value for name, value in said.items() if value is not None})
             if marker.control_after_generate:
                 options["control_after_generate"] = True
             if marker.display:
                 options["display"] = marker.display
-        case contract.Text():
+        case kinds.Text():
             said = {"multiline": marker.multiline, "dynamicPrompts": marker.dynamic_prompts}
             options.update({name: value for name, value in said.items() if value is not None})
-        case contract.Options(values=values):
+        case kinds.Options(values=values):
             options.update(values)
         case _:
             pass
@@ -145,8 +146,8 @@ def _marked(found: Input, marker: object, options: dict[str, JSON]) -> Input:
 
 
 def _output_types(where: str, annotation: object) -> tuple[str, ...]:
-    results = (contract.NodeResult, contract.Blocked, type(None), None)
-    kept = [a for a in _alternatives(annotation) if a not in results]
+    results = (NodeResult, Blocked, type(None), None)
+    kept = [a for a in _alternatives(annotation) if not any(a is r for r in results)]
     if annotation is inspect.Signature.empty or len(kept) > 1:
         raise TypeError(f"{where}: the return annotation must be a socket type, a tuple of them, or None")
     if not kept:
@@ -157,10 +158,10 @@ def _output_types(where: str, annotation: object) -> tuple[str, ...]:
 
 
 def _output_type(where: str, annotation: object) -> str:
-    kept = [a for a in _alternatives(annotation) if a not in (contract.Blocked, type(None))]
+    kept = [a for a in _alternatives(annotation) if not (a is Blocked or a is type(None))]
     bare, markers, _ = _flat(kept[0])
-    socket = next((m.type for m in markers if isinstance(m, contract.Socket)), None)
-    if socket is None and any(isinstance(m, contract.Choice | contract.Files) for m in markers):
+    socket = next((m.type for m in markers if isinstance(m, kinds.Socket)), None)
+    if socket is None and any(isinstance(m, kinds.Choice | kinds.Files) for m in markers):
         socket = "COMBO"
     if socket is None and isinstance(bare, type):
         socket = _PLAIN.get(bare)
