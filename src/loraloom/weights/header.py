@@ -150,7 +150,7 @@ def _refuse_other_kinds(path: Path, start: bytes, size: int) -> None:
         raise ModelFileError(f"{path}: a GGUF file; expected .safetensors")
     if start.startswith(b"PK\x03\x04"):
         raise ModelFileError(f"{path}: a zip archive (PyTorch .ckpt/.pt?){convert}")
-    if len(start) > 1 and start[0] == 0x80 and start[1] <= 5:
+    if len(start) > 1 and start[0] == 0x80 and start[1] <= 5 and start[8:9] != b"{":
         raise ModelFileError(f"{path}: a Python pickle (.ckpt/.pt/.bin){convert}")
     if start.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ")):
         raise ModelFileError(f"{path}: a compressed archive; unpack it and give the .safetensors file inside")
