@@ -1,0 +1,143 @@
+"""KSampler and KSamplerAdvanced."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from loraloom.engine.node import Choice, NodeRun, Number, node
+from loraloom.errors import InputError
+from loraloom.models.handles import DiffusionModel
+from loraloom.nodes.previews import preview_of
+from loraloom.nodes.services import services
+from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
+from loraloom.sampling.guidance import CFG, Guidance, SamplingOptions
+from loraloom.sampling.noise import initial_noise, no_noise
+from loraloom.sampling.run import completed, sample
+from loraloom.sampling.samplers.registry import Method, method, sampler_names
+from loraloom.sampling.schedules import between, schedule_names, sigmas_for
+from loraloom.sampling.types import Network, Step
+
+SamplerName = Annotated[str, Choice(sampler_names)]
+SchedulerName = Annotated[str, Choice(schedule_names)]
+
+
+@node("KSampler", category="sampling", display_name="KSampler")
+def ksampler(
+    *,
+    model: Model,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    cfg: Cfg = 8.0,
+    sampler_name: SamplerName,
+    scheduler: SchedulerName,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent_image: Latent,
+    denoise: Annotated[float, Number(min=0.0, max=1.0, step=0.01)] = 1.0,
+    run: NodeRun,
+) -> Latent:
+    """Sample latents: `denoise` below 1 keeps that much less of the noise, and so more of the latent."""
+    network = services(run).memory.network(model)
+    sigmas = sigmas_for(network.parametrisation, scheduler, steps, denoise)
+    guidance = CFG(positive, negative, cfg)
+    return sample_latent(
+        network, model, guidance, latent_image, method(sampler_name), sigmas, seed=seed, add_noise=True, run=run
+    )
+
+
+@node("KSamplerAdvanced", category="sampling", display_name="KSampler (Advanced)")
+def ksampler_advanced(
+    *,
+    model: Model,
+    add_noise: Annotated[str, EnableDisable],
+    noise_seed: Seed = 0,
+    steps: Steps = 20,
+    cfg: Cfg = 8.0,
+    sampler_name: SamplerName,
+    scheduler: SchedulerName,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent_image: Latent,
+    start_at_step: Annotated[int, Number(min=0, max=10000)] = 0,
+    end_at_step: Annotated[int, Number(min=0, max=10000)] = 10000,
+    return_with_leftover_noise: Annotated[str, Choice(("disable", "enable"))],
+    run: NodeRun,
+) -> Latent:
+    """Sample some of the steps of a schedule, with or without noise at the start and left at the end."""
+    network = services(run).memory.network(model)
+    whole = sigmas_for(network.parametrisation, scheduler, steps)
+    leftover = return_with_leftover_noise == "enable"
+    sigmas = between(whole, start_at_step, end_at_step, leftover_noise=leftover)
+    return sample_latent(
+        network,
+        model,
+        CFG(positive, negative, cfg),
+        latent_image,
+        method(sampler_name),
+        sigmas,
+        seed=noise_seed,
+        add_noise=add_noise == "enable",
+        run=run,
+    )
+
+
+def sample_latent(
+    network: Network,
+    model: DiffusionModel,
+    guidance: Guidance,
+    latent: LatentValue,
+    sampler: Method,
+    sigmas: Tensor,
+    *,
+    seed: int,
+    add_noise: bool,
+    run: NodeRun,
+) -> LatentValue:
+    """Run a sampler on a LATENT with progress, previews and cancelling; other keys of the latent are kept."""
+    samples = fitting(latent["samples"], network)
+    index = latent.get("batch_index")
+    noise = initial_noise(samples, seed, index) if add_noise else no_noise(samples)
+    options = model.option("sampling")
+    total = max(len(sigmas) - 1, 1)
+
+    def on_step(step: Step) -> None:
+        run.progress(step.index + 1, total, preview_of(model, step))
+
+    sampled = completed(
+        sample(
+            network,
+            guidance,
+            latent=samples,
+            noise=noise,
+            method=sampler,
+            sigmas=sigmas,
+            seed=seed,
+            noise_mask=latent.get("noise_mask"),
+            options=options if isinstance(options, SamplingOptions) else None,
+        ),
+        on_step,
+    )
+    result = LatentValue(samples=sampled.latent)
+    if "noise_mask" in latent:
+        result["noise_mask"] = latent["noise_mask"]
+    if index is not None:
+        result["batch_index"] = index
+    return result
+
+
+def fitting(samples: Tensor, network: Network) -> Tensor:
+    """Latents with the channels of the network: an empty latent of another family is given the right ones.
+
+    Raises InputError for latents that hold a picture of another family."""
+    channels = network.latent_channels
+    if samples.shape[1] == channels:
+        return samples
+    if torch.count_nonzero(samples) == 0:
+        return samples.new_zeros(samples.shape[0], channels, *samples.shape[2:])
+    raise InputError(
+        f"the latent has {samples.shape[1]} channels and this model works on {channels}: "
+        "it was made with the autoencoder of another model family"
+    )
