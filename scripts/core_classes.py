@@ -35,7 +35,6 @@ FOLDERS = {
     "photomaker_model_name": "photomaker",
     "audio_encoder_name": "audio_encoders",
     "image": "input",
-    "latent": "input",
     "audio": "input",
     "file": "input",
     "model_file": "input",
@@ -43,6 +42,7 @@ FOLDERS = {
 BY_CLASS = {
     ("CLIPVisionLoader", "clip_name"): "clip_vision",
     ("UpscaleModelLoader", "model_name"): "upscale_models",
+    ("LoadLatent", "latent"): "input_latents",
     ("ModelPatchLoader", "name"): "model_patches",
     ("LatentUpscaleModelLoader", "model_name"): "latent_upscale_models",
     ("LTXVAudioVAELoader", "ckpt_name"): "checkpoints",

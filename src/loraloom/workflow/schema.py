@@ -66,7 +66,7 @@ class Output:
 class NodeSchema:
     """A node class as an editor and a validator see it.
 
-    v3: `/object_info` prints it in ComfyUI's newer manner: combos as ["COMBO", {"options": …}].
+    api_node: None for classes of the first generation, whose `/object_info` entries do not say it.
     """
 
     name: str
@@ -83,7 +83,6 @@ class NodeSchema:
     api_node: bool | None = None
     newer: bool = False
     python_module: str = "nodes"
-    v3: bool = False
 
     def input(self, name: str) -> Input | None:
         return next((i for i in self.inputs if i.name == name), None)

@@ -1,0 +1,196 @@
+"""Anything that holds workflows → the workflows in it.
+
+Editor (UI) and API JSON, pictures that carry a workflow, and any text, Markdown or HTML with workflows
+printed in it, from a file, from standard input, or given directly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from loraloom.errors import InputError, WorkflowError
+from loraloom.workflow.api_format import is_api, parse_api
+from loraloom.workflow.graph import JSON, Graph
+from loraloom.workflow.json_text import read_json
+from loraloom.workflow.pages import Printed, printed_workflows, workflows_in
+from loraloom.workflow.pictures import is_picture, picture_texts
+from loraloom.workflow.schema import NodeSchema
+from loraloom.workflow.ui_document import is_ui
+from loraloom.workflow.ui_format import Queueing, model_references, parse_ui
+
+MAX_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One workflow of a source.
+
+    index: its place in the source, from 1.
+    title: the heading before it, where there is one.
+    ui: the editor's workflow that a picture carries beside the API prompt.
+    damage: why it cannot be read, if it cannot; `graph` raises it.
+    """
+
+    index: int
+    title: str
+    format: Literal["ui", "api"]
+    origin: str
+    data: dict[str, JSON]
+    ui: dict[str, JSON] | None = None
+    damage: WorkflowError | None = None
+
+    @property
+    def node_count(self) -> int:
+        nodes = self.data.get("nodes") if self.format == "ui" else self.data
+        return len(nodes) if isinstance(nodes, list | dict) else 0
+
+    def graph(
+        self, schemas: Mapping[str, NodeSchema] | None = None, queueing: Queueing | None = None
+    ) -> Graph:
+        """The workflow as a graph; raises WorkflowError that names the source.
+
+        schemas: the classes to read widget values by (ComfyUI's core classes if not given).
+        queueing: chance and clock for `{a|b}` and dates; fresh ones if not given.
+        """
+        if self.damage is not None:
+            raise WorkflowError(f"{self.origin}: {self.damage}") from self.damage
+        try:
+            if self.format == "ui":
+                return parse_ui(self.data, schemas=schemas, queueing=queueing, origin=self.origin)
+            graph = parse_api(self.data, ui=self.ui, origin=self.origin)
+        except WorkflowError as error:
+            raise WorkflowError(f"{self.origin}: {error}") from error
+        return replace(graph, models=model_references(self.ui)) if self.ui else graph
+
+
+def read_source(source: str | Path | bytes, *, stdin: BinaryIO | None = None) -> list[Found]:
+    """Every workflow in a source, at least one.
+
+    source: a path, `-` for standard input, the bytes of a file, or the text itself (a str that has line
+        breaks or begins with a brace).
+
+    Raises InputError if there is no such file or nothing in it is a workflow.
+    """
+    if isinstance(source, bytes):
+        return workflows_of(source, "the given bytes")
+    if isinstance(source, str) and ("\n" in source or source.lstrip()[:1] in ("{", "[")):
+        return workflows_of(source.encode("utf-8", "surrogatepass"), "the given text")
+    if source == "-":
+        data = (stdin or sys.stdin.buffer).read(MAX_BYTES + 1)
+        return workflows_of(data, "standard input")
+    path = Path(source)
+    return workflows_of(_read_file(path), path.name)
+
+
+def select(found: list[Found], which: str | None) -> list[Found]:
+    """The workflows that `--workflow` chooses: a number from 1, `all`, or the only one if not given.
+
+    Raises InputError with the list of what there is.
+    """
+    if which == "all" or (which is None and len(found) == 1):
+        return found
+    if which is not None and which.isascii() and which.isdigit() and 1 <= int(which[:9]) <= len(found):
+        return [found[int(which) - 1]]
+    listing = "".join(f"\n  {f.index}  {f.title or '(no title)'}  ({f.node_count} nodes)" for f in found)
+    origin = found[0].origin.partition(", workflow")[0]
+    if which is None:
+        raise InputError(f"{origin} holds {len(found)} workflows; choose one with --workflow N or all:{listing}")
+    raise InputError(f"there is no workflow {which!r} in {origin}; --workflow takes a number or all:{listing}")
+
+
+def workflows_of(data: bytes, name: str) -> list[Found]:
+    """Every workflow in the bytes of a file; `name` is what messages call it."""
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{name} is larger than {MAX_BYTES >> 20} MB; no workflow is")
+    if is_picture(data):
+        return _in_picture(data, name)
+    return _in_text(_text(data, name), name)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; expected a workflow, a picture or a page")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _text(data: bytes, name: str) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    if b"\0" in data[:4096]:
+        hint = "; it looks like a model file" if data[8:10] == b'{"' else ""
+        raise InputError(
+            f"{name} is neither text nor a PNG, WebP or JPEG picture{hint}; expected a workflow (JSON), a "
+            "picture that carries one, or a page that prints one"
+        )
+    return data.decode("utf-8-sig", "replace")
+
+
+def _in_picture(data: bytes, name: str) -> list[Found]:
+    try:
+        texts = picture_texts(data)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    values = {key: read_json(texts[key], f"{name}: its text {key!r}") for key in ("prompt", "workflow") if key in texts}
+    ui = next(workflows_in(values.get("workflow")), None)
+    prompt = values.get("prompt")
+    if is_api(prompt):
+        return [Found(1, "", "api", name, cast("dict[str, JSON]", prompt), ui=ui if is_ui(ui) else None)]
+    if ui is not None:
+        return [Found(1, "", "ui" if is_ui(ui) else "api", name, ui)]
+    for text in texts.values():
+        printed = printed_workflows(text)
+        if printed:
+            return _numbered(printed, name)
+    carried = ", ".join(texts) or "no texts at all"
+    hint = " (the settings of another program, not a workflow)" if "parameters" in texts else ""
+    raise InputError(
+        f"{name} is a picture without a workflow; it carries {carried}{hint}. Expected one that ComfyUI or "
+        "Loraloom saved; sites that convert or shrink pictures remove the workflow"
+    )
+
+
+def _in_text(text: str, name: str) -> list[Found]:
+    if not text.strip():
+        raise InputError(f"{name} is empty; expected a workflow or a page that prints one")
+    failure: WorkflowError | None = None
+    if text.lstrip()[0] in "{[":
+        try:
+            whole = [Printed(data, "") for data in workflows_in(read_json(text, name))]
+        except WorkflowError as error:
+            whole, failure = [], error
+        if whole:
+            return _numbered(whole, name)
+    printed = printed_workflows(text)
+    if failure is not None and all(p.damage is not None for p in printed):
+        raise failure
+    if not printed:
+        raise InputError(
+            f"{name} holds no workflow; expected JSON with a list “nodes” (saved in the editor) or nodes with "
+            "“class_type” (API format), alone or printed in a page"
+        )
+    return _numbered(printed, name)
+
+
+def _numbered(printed: list[Printed], name: str) -> list[Found]:
+    many = len(printed) > 1
+    return [
+        Found(
+            index=index,
+            title=entry.title,
+            format="ui" if is_ui(entry.data) else "api",
+            origin=f"{name}, workflow {index}" if many else name,
+            data=entry.data,
+            damage=entry.damage,
+        )
+        for index, entry in enumerate(printed, 1)
+    ]
