@@ -126,7 +126,7 @@ def node(
     name: str,
     *,
     category: str,
-    display_name: str = "",
+    display_name: str | None = None,
     description: str = "",
     outputs: Sequence[str] | None = None,
     output_types: Sequence[str] | None = None,
@@ -147,7 +147,7 @@ def node(
     outputs: names of the outputs, by default their types.
     output_types: instead of those in the return annotation (for a function that returns a NodeResult).
     hidden: what ComfyUI calls hidden inputs, for `/object_info`; the function itself takes `run`.
-    v3: `/object_info` prints the class in ComfyUI's newer manner (["COMBO", {"options": …}]).
+    v3: `/object_info` prints the class in the manner of ComfyUI's second generation of nodes.
     Raises TypeError when a parameter's annotation says no input type.
     """
 
@@ -155,9 +155,9 @@ def node(
         said = signature.read(function, input_is_list, output_types, output_is_list)
         schema = NodeSchema(
             name=name,
-            inputs=said.inputs,
+            inputs=signature.second_generation(said.inputs) if v3 else said.inputs,
             outputs=signature.named(said.outputs, outputs, name),
-            display_name=display_name,
+            display_name=display_name or "",
             category=category,
             description=description or (function.__doc__ or "").strip().split("\n")[0],
             output_node=output_node,
@@ -166,7 +166,7 @@ def node(
             deprecated=deprecated,
             experimental=experimental,
             python_module=python_module,
-            v3=v3,
+            api_node=False if v3 else None,
         )
         found = NodeType(schema, function, is_changed, validate, check_lazy, said.takes_run, said.takes_extra)
         setattr(function, _NODE_TYPES, (*node_types(function), found))

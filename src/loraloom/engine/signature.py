@@ -67,6 +67,13 @@ def named(outputs: tuple[Output, ...], names: Sequence[str] | None, node: str) -
     return tuple(replace(output, name=name) for output, name in zip(outputs, names, strict=True))
 
 
+def second_generation(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The inputs as ComfyUI's second generation of nodes says them: every COMBO tells `multiselect`."""
+    return tuple(
+        replace(i, options={"multiselect": False, **i.options}) if i.type == "COMBO" else i for i in inputs
+    )
+
+
 def _alternatives(annotation: object) -> tuple[object, ...]:
     if get_origin(annotation) in (Union, types.UnionType):
         return get_args(annotation)
