@@ -12,8 +12,6 @@ Shape: TypeAlias = "tuple[int, ...]"
 
 ComponentName: TypeAlias = Literal["model", "clip"]
 
-NO_NAMES: NameTable = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -33,7 +31,7 @@ class Component:
 
     family: str
     shapes: Mapping[str, Shape]
-    names: NameTable = field(default=NO_NAMES)
+    names: NameTable = field(default_factory=lambda: dict[str, Target]())
 
     def find(self, path: str) -> Target | None:
         """The target of a module path, or of a parameter path that ends in .bias or .scale."""
@@ -58,5 +56,5 @@ class Component:
 
 
 def bias_of(weight: str) -> str:
-    """The name of the bias that belongs to a weight ("….weight" → "….bias", "in_proj_weight" → "in_proj_bias")."""
+    """The name of the bias that belongs to a weight: "….weight" → "….bias", "…_weight" → "…_bias"."""
     return weight.removesuffix("weight") + "bias" if weight.endswith("weight") else weight + ".bias"

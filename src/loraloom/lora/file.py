@@ -24,7 +24,16 @@ PEFT_CONFIG = "adapter_config.json"
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 MAX_CONFIG_BYTES = 4_000_000
 
-_SCALARS = {"F16": "<e", "F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i", "U8": "<B", "I8": "<b", "BOOL": "<?"}
+_SCALARS = {
+    "F16": "<e",
+    "F32": "<f",
+    "F64": "<d",
+    "I64": "<q",
+    "I32": "<i",
+    "U8": "<B",
+    "I8": "<b",
+    "BOOL": "<?",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,9 @@ def _in_directory(folder: Path) -> Path:
             f"{folder}: holds its weights as a pickle (.bin), which can run code when opened and is never"
             " loaded: save the adapter again with safe_serialization=True"
         )
-    raise InputError(f"{folder}: a directory without {PEFT_WEIGHTS} or {DIFFUSERS_WEIGHTS}; give the LoRA's file")
+    raise InputError(
+        f"{folder}: a directory without {PEFT_WEIGHTS} or {DIFFUSERS_WEIGHTS}; give the LoRA's file"
+    )
 
 
 def _read_config(path: Path) -> Mapping[str, object]:
@@ -177,7 +188,7 @@ def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
         if "weight" in roles and "on_input" not in roles:
             unknown.append(roles.pop("weight"))
         if set(roles) == {"gamma"} and name.rsplit(".", 1)[-1].endswith("_norm"):
-            name, roles = name + ".scale", {"set_weight": roles["gamma"]}  # noqa: PLW2901
+            name, roles = name + ".scale", {"set_weight": roles["gamma"]}
         if roles:
             modules.append(Module(name, MappingProxyType(roles)))
     return LoraFile(header, tuple(modules), tuple(unknown), tuple(repeated), tuple(bundled), config)
@@ -187,12 +198,22 @@ def _not_a_lora(header: Header) -> str:
     names = list(header.tensors)
     if not names:
         return f"{header.path}: holds no tensors; expected a LoRA"
-    if any(name.startswith(("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")) for name in names):
+    if any(
+        name.startswith(("model.diffusion_model.", "first_stage_model.", "cond_stage_model."))
+        for name in names
+    ):
         return f"{header.path}: a whole checkpoint, not a LoRA; put it into the checkpoints folder"
-    if "emb_params" in names or "string_to_param" in names or names in (["clip_g", "clip_l"], ["clip_l", "clip_g"]):
+    if (
+        "emb_params" in names
+        or "string_to_param" in names
+        or names in (["clip_g", "clip_l"], ["clip_l", "clip_g"])
+    ):
         return f"{header.path}: a textual-inversion embedding, not a LoRA; put it into the embeddings folder"
     shown = ", ".join(names[:3])
-    return f"{header.path}: none of its {len(names)} tensors is a LoRA's ({shown}, …); expected names like ….lora_up.weight"
+    return (
+        f"{header.path}: none of its {len(names)} tensors is a LoRA's ({shown}, …);"
+        " expected names like ….lora_up.weight"
+    )
 
 
 @lru_cache(maxsize=512)

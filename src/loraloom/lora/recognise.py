@@ -34,8 +34,12 @@ def _algebra(kind: str, *needs: str, takes: str = "", **options: bool | int) -> 
 DECOMPOSED = "dora magnitude"
 ALGEBRAS: tuple[Algebra, ...] = (
     _algebra("lora", "up down", takes=f"mid alpha gamma reshape_weight {DECOMPOSED}", scaled=True),
-    _algebra("loha", "hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
-             takes=f"hada_t1 hada_t2 alpha gamma {DECOMPOSED}", scaled=True),
+    _algebra(
+        "loha",
+        "hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
+        takes=f"hada_t1 hada_t2 alpha gamma {DECOMPOSED}",
+        scaled=True,
+    ),
     *(
         _algebra("lokr", f"{first} {second}", takes=f"lokr_t2 alpha gamma {DECOMPOSED}", scaled=True)
         for first in ("lokr_w1", "lokr_w1_a lokr_w1_b")

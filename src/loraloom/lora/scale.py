@@ -1,8 +1,8 @@
 """The scale γ of a module: alpha / rank, by the rule of the program that trained it.
 
-In order: an explicit `scale` tensor; the `alpha` tensor; PEFT's config (beside the file, or diffusers' copy of
-it in the header), with its rank and alpha patterns and rsLoRA's alpha / √rank; else 1, which is what files
-without alpha mean. kohya's and LyCORIS's trainers read alpha 0 as "alpha = rank".
+In order: an explicit `scale` tensor; the `alpha` tensor; PEFT's config (beside the file, or diffusers' copy
+of it in the header), with its rank and alpha patterns and rsLoRA's alpha / √rank; else 1, which is what
+files without alpha mean. kohya's and LyCORIS's trainers read alpha 0 as "alpha = rank".
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ PREFIXES: tuple[Prefix, ...] = (
 WRAPPERS = ("base_model.model.", "_orig_mod.", "module.")
 """What PEFT, torch.compile and data parallelism put before a path; may stand before or after a prefix."""
 
-ENCODER_ORDER = ("clip_l", "clip_g", "t5xxl")
+ENCODER_ORDER = ("clip_l", "clip_h", "clip_g", "t5xxl")
 """The order in which kohya and diffusers number the text encoders that a family has."""
 
 REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -105,6 +105,8 @@ def take_apart(module: str) -> Name:
             rest, inner = _unwrap(path.removeprefix(prefix.text))
             if prefix.style == "flat":
                 rest = rest.lstrip("_")
+                if prefix.component == "model" and rest.startswith("text_model_"):
+                    return Name("clip", rest, "flat", prefix.dialect, 1)  # LyCORIS's own wrapper
             elif prefix.encoder is not None:
                 rest = rest.removeprefix("transformer.")
             dialect = "peft" if (wrapped or inner) and prefix.style == "dotted" else prefix.dialect
@@ -162,6 +164,8 @@ class Names:
             return which if which in self.encoders else None
         if which == 3 and "t5xxl" in self.encoders:  # kohya numbers T5 3 even where CLIP-G is absent
             return "t5xxl"
+        if which == 2 and self.encoders == ("clip_g",):  # SDXL's refiner has the second encoder only
+            return "clip_g"
         return self.encoders[which - 1] if which <= len(self.encoders) else None
 
     def _dotted(self, path: str) -> Target | None:

@@ -1,0 +1,255 @@
+"""Load a LoRA for the parts of a model: patches for its weights, and the receipt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from loraloom.errors import InputError
+from loraloom.lora.algebra import Change, Ingredients
+from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
+from loraloom.lora.file import LoraFile
+from loraloom.lora.place import Piece, Placement, place
+from loraloom.lora.receipt import ComponentReceipt, Receipt, Rejected, shorten
+from loraloom.weights.patch import Factors, Patch, PatchSet, Rows
+from loraloom.weights.tensor_file import TensorFile
+
+Compat = Literal["trainer", "comfyui"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModulePatch:
+    """One module's change of one native weight (a `weights.patch.Patch`)."""
+
+    signature: Hashable
+    rows: Rows
+    change: Change
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        return self.change.apply(weight, strength)
+
+    def factors(self) -> Factors | None:
+        return self.change.factors()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SwappedPatch:
+    """A patch written for the same rows with their halves exchanged (see `Target.swapped`)."""
+
+    signature: Hashable
+    rows: Rows
+    change: Change
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        return _swap(self.change.apply(_swap(weight), strength))
+
+    def factors(self) -> Factors | None:
+        found = self.change.factors()
+        return None if found is None else Factors(found.down, _swap(found.up))
+
+
+def _swap(tensor: Tensor) -> Tensor:
+    """The two halves of the rows exchanged, in fresh memory."""
+    return tensor.roll(tensor.shape[0] // 2, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """One component's patches of a loaded LoRA (a `weights.patch.PatchSource`)."""
+
+    digest: str
+    by_weight: PatchSet
+
+    def patches(self) -> PatchSet:
+        return self.by_weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedLora:
+    """A LoRA ready for use. model, clip: its patches by component, empty where it has none.
+
+    embeddings: bundled textual-inversion vectors, token → encoder key → tensor.
+    """
+
+    model: Source
+    clip: Source
+    receipt: Receipt
+    embeddings: Mapping[str, Mapping[str, Tensor]] = field(
+        default_factory=lambda: dict[str, Mapping[str, Tensor]]()
+    )
+
+
+def load_lora(
+    file: LoraFile,
+    components: Mapping[ComponentName, Component],
+    *,
+    compat: Compat = "trainer",
+    strict: bool = False,
+) -> LoadedLora:
+    """Patches and receipt of a LoRA file for these components ("model", and "clip" if it is to be changed).
+
+    InputError where nothing finds a place, with what the file is for; under `strict` also where anything
+    does not. Otherwise what is left out stands in the receipt, with a warning.
+    """
+    placement = place(file, components, compat=compat)
+    tensors = TensorFile(file.path)
+    patches: dict[str, dict[str, list[Patch]]] = {"model": {}, "clip": {}}
+    digest = f"{file.digest}/{compat}"
+    rejected = list(placement.rejected)
+    placed: list[Piece] = []
+    for piece in placement.pieces:
+        given = _ingredients(piece, tensors, comfyui=compat == "comfyui")
+        if (bad := _not_finite(given)) is not None:
+            rejected.append(Rejected(piece.module, piece.target.weight, bad))
+            continue
+        change = _change(piece.found.kind, given)
+        signature = (digest, piece.target, piece.module, piece.found.kind)
+        kind = SwappedPatch if piece.target.swapped else ModulePatch
+        patches[piece.component].setdefault(piece.target.weight, []).append(
+            kind(signature, piece.target.rows, change)
+        )
+        placed.append(piece)
+    receipt = _receipt(file, placement, placed, rejected, components, compat)
+    _refuse(file, receipt, components, strict=strict)
+    sources = {name: Source(f"{digest}/{name}", _frozen(found)) for name, found in patches.items()}
+    return LoadedLora(sources["model"], sources["clip"], receipt, _embeddings(file, tensors))
+
+
+def _frozen(found: Mapping[str, list[Patch]]) -> PatchSet:
+    return MappingProxyType({weight: tuple(patches) for weight, patches in found.items()})
+
+
+def _ingredients(piece: Piece, tensors: TensorFile, *, comfyui: bool) -> Ingredients:
+    parts = {role: tensors.read(key) for role, key in piece.keys.items()}
+    return Ingredients(parts, piece.shape, piece.scale.gamma, comfyui)
+
+
+def _change(kind: str, given: Ingredients) -> Change:
+    """The algorithm of that name, wrapped in DoRA's normalisation where the module has a magnitude."""
+    change: Change = import_module(f"loraloom.lora.algorithms.{kind}").build(given)
+    if "dora" in given.tensors or "magnitude" in given.tensors:
+        return import_module("loraloom.lora.algorithms.dora").wrap(change, given)
+    return change
+
+
+def _not_finite(given: Ingredients) -> str | None:
+    for role, tensor in given.tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.to(torch.float32)).all()):
+            return f"its {role} tensor holds NaN or infinity: the training diverged or the file is damaged"
+    if given.gamma != given.gamma or given.gamma in (float("inf"), float("-inf")):
+        return "its alpha is not a number"
+    return None
+
+
+def _embeddings(file: LoraFile, tensors: TensorFile) -> dict[str, dict[str, Tensor]]:
+    """bundle_emb.<token>.<encoder key> → vectors; a token may itself hold dots."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key in file.bundled:
+        token, _, encoder = key.split(".", 1)[1].rpartition(".")
+        if token:
+            found.setdefault(token, {})[encoder] = tensors.read(key)
+    return found
+
+
+def _receipt(
+    file: LoraFile, placement: Placement, placed: list[Piece], rejected: list[Rejected],
+    components: Mapping[ComponentName, Component], compat: Compat,
+) -> Receipt:  # fmt: skip
+    kinds = Counter(
+        ("dora on " if "dora" in piece.keys or "magnitude" in piece.keys else "") + piece.found.kind
+        for piece in placed
+    )
+    parts = tuple(_component_receipts(placement, placed, components))
+    receipt = Receipt(
+        file=str(file.path), digest=file.digest, dialect=dialect_of(file), trainer=trainer_of(file),
+        base=title_of(base_of(file)), algorithms=dict(kinds), alpha=_alpha(placed), components=parts,
+        ignored=placement.ignored, unplaced=placement.unplaced, unknown=placement.unknown,
+        rejected=tuple(rejected), warnings=placement.warnings, compat=compat,
+    )  # fmt: skip
+    if receipt.complete:
+        return receipt
+    return _with_warning(receipt, _incomplete(receipt))
+
+
+def _component_receipts(
+    placement: Placement, placed: list[Piece], components: Mapping[ComponentName, Component]
+) -> Iterator[ComponentReceipt]:
+    for name in components:
+        here = [piece for piece in placed if piece.component == name]
+        modules = len({piece.module for piece in here})
+        yield ComponentReceipt(
+            name, modules, placement.totals.get(name, 0), len({piece.target.weight for piece in here})
+        )
+
+
+def _with_warning(receipt: Receipt, warning: str) -> Receipt:
+    from dataclasses import replace
+
+    return replace(receipt, warnings=(*receipt.warnings, warning))
+
+
+def _alpha(placed: list[Piece]) -> str:
+    """How the scales were found, in one line: "alpha tensors (γ = 0.5)"."""
+    rules: dict[str, set[float]] = {}
+    for piece in placed:
+        if piece.found.scaled:
+            rules.setdefault(piece.scale.rule, set()).add(piece.scale.gamma)
+    said: list[str] = []
+    for rule, values in rules.items():
+        low, high = min(values), max(values)
+        said.append(f"{rule} (γ = {low:g})" if low == high else f"{rule} (γ = {low:g} … {high:g})")
+    return "; ".join(said) or "none needed"
+
+
+def _incomplete(receipt: Receipt) -> str:
+    parts: list[str] = []
+    if receipt.unplaced:
+        parts.append(
+            f"{len(receipt.unplaced)} modules have no place in this model ({shorten(receipt.unplaced, 3)})"
+        )
+    if receipt.rejected:
+        first = receipt.rejected[0]
+        parts.append(f"{len(receipt.rejected)} do not fit ({first.module}: {first.reason})")
+    if receipt.unknown:
+        parts.append(f"{len(receipt.unknown)} tensors are of no known kind ({shorten(receipt.unknown, 3)})")
+    return f"only {receipt.matched} of {receipt.total} modules were applied: " + "; ".join(parts)
+
+
+def _refuse(
+    file: LoraFile, receipt: Receipt, components: Mapping[ComponentName, Component], *, strict: bool
+) -> None:
+    if receipt.matched == 0:
+        raise InputError(_nothing(file, receipt, components))
+    if strict and not receipt.complete:
+        raise InputError(f"{file.path}: {receipt.warnings[-1]}")
+
+
+def _nothing(file: LoraFile, receipt: Receipt, components: Mapping[ComponentName, Component]) -> str:
+    """What to say where nothing was placed: what the file is for, and what it met."""
+    met = title_of(next((part.family for part in components.values()), None))
+    base = base_of(file)
+    trained_on = file.metadata.get("ss_sd_model_name") or file.metadata.get("modelspec.architecture")
+    named = f" (trained on {trained_on})" if trained_on and trained_on != "None" else ""
+    start = f"{file.path}: nothing of this LoRA could be applied"
+    if receipt.rejected and not receipt.unplaced:
+        first = receipt.rejected[0]
+        return f"{start}: all {len(receipt.rejected)} modules are unusable ({first.module}: {first.reason})"
+    if "clip" not in components and any(one.reason.startswith("for the text") for one in receipt.ignored):
+        return (
+            f"{start}: it changes text encoders only, and this loader changes the model only;"
+            " use LoraLoader with both MODEL and CLIP"
+        )
+    if base is not None and title_of(base) != met and base != "text":
+        return f"{start}: this is a {title_of(base)} LoRA{named}, the checkpoint is {met}"
+    if receipt.unplaced:
+        shown = shorten(receipt.unplaced, 3)
+        return f"{start}: none of its {len(receipt.unplaced)} modules is in {met} ({shown})"
+    return f"{start}: it holds no complete LoRA module; {met} was expected"

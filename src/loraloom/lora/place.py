@@ -1,0 +1,215 @@
+"""From a LoRA file and the components of a model: where each module goes, or why nowhere. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from loraloom.lora.component import Component, ComponentName, Shape, bias_of
+from loraloom.lora.file import LoraFile, Module
+from loraloom.lora.fit import lora_shape, misfit
+from loraloom.lora.receipt import Ignored, Rejected
+from loraloom.lora.recognise import Found, incomplete, recognise
+from loraloom.lora.scale import PeftConfig, Scale, peft_configs, scale_of
+from loraloom.lora.spelling import Name, Names, take_apart
+from loraloom.weights.patch import Target
+
+NO_TEXT_ENCODER = "for the text encoders, which this loader does not change"
+BUNDLED = "text-encoder vectors bundled with the LoRA (textual inversion); they change no weight"
+BOOKKEEPING = "bookkeeping of the training"
+NO_EFFECT_ALONE = "changes nothing alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One change of one native weight. keys: role → tensor name. shape: of the target's rows; what an
+    enlarging LoRA makes of them where `enlarges`."""
+
+    component: ComponentName
+    module: str
+    target: Target
+    shape: Shape
+    found: Found
+    keys: Mapping[str, str]
+    scale: Scale
+    enlarges: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What becomes of every tensor of a file. totals: modules that the file holds for each component."""
+
+    pieces: tuple[Piece, ...]
+    totals: Mapping[str, int]
+    ignored: tuple[Ignored, ...]
+    unplaced: tuple[str, ...]
+    unknown: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+    dialects: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+    def modules(self, component: str) -> int:
+        return len({piece.module for piece in self.pieces if piece.component == component})
+
+
+def place(
+    file: LoraFile, components: Mapping[ComponentName, Component], *, compat: str = "trainer"
+) -> Placement:
+    """Find the place of every module. components without "clip": a loader that changes the model only."""
+    return _Placing(file, components, compat == "comfyui").placement()
+
+
+class _Placing:
+    """The run over the modules of one file, and what has been found so far."""
+
+    def __init__(self, file: LoraFile, components: Mapping[ComponentName, Component], comfyui: bool) -> None:
+        self.file = file
+        self.names = {name: Names(component) for name, component in components.items()}
+        self.comfyui = comfyui
+        self.configs = peft_configs(file.config, file.metadata)
+        side = [key for module in file.modules for role, key in module.tensors.items()
+                if role in ("alpha", "gamma")]  # fmt: skip
+        self.scalars = file.scalars(side)
+        self.control = _is_control(file)
+        self.pieces: list[Piece] = []
+        self.totals: Counter[str] = Counter()
+        self.dialects: Counter[str] = Counter()
+        self.ignored: dict[str, list[str]] = {}
+        self.unplaced: list[str] = []
+        self.unknown: list[str] = []
+        self.rejected: list[Rejected] = []
+        self.taken: dict[tuple[Target, str], str] = {}
+
+    def placement(self) -> Placement:
+        for module in self.file.modules:
+            self._module(module)
+        self._leftovers()
+        ignored = tuple(Ignored(reason, tuple(names)) for reason, names in self.ignored.items())
+        return Placement(
+            tuple(self.pieces), dict(self.totals), ignored, tuple(self.unplaced), tuple(self.unknown),
+            tuple(self.rejected), dict(self.dialects), self._warnings(),
+        )  # fmt: skip
+
+    def _module(self, module: Module) -> None:
+        name = take_apart(module.name)
+        component, target = self._find(name)
+        self.dialects[name.dialect] += 1
+        if component is not None:
+            self.totals[component] += 1
+            if component not in self.names:
+                self.ignored.setdefault(NO_TEXT_ENCODER, []).append(module.name)
+                return
+        if target is None or component is None:
+            self.unplaced.append(module.name)
+            return
+        shapes = self.file.shapes(module)
+        found, unused = recognise(shapes)
+        if not found:
+            self.rejected.append(Rejected(module.name, target.weight, incomplete(unused)))
+            return
+        self.unknown += [module.tensors[role] for role in unused]
+        offset = 0
+        for one in found:
+            if one.part is not None:
+                offset = self._part(component, module, target, one, offset)
+            else:
+                self._piece(component, module, target, one)
+
+    def _find(self, name: Name) -> tuple[ComponentName | None, Target | None]:
+        """The component that a name is for, and its target there."""
+        candidates = (name.component,) if name.component is not None else tuple(self.names)
+        for component in candidates:
+            if component in self.names and (target := self.names[component].target(name)) is not None:
+                return component, target
+        return name.component, None
+
+    def _part(
+        self, component: ComponentName, module: Module, target: Target, found: Found, offset: int
+    ) -> int:
+        """The n-th part of a fused layer: its rows follow those of the part before. Returns the next row."""
+        rows = self.file.header.tensors[module.tensors[f"up.{found.part}"]].shape[0]
+        start = (target.rows[0] if target.rows else 0) + offset
+        self._piece(component, module, replace(target, rows=(start, start + rows)), found)
+        return offset + rows
+
+    def _piece(self, component: ComponentName, module: Module, target: Target, found: Found) -> None:
+        keys = {role.split(".")[0]: module.tensors[role] for role in found.roles}
+        shapes = {role: self.file.header.tensors[key].shape for role, key in keys.items()}
+        known = self.names[component].component
+        if found.on_bias:
+            target = replace(target, weight=bias_of(target.weight))
+        if target.weight not in known.shapes:
+            self.rejected.append(Rejected(module.name, target.weight, "the base has no bias here"))
+            return
+        if target.rows is not None and target.rows[1] > known.shapes[target.weight][0]:
+            self.rejected.append(
+                Rejected(module.name, target.weight, "its parts have more rows than the weight")
+            )
+            return
+        shape = known.shape_of(target)
+        enlarges = self._enlarges(found, shapes, shape)
+        if enlarges:
+            shape = lora_shape(shapes, shape)
+        problem = misfit(found.kind, shapes, shape) or self._clash(target, found, module)
+        if problem is not None:
+            self.rejected.append(Rejected(module.name, target.weight, problem))
+            return
+        scalars = {role: self.scalars[key] for role, key in keys.items() if key in self.scalars}
+        scale = scale_of(found, shapes, scalars, self._config(module, component), self.comfyui)
+        self.pieces.append(Piece(component, module.name, target, shape, found, keys, scale, enlarges))
+
+    def _enlarges(self, found: Found, shapes: Mapping[str, Shape], weight: Shape) -> bool:
+        """Whether a LoRA makes its weight larger: flagged by reshape_weight, or by BFL's control files."""
+        if found.kind != "lora" or not ("reshape_weight" in shapes or self.control) or "mid" in shapes:
+            return False
+        made = lora_shape(shapes, weight)
+        larger = (
+            all(new >= old for new, old in zip(made, weight, strict=True))
+            if len(made) == len(weight)
+            else False
+        )
+        return larger and made != weight
+
+    def _clash(self, target: Target, found: Found, module: Module) -> str | None:
+        """A second module of the same algebra on the same rows is one module spelled twice."""
+        first = self.taken.setdefault((target, found.kind), module.name)
+        return (
+            None
+            if first == module.name
+            else f"spelled twice: {first!r} is the same place; the first one counts"
+        )
+
+    def _config(self, module: Module, component: ComponentName) -> tuple[PeftConfig, str] | None:
+        """The PEFT config that covers a module, and the module's path under it."""
+        path = take_apart(module.name).path
+        for config in self.configs:
+            if config.part == "" or module.name.startswith(config.part + "."):
+                return config, path
+        return None
+
+    def _leftovers(self) -> None:
+        if self.file.bundled:
+            self.ignored[BUNDLED] = list(self.file.bundled)
+        for key in (*self.file.unknown, *self.file.repeated):
+            if key.startswith(("_aux.", "lora_aux.")):
+                self.ignored.setdefault(BOOKKEEPING, []).append(key)
+            else:
+                self.unknown.append(key)
+
+    def _warnings(self) -> tuple[str, ...]:
+        found: list[str] = []
+        zero = sum(piece.scale.rule == "alpha 0 read as rank" for piece in self.pieces)
+        if zero:
+            found.append(
+                f"alpha is 0 in {zero} modules; read as alpha = rank, which is what trainers mean by 0"
+            )
+        if self.file.repeated:
+            found.append(f"{len(self.file.repeated)} tensors are a second adapter in the same file, left out")
+        return tuple(found)
+
+
+def _is_control(file: LoraFile) -> bool:
+    """Whether a file is one of Black Forest Labs' control LoRAs, which widen Flux's input layer."""
+    names = {module.name.removeprefix("diffusion_model.") for module in file.modules}
+    return "img_in" in names and any(name.endswith("_norm.scale") for name in names)

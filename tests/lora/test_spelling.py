@@ -1,0 +1,39 @@
+"""Every name by which ComfyUI accepts a LoRA resolves to the weight and the rows that ComfyUI changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from loraloom.lora.component import Component
+from loraloom.lora.spelling import Names, take_apart
+from loraloom.weights.patch import Target
+
+from . import tables
+
+
+def _resolve(component: Component, key: str) -> Target | None:
+    return Names(component).target(take_apart(key))
+
+
+def _misses(component: Component, kind: str, table: str) -> list[tuple[str, Target | None, Target]]:
+    names = Names(component)
+    wrong: list[tuple[str, Target | None, Target]] = []
+    for key, value in tables.measured(table)["lora_keys"].items():
+        expected = tables.target_of(value)
+        if expected.weight not in component.shapes:
+            continue  # ComfyUI lists names of weights that this network does not have
+        name = take_apart(key)
+        found = names.target(name)
+        if found != expected or name.component not in (kind, None):
+            wrong.append((key, found, expected))
+    return wrong
+
+
+@pytest.mark.parametrize("family", tables.MEASURED)
+def test_every_name_of_a_network_resolves(family: str) -> None:
+    assert _misses(tables.model(family), "model", family) == []
+
+
+@pytest.mark.parametrize("family", tables.MEASURED)
+def test_every_name_of_text_encoders_resolves(family: str) -> None:
+    assert _misses(tables.clip(family), "clip", f"clip_{family}") == []
