@@ -1,0 +1,174 @@
+"""The demo's autoencoder: SD1.5 topology with narrow widths, trained from scratch on crops, then on whole pictures."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from state import Training, follow, read_tensors, resume, save, write_tensors
+from threads import FreeCores
+from torch import Tensor
+from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
+
+SCALE = 0.18215
+"""What SD1.5 multiplies latents with; the finished weights give latents of unit deviation after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderRecipe:
+    """Sizes and numbers of the autoencoder's training; chosen for two CPU cores and half an hour."""
+
+    widths: tuple[int, int, int, int] = (32, 32, 64, 64)
+    crop_steps: int = 2400
+    """Steps on 64×64 crops: a quarter of the cost of a picture and four times the variety."""
+    whole_steps: int = 500
+    """Steps on whole pictures, so that the attention in the middle meets its final length."""
+    crop_batch: int = 8
+    whole_batch: int = 2
+    rate: float = 1.5e-3
+    kl_weight: float = 5e-4
+    """Per latent value; leaves noise of a few hundredths of the latents' deviation, which the decoder learns to bear."""
+    edge_weight: float = 0.5
+    average_decay: float = 0.996
+    seed: int = 6
+
+
+def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
+    """The network with fresh weights."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=recipe.widths,
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=128,
+        scaling_factor=SCALE,
+    )
+
+
+def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
+    return picture.diff(dim=-1), picture.diff(dim=-2)
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> Tensor:
+    """L1 of the values, and of their differences between neighbours at two scales: sharp lines need the latter."""
+    loss = F.l1_loss(output, target)
+    for factor in (1, 2):
+        ours = F.avg_pool2d(output, factor) if factor > 1 else output
+        theirs = F.avg_pool2d(target, factor) if factor > 1 else target
+        for ours_edge, their_edge in zip(_edges(ours), _edges(theirs), strict=True):
+            loss = loss + edge_weight * F.l1_loss(ours_edge, their_edge)
+    return loss
+
+
+def _batch(
+    pictures: Tensor, weights: Tensor, step: int, recipe: AutoencoderRecipe
+) -> tuple[Tensor, torch.Generator]:
+    """Pictures (or crops) of step `step` in -1…1; depends on nothing but the step and the seed."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    crop = step < recipe.crop_steps
+    count = recipe.crop_batch if crop else recipe.whole_batch
+    chosen = pictures[torch.multinomial(weights, count, replacement=True, generator=generator)]
+    if crop:
+        corners = torch.randint(0, 65, (count, 2), generator=generator).tolist()
+        chosen = torch.stack(
+            [p[:, y : y + 64, x : x + 64] for p, (y, x) in zip(chosen, corners, strict=True)]
+        )
+    if torch.rand((), generator=generator) < 0.5:
+        chosen = chosen.flip(-1)
+    return chosen.float() / 127.5 - 1.0, generator
+
+
+def train(
+    pictures: Tensor, weights: Tensor, work: Path, recipe: AutoencoderRecipe, save_every: float, threads: int
+) -> None:
+    """Train to the end, resuming from and saving to `work/autoencoder-state.safetensors`.
+
+    `pictures`: uint8, N×3×128×128; `weights`: how often each is chosen, relative to the others.
+    """
+    torch.manual_seed(recipe.seed)
+    network = build(recipe)
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
+    training = Training({"vae": network}, {"vae": average}, optimizer)
+    path = work / "autoencoder-state.safetensors"
+    first, total = resume(path, training), recipe.crop_steps + recipe.whole_steps
+    saved, began = time.monotonic(), time.monotonic()
+    cores = FreeCores(threads)
+    for step in range(first, total):
+        cores.follow()
+        progress = step / total
+        rate = (
+            recipe.rate
+            * min(1.0, (step + 1) / 100)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
+        optimizer.param_groups[0]["lr"] = rate
+        batch, generator = _batch(pictures, weights, step, recipe)
+        posterior = network.encode(batch).latent_dist
+        output = network.decode(posterior.sample(generator)).sample
+        fit = reconstruction_loss(output, batch, recipe.edge_weight)
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        (fit + recipe.kl_weight * divergence).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        follow(average, network, min(recipe.average_decay, (step + 1) / (step + 10)))
+        if step % 50 == 0:
+            pace = (time.monotonic() - began) / (step - first + 1)
+            log.info(
+                "vae %d/%d fit %.4f kl %.3f %.2f s/step", step, total, fit.item(), divergence.item(), pace
+            )
+        if time.monotonic() - saved > save_every or step + 1 == total:
+            save(path, training, step + 1)
+            saved = time.monotonic()
+
+
+def load_average(work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
+    """The averaged weights of the training so far."""
+    tensors, _ = read_tensors(work / "autoencoder-state.safetensors")
+    network = build(recipe)
+    prefix = "average/vae/"
+    network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def normalise(network: AutoencoderKL, pictures: Tensor) -> None:
+    """Fold an affine map into the 1×1 convolutions beside the latents, so that `SCALE` gives mean 0 and deviation 1.
+
+    Exact: the decoder's side gets the inverse map. Without it the fixed factor of the format would be wrong for us.
+    """
+    means = torch.cat([network.encode(p.float() / 127.5 - 1.0).latent_dist.mean for p in pictures.split(32)])
+    centre = means.mean((0, 2, 3))
+    spread = means.std((0, 2, 3)) * SCALE
+    before, after = network.quant_conv, network.post_quant_conv
+    before.weight[:4] /= spread[:, None, None, None]
+    before.bias[:4] = (before.bias[:4] - centre) / spread
+    before.bias[4:] -= 2.0 * spread.log()
+    after.bias += (after.weight[:, :, 0, 0] * centre).sum(1)
+    after.weight *= spread[None, :, None, None]
+
+
+def finish(pictures: Tensor, work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
+    """The normalised autoencoder; kept in `work/autoencoder.safetensors`."""
+    path = work / "autoencoder.safetensors"
+    if path.exists():
+        network = build(recipe)
+        network.load_state_dict(read_tensors(path)[0])
+        return network.eval().requires_grad_(False)
+    network = load_average(work, recipe)
+    normalise(network, pictures)
+    write_tensors(path, network.state_dict(), {})
+    return network

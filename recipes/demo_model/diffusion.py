@@ -1,0 +1,219 @@
+"""The demo's UNet and text encoder, trained together on cached latents."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from autoencoder import SCALE
+from captions import Captioner, stack
+from dataset import Artworks, as_tensor, held_out
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from loraloom.models.text.clip import ClipConfig, ClipText
+from pictures import STYLES, placed
+from state import Training, follow, read_tensors, resume, save, write_tensors
+from threads import FreeCores
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+PLACEMENTS = ((1.0, 0, 0), (0.97, 3, -2), (0.95, -3, 2))
+"""Scale and shift of the copies of a picture; the first is drawn as often as the others together."""
+PLACEMENT_SHARES = (0.5, 0.25, 0.25)
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionRecipe:
+    """Sizes and numbers of the diffusion training."""
+
+    widths: tuple[int, int, int, int] = (32, 96, 160, 160)
+    """Wide where pixels are few: what the model remembers sits in the deep levels, and they are cheap."""
+    text: ClipConfig = ClipConfig(
+        vocabulary=49408, positions=77, width=64, layers=3, inner=256, quick_gelu=True
+    )
+    steps: int = 6000
+    batch: int = 16
+    rate: float = 1e-3
+    warm_up: int = 200
+    cool_down: float = 0.3
+    """Share of the steps at the end over which the rate falls to zero. Held constant until then, so that the
+    number of steps can be changed while the training runs."""
+    snr_limit: float = 5.0
+    """Min-SNR weighting (Hang et al. 2023)."""
+    average_decay: float = 0.998
+    seed: int = 15
+
+
+def noise_table() -> Tensor:
+    """ᾱ of Stable Diffusion's thousand steps ("scaled linear" betas from 0.00085 to 0.012)."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return (1.0 - betas).cumprod(0).float()
+
+
+def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
+    """The UNet with fresh weights: Stable Diffusion 1.5's topology."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=recipe.widths,
+        cross_attention_dim=recipe.text.width,
+        attention_head_dim=8,
+    ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def build_text(recipe: DiffusionRecipe) -> ClipText:
+    """The text encoder with fresh weights, embeddings small as in CLIP."""
+    network = ClipText(recipe.text)
+    nn.init.normal_(network.text_model.embeddings.token_embedding.weight, std=0.1)
+    nn.init.normal_(network.text_model.embeddings.position_embedding.weight, std=0.05)
+    return network
+
+
+def context(text: ClipText, tokens: Tensor) -> Tensor:
+    """(B, 77) tokens → (B, 77, D) normed last hidden states."""
+    return text(text.embed(tokens), torch.zeros(len(tokens), dtype=torch.long), None, True).hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """mean, deviation: picture × placement × 4 × 16 × 16, as the encoder gives them (before the scale).
+    concept, style: of each picture. default: whether it is what its concept looks like without a word of style."""
+
+    mean: Tensor
+    deviation: Tensor
+    concept: list[int]
+    style: list[int]
+    default: list[bool]
+
+
+@torch.no_grad()
+def encode_pictures(artworks: Artworks, vae: AutoencoderKL, work: Path) -> Latents:
+    """Encode every training picture in every placement, once; kept in `work/latents.safetensors`."""
+    left_out = held_out(artworks.concepts)
+    pairs = [
+        (c, s) for c in range(len(artworks.concepts)) for s in range(len(STYLES)) if left_out.get(c) != s
+    ]
+    unasked = {c: STYLES.index("3d" if left_out.get(c) != STYLES.index("3d") else "noto") for c, _ in pairs}
+    path = work / "latents.safetensors"
+    if not path.exists():
+        means, deviations = [], []
+        for c, s in pairs:
+            master = artworks.master(c, s)
+            views = torch.stack([as_tensor(placed(master, *placement)) for placement in PLACEMENTS])
+            latent = vae.encode(views.float() / 127.5 - 1.0).latent_dist
+            means.append(latent.mean)
+            deviations.append(latent.std)
+        write_tensors(path, {"mean": torch.stack(means), "deviation": torch.stack(deviations)}, {})
+    tensors, _ = read_tensors(path)
+    concepts, styles = [c for c, _ in pairs], [s for _, s in pairs]
+    return Latents(
+        tensors["mean"], tensors["deviation"], concepts, styles, [unasked[c] == s for c, s in pairs]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    latent: Tensor
+    noise: Tensor
+    timestep: Tensor
+    tokens: Tensor
+    order: Tensor
+
+
+def _draw(latents: Latents, captioner: Captioner, step: int, recipe: DiffusionRecipe) -> _Sample:
+    """The batch of one step: pictures go round in shuffled epochs, everything else is drawn."""
+    count = len(latents.concept)
+    chosen: list[int] = []
+    for at in range(step * recipe.batch, (step + 1) * recipe.batch):
+        epoch, place = divmod(at, count)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(recipe.seed * 7919 + epoch))
+        chosen.append(int(order[place]))
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    rows = [
+        captioner.draw(latents.concept[i], STYLES[latents.style[i]], latents.default[i], generator)
+        for i in chosen
+    ]
+    placement = torch.multinomial(
+        torch.tensor(PLACEMENT_SHARES), len(chosen), replacement=True, generator=generator
+    )
+    mean, deviation = latents.mean[chosen, placement], latents.deviation[chosen, placement]
+    latent = (mean + deviation * torch.randn(mean.shape, generator=generator)) * SCALE
+    noise = torch.randn(mean.shape, generator=generator)
+    timestep = torch.randint(1000, (len(chosen),), generator=generator)
+    tokens, order = stack(rows)
+    return _Sample(latent, noise, timestep, tokens, order)
+
+
+def _rate(step: int, recipe: DiffusionRecipe) -> float:
+    left = (recipe.steps - step) / (recipe.cool_down * recipe.steps)
+    fall = 1.0 if left >= 1.0 else 0.5 - 0.5 * math.cos(math.pi * max(left, 0.0))
+    return recipe.rate * min(1.0, (step + 1) / recipe.warm_up) * fall
+
+
+def networks(recipe: DiffusionRecipe) -> Training:
+    """Fresh networks, their averages and the optimizer."""
+    torch.manual_seed(recipe.seed)
+    made: dict[str, nn.Module] = {"unet": build_unet(recipe), "text": build_text(recipe)}
+    averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in made.items()}
+    parameters = [p for module in made.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
+    return Training(made, averages, optimizer)
+
+
+def train(
+    latents: Latents,
+    captioner: Captioner,
+    work: Path,
+    recipe: DiffusionRecipe,
+    save_every: float,
+    threads: int,
+) -> None:
+    """Train to `recipe.steps`, resuming from and saving to `work/diffusion-state.safetensors`."""
+    training = networks(recipe)
+    path = work / "diffusion-state.safetensors"
+    first, table = resume(path, training), noise_table()
+    weight = (table / (1.0 - table)).clamp(max=recipe.snr_limit) / (table / (1.0 - table))
+    cores, saved, began, mean_loss = FreeCores(threads), time.monotonic(), time.monotonic(), 0.0
+    for step in range(first, recipe.steps):
+        cores.follow()
+        training.optimizer.param_groups[0]["lr"] = _rate(step, recipe)
+        sample = _draw(latents, captioner, step, recipe)
+        signal = table[sample.timestep][:, None, None, None]
+        noisy = signal.sqrt() * sample.latent + (1.0 - signal).sqrt() * sample.noise
+        states = context(training.networks["text"], sample.tokens)[sample.order]  # pyright: ignore[reportArgumentType]
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        (output,) = training.networks["unet"](noisy, sample.timestep, states, return_dict=False)
+        errors = (output - sample.noise).square().mean((1, 2, 3))
+        loss = (errors * weight[sample.timestep]).mean()
+        loss.backward()
+        parameters = training.optimizer.param_groups[0]["params"]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+        for name, average in training.averages.items():
+            follow(average, training.networks[name], min(recipe.average_decay, (step + 1) / (step + 10)))
+        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step - first + 1))
+        if step % 50 == 0:
+            pace = (time.monotonic() - began) / (step - first + 1)
+            log.info("diffusion %d/%d loss %.4f %.2f s/step", step, recipe.steps, mean_loss, pace)
+        if time.monotonic() - saved > save_every or step + 1 == recipe.steps:
+            save(path, training, step + 1)
+            saved = time.monotonic()
+
+
+def load_averages(work: Path, recipe: DiffusionRecipe) -> tuple[UNet2DConditionModel, ClipText]:
+    """The averaged weights of the training so far."""
+    tensors, _ = read_tensors(work / "diffusion-state.safetensors")
+    unet, text = build_unet(recipe), build_text(recipe)
+    for name, module in (("unet", unet), ("text", text)):
+        prefix = f"average/{name}/"
+        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        module.eval().requires_grad_(False)
+    return unet, text
