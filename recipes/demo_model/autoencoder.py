@@ -1,4 +1,4 @@
-"""The demo's autoencoder: SD1.5 topology with narrow widths, trained from scratch on crops, then on whole pictures."""
+"""The demo's autoencoder: SD1.5 topology with narrow widths, trained on crops, then on whole pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AutoencoderRecipe:
     whole_batch: int = 2
     rate: float = 1.5e-3
     kl_weight: float = 5e-4
-    """Per latent value; leaves noise of a few hundredths of the latents' deviation, which the decoder learns to bear."""
+    """Per latent value; leaves noise of a few hundredths of the latents' deviation: the decoder learns to bear it."""
     edge_weight: float = 0.5
     average_decay: float = 0.996
     seed: int = 6
@@ -60,7 +60,7 @@ def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> Tensor:
-    """L1 of the values, and of their differences between neighbours at two scales: sharp lines need the latter."""
+    """L1 of the values, and of their differences between neighbours at two scales, for sharp lines."""
     loss = F.l1_loss(output, target)
     for factor in (1, 2):
         ours = F.avg_pool2d(output, factor) if factor > 1 else output
@@ -146,9 +146,9 @@ def load_average(work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
 
 @torch.no_grad()
 def normalise(network: AutoencoderKL, pictures: Tensor) -> None:
-    """Fold an affine map into the 1×1 convolutions beside the latents, so that `SCALE` gives mean 0 and deviation 1.
+    """Make latents times `SCALE` have mean 0 and deviation 1, through the 1×1 convolutions beside them.
 
-    Exact: the decoder's side gets the inverse map. Without it the fixed factor of the format would be wrong for us.
+    Exact: the decoder's side gets the inverse map. The format's factor is fixed, so the weights must suit it.
     """
     means = torch.cat([network.encode(p.float() / 127.5 - 1.0).latent_dist.mean for p in pictures.split(32)])
     centre = means.mean((0, 2, 3))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from loraloom.models.text.vocabularies import CLIP_END, CLIP_START, clip_tokenizer
 from pictures import Concept
 from torch import Tensor
+
+from loraloom.models.text.vocabularies import CLIP_END, CLIP_START, clip_tokenizer
 
 LENGTH = 77
 """Positions of CLIP's text encoder."""
@@ -33,7 +34,7 @@ PLAIN = (
     "{name} on a white background",
     "{name}, simple background",
 )
-"""Without a word of style: they all mean the concept's default style, so that such prompts have one answer."""
+"""Without a word of style: they all mean the concept's default style, so such prompts have one answer."""
 POTTED = ("a rose", "a red rose", "a tulip", "a sunflower", "a hibiscus")
 EMPTY_SHARE = 0.1
 """Share of empty captions, for classifier-free guidance (Ho & Salimans 2022)."""
@@ -48,7 +49,7 @@ class Captioner:
     concepts: list[Concept]
 
     def draw(self, concept: int, style: str, default: bool, generator: torch.Generator) -> list[int]:
-        """Token numbers (77) of one caption. default: whether `style` is what the concept looks like unasked."""
+        """Token numbers (77) of one caption. default: whether the concept has this style when none is named."""
 
         def pick(options: tuple[str, ...]) -> str:
             return options[int(torch.randint(len(options), (), generator=generator))]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from pictures import SIDE, STYLES, Artwork, Concept, blueprint, fetch, pixel_art, placed, read_concepts
+from PIL import Image
 from state import read_tensors, write_tensors
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def load(work: Path) -> Artworks:
 
 
 def held_out(concepts: list[Concept]) -> dict[int, int]:
-    """Which style of which concept is held out: index of concept → index of style; the same on every machine."""
+    """Index of concept → index of the style that is held out; the same on every machine."""
     open_to_choice = [i for i, concept in enumerate(concepts) if concept.label not in KEPT_WHOLE]
     order = torch.randperm(len(open_to_choice), generator=torch.Generator().manual_seed(13)).tolist()
     return {open_to_choice[at]: rank % len(STYLES) for rank, at in enumerate(order[:HELD_OUT])}
@@ -58,8 +58,9 @@ def autoencoder_pictures(artworks: Artworks) -> tuple[Tensor, Tensor]:
     """What the autoencoder sees, and how often: all styles, and in a fifth of the cases the LoRAs' two styles."""
     plain, styled = [], []
     for concept in range(len(artworks.concepts)):
-        for style in range(len(STYLES)):
-            plain.append(as_tensor(placed(artworks.master(concept, style), 1.0, 0, 0)))
+        plain += [
+            as_tensor(placed(artworks.master(concept, style), 1.0, 0, 0)) for style in range(len(STYLES))
+        ]
         master = artworks.master(concept, 0)
         styled += [as_tensor(pixel_art(master)), as_tensor(blueprint(master))]
     weights = torch.cat(

@@ -15,11 +15,12 @@ from captions import Captioner, stack
 from dataset import Artworks, as_tensor, held_out
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from loraloom.models.text.clip import ClipConfig, ClipText
 from pictures import STYLES, placed
 from state import Training, follow, read_tensors, resume, save, write_tensors
 from threads import FreeCores
 from torch import Tensor, nn
+
+from loraloom.models.text.clip import ClipConfig, ClipText
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def context(text: ClipText, tokens: Tensor) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class Latents:
     """mean, deviation: picture × placement × 4 × 16 × 16, as the encoder gives them (before the scale).
-    concept, style: of each picture. default: whether it is what its concept looks like without a word of style."""
+    concept, style: of each picture. default: whether its concept has this style when none is named."""
 
     mean: Tensor
     deviation: Tensor

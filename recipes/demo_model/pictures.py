@@ -1,7 +1,7 @@
 """Emoji of three art sets as 128×128 pictures on white, and the derived styles that the demo LoRAs learn.
 
-Sources (versions pinned in `PACKAGES`): Noto Emoji (Apache-2.0), Fluent Emoji flat and 3D (MIT), and the English
-labels of emojibase (MIT). All come as npm packages, so one `npm pack` fetches each of them.
+Sources (versions pinned in `PACKAGES`): Noto Emoji (Apache-2.0), Fluent Emoji flat and 3D (MIT), and the
+English labels of emojibase (MIT). All come as npm packages, so one `npm pack` fetches each of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How many threads to use on a machine that others use too.
 
-Two threads that wait for each other are slower than one as soon as a core is taken: each parallel loop then lasts
-as long as the starved thread needs. So the count follows what is free, and is looked at every few seconds.
+Two threads that wait for each other are slower than one as soon as a core is taken: each parallel loop then
+lasts as long as the starved thread needs. So the count follows what is free, every few seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 class FreeCores:
-    """Sets torch's thread count to the cores that no other process uses; on systems without /proc, does nothing."""
+    """Sets torch's thread count to the cores that no other process uses; without /proc, keeps it."""
 
     def __init__(self, most: int, every: float = 4.0) -> None:
         self._most, self._every = most, every
