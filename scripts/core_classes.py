@@ -67,9 +67,7 @@ def row(name: str, entry: dict) -> dict:
         out["hidden"] = {k: v[0] if isinstance(v, list) else v for k, v in hidden.items()}
     out["outputs"] = [
         [n, t, True] if is_list else ([n, t] if n != t else t)
-        for n, t, is_list in zip(
-            entry["output_name"], entry["output"], entry["output_is_list"], strict=True
-        )
+        for n, t, is_list in zip(entry["output_name"], entry["output"], entry["output_is_list"], strict=True)
     ]
     if entry["display_name"] != name:
         out["title"] = entry["display_name"]
@@ -158,8 +156,8 @@ def newer_row(name: str, nodes: list[dict]) -> dict:
                 widget_names.add(slot["name"])
     order = widget_order(nodes)
     rows = [[n, t] for n, t in types.items() if n not in widget_names and n not in order]
-    for widget in order or [n for n in types if n in widget_names]:
-        rows.append(newer_widget(name, widget, types, nodes, order))
+    widgets = order or [n for n in types if n in widget_names]
+    rows.extend(newer_widget(name, widget, types, nodes) for widget in widgets)
     outputs = max((node.get("outputs") or [] for node in nodes), key=len)
     made = [[o["name"], str(o["type"])] if o["name"] != o["type"] else str(o["type"]) for o in outputs]
     out: dict = {"optional": rows, "outputs": made, "newer": True}
@@ -177,16 +175,20 @@ def widget_order(nodes: list[dict]) -> list[str]:
     return [n for n in best if "." not in n and n not in ("control_after_generate", "upload", "audioUI")]
 
 
-def newer_widget(name: str, widget: str, types: dict, nodes: list[dict], order: list[str]) -> list:
+def newer_widget(name: str, widget: str, types: dict, nodes: list[dict]) -> list:
     values = [n["widgets_values_named"].get(widget) for n in nodes if n.get("widgets_values_named")]
     value = next((v for v in values if v is not None), None)
     kind = types.get(widget)
     if kind is None:
         kind = (
-            "BOOLEAN" if isinstance(value, bool)
-            else "FLOAT" if isinstance(value, float)
-            else "INT" if isinstance(value, int)
-            else "STRING" if isinstance(value, str)
+            "BOOLEAN"
+            if isinstance(value, bool)
+            else "FLOAT"
+            if isinstance(value, float)
+            else "INT"
+            if isinstance(value, int)
+            else "STRING"
+            if isinstance(value, str)
             else "*"
         )
     options: dict = {}

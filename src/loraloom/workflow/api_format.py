@@ -25,7 +25,8 @@ def parse_api(data: dict[str, JSON], *, ui: dict[str, JSON] | None = None, origi
 
 def _node(node_id: str, entry: JSON) -> GraphNode:
     if not isinstance(entry, dict):
-        raise WorkflowError(f"node {node_id} is {type(entry).__name__}; expected an object with class_type and inputs")
+        found = type(entry).__name__
+        raise WorkflowError(f"node {node_id} is {found}; expected an object with class_type and inputs")
     class_type = entry.get("class_type")
     if not isinstance(class_type, str) or not class_type:
         raise WorkflowError(f"node {node_id} has no class_type; expected the name of a node class")

@@ -20,8 +20,8 @@ _SECOND_GENERATION = ("multiselect", "remote", "options")
 
 def object_info(schema: NodeSchema, files: FileLister) -> dict[str, JSON]:
     """The `/object_info` entry of a class; `files` lists the model folders that its choices name."""
-    required: dict[str, JSON] = {i.name: _spec(i, files) for i in schema.inputs if i.required}
-    optional: dict[str, JSON] = {i.name: _spec(i, files) for i in schema.inputs if not i.required}
+    required: dict[str, JSON] = {i.name: input_spec(i, files) for i in schema.inputs if i.required}
+    optional: dict[str, JSON] = {i.name: input_spec(i, files) for i in schema.inputs if not i.required}
     second = schema.api_node is not None
     hidden: dict[str, JSON] = {name: [kind] if second else kind for name, kind in schema.hidden.items()}
     inputs: dict[str, JSON] = {"required": required}
@@ -42,15 +42,15 @@ def object_info(schema: NodeSchema, files: FileLister) -> dict[str, JSON]:
         "category": schema.category,
         "output_node": schema.output_node,
     }
-    for flag, value in (("deprecated", schema.deprecated), ("experimental", schema.experimental)):
-        if value or second:
-            entry[flag] = value
+    flags = {"deprecated": schema.deprecated, "experimental": schema.experimental}
+    entry.update({flag: value for flag, value in flags.items() if value or second})
     if second:
         entry["api_node"] = schema.api_node
     return entry
 
 
-def _spec(entry: Input, files: FileLister) -> JSON:
+def input_spec(entry: Input, files: FileLister) -> list[JSON]:
+    """One input as `/object_info` spells it: its type (or choices) and its options."""
     options = dict(entry.options)
     if entry.type != "COMBO":
         return [entry.type, options]

@@ -98,8 +98,8 @@ def select(found: list[Found], which: str | None) -> list[Found]:
     listing = "".join(f"\n  {f.index}  {f.title or '(no title)'}  ({f.node_count} nodes)" for f in found)
     origin = found[0].origin.partition(", workflow")[0]
     if which is None:
-        raise InputError(f"{origin} holds {len(found)} workflows; choose one with --workflow N or all:{listing}")
-    raise InputError(f"there is no workflow {which!r} in {origin}; --workflow takes a number or all:{listing}")
+        raise InputError(f"{origin} holds {len(found)} workflows; choose with --workflow N or all:{listing}")
+    raise InputError(f"{origin} has no workflow {which!r}; --workflow takes a number or all:{listing}")
 
 
 def workflows_of(data: bytes, name: str) -> list[Found]:
@@ -140,7 +140,8 @@ def _in_picture(data: bytes, name: str) -> list[Found]:
         texts = picture_texts(data)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    values = {key: read_json(texts[key], f"{name}: its text {key!r}") for key in ("prompt", "workflow") if key in texts}
+    carried = [key for key in ("prompt", "workflow") if key in texts]
+    values = {key: read_json(texts[key], f"{name}: its text {key!r}") for key in carried}
     ui = next(workflows_in(values.get("workflow")), None)
     prompt = values.get("prompt")
     if is_api(prompt):
@@ -151,10 +152,10 @@ def _in_picture(data: bytes, name: str) -> list[Found]:
         printed = printed_workflows(text)
         if printed:
             return _numbered(printed, name)
-    carried = ", ".join(texts) or "no texts at all"
+    there = ", ".join(texts) or "no texts at all"
     hint = " (the settings of another program, not a workflow)" if "parameters" in texts else ""
     raise InputError(
-        f"{name} is a picture without a workflow; it carries {carried}{hint}. Expected one that ComfyUI or "
+        f"{name} is a picture without a workflow; it carries {there}{hint}. Expected one that ComfyUI or "
         "Loraloom saved; sites that convert or shrink pictures remove the workflow"
     )
 
@@ -175,7 +176,7 @@ def _in_text(text: str, name: str) -> list[Found]:
         raise failure
     if not printed:
         raise InputError(
-            f"{name} holds no workflow; expected JSON with a list “nodes” (saved in the editor) or nodes with "
+            f"{name} holds no workflow; expected JSON with a list “nodes” (of the editor) or nodes with "
             "“class_type” (API format), alone or printed in a page"
         )
     return _numbered(printed, name)

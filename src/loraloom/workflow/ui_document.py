@@ -177,7 +177,7 @@ def _link(raw: JSON, place: str) -> UiLink:
     elif isinstance(raw, list) and len(raw) >= 5:
         fields = [*raw, None][:6]
     else:
-        raise WorkflowError(f"{place} is not a link; expected [id, from, slot, to, slot, type], found {raw!r:.80}")
+        raise WorkflowError(f"{place} is not a link; expected [id, from, slot, to, slot, type]")
     return UiLink(
         id=_identity(fields[0], place),
         origin=_identity(fields[1], place),

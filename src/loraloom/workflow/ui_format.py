@@ -88,6 +88,7 @@ class _Conversion:
         """The nodes that run, a subgraph's in the place of its host."""
         out: list[tuple[Instance, UiNode]] = []
         stack = [(self._instances[0], iter(self._instances[0].scope.nodes.values()))]
+        unreal = VIRTUAL | self._document.definitions.keys()
         while stack:
             instance, nodes = stack[-1]
             node = next(nodes, None)
@@ -96,7 +97,7 @@ class _Conversion:
             elif node.id in instance.children:
                 child = instance.children[node.id]
                 stack.append((child, iter(child.scope.nodes.values())))
-            elif node.type not in VIRTUAL | self._document.definitions.keys() and node.mode not in (NEVER, BYPASS):
+            elif node.type not in unreal and node.mode not in (NEVER, BYPASS):
                 out.append((instance, node))
         return out
 
@@ -146,7 +147,9 @@ class _Conversion:
 
 def _without_dead_links(node: GraphNode, nodes: Mapping[str, GraphNode]) -> GraphNode:
     """The node without links to nodes that do not run."""
-    dead = [name for name, value in node.inputs.items() if isinstance(value, Link) and value.node not in nodes]
+    dead = [
+        name for name, value in node.inputs.items() if isinstance(value, Link) and value.node not in nodes
+    ]
     if not dead:
         return node
     kept = {name: value for name, value in node.inputs.items() if name not in dead}

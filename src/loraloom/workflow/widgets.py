@@ -102,7 +102,9 @@ def _positional(values: tuple[JSON, ...], schema: NodeSchema) -> dict[str, JSON]
         return _without_missing_controls(values, places)
     if len(values) <= sum(place.sure for place in places):
         places = [place for place in places if place.sure]
-    forced = [i for i in schema.inputs if i.options.get("forceInput") and i.type in ("INT", "FLOAT", "STRING")]
+    forced = [
+        i for i in schema.inputs if i.options.get("forceInput") and i.type in ("INT", "FLOAT", "STRING")
+    ]
     if forced and len(values) == len(places) + len(forced):
         places = _with_forced(schema)
     return {

@@ -1,0 +1,257 @@
+"""`loraloom validate`, `convert` and `nodes`: everything that needs no tensors, and never imports torch.
+
+Each is a plain typer command; `cli.main` registers them. Errors are raised as they are: `cli.main` prints
+them and turns them into exit codes. Tables go to standard error, results to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loraloom.cli.settings import ExtraPathsOption, ModelsOption, model_folders
+from loraloom.errors import InputError, MissingModel
+from loraloom.workflow.core_classes import core_schemas
+from loraloom.workflow.edit import apply_assignments, set_seed
+from loraloom.workflow.graph import JSON, Graph
+from loraloom.workflow.report import Report
+from loraloom.workflow.schema import Input, NodeSchema
+from loraloom.workflow.sources import Found, read_source, select
+from loraloom.workflow.ui_format import Queueing
+from loraloom.workflow.validate import validate
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Workflow JSON (of the editor or in API format), a PNG, WebP or JPEG that carries one, a page "
+        "that prints one, or - for standard input.",
+        show_default=False,
+    ),
+]
+WorkflowOption = Annotated[
+    str | None,
+    typer.Option("--workflow", metavar="N|all", help="Which workflow, if the source holds several."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NODE.INPUT=VALUE",
+        help="Change a value; NODE is an id, a title or a class name. May be given several times.",
+        show_default=False,
+    ),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Set every seed of the workflow.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+def chosen_graphs(
+    source: str, workflow: str | None, assignments: list[str] | None, seed: int | None
+) -> list[tuple[Found, Graph]]:
+    """The workflows that the options choose, as graphs with `--set` and `--seed` applied.
+
+    The seed also decides what `{a|b}` becomes, so that the same command gives the same graph.
+    """
+    schemas = core_schemas()
+    out: list[tuple[Found, Graph]] = []
+    for found in select(read_source(source), workflow):
+        graph = found.graph(queueing=Queueing.fresh(seed))
+        graph = apply_assignments(graph, schemas, assignments or ())
+        out.append((found, graph if seed is None else set_seed(graph, schemas, seed)))
+    return out
+
+
+def validate_command(
+    source: SourceArgument,
+    workflow: WorkflowOption = None,
+    models: ModelsOption = None,
+    extra_paths: ExtraPathsOption = None,
+    input_dir: Annotated[Path | None, typer.Option("--input-dir", help="Where input pictures are.")] = None,
+    assignments: SetOption = None,
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check workflows against ComfyUI's node classes and your model files, without running anything."""
+    folders = model_folders(models, extra_paths, input_dir or Path("input"))
+    schemas = core_schemas()
+    # Every workflow of the source, unless one is chosen: checking all costs nothing.
+    chosen = chosen_graphs(source, workflow or "all", assignments, seed)
+    reports = [(found, validate(graph, schemas, folders.list)) for found, graph in chosen]
+    if as_json:
+        typer.echo(json.dumps({"workflows": [report_json(f, r) for f, r in reports]}, indent=1))
+    else:
+        for found, report in reports:
+            print_report(found, report)
+    code = max((exit_code(report) for _, report in reports), key=lambda c: {0: 0, 3: 1, 2: 2}[c])
+    if code:
+        raise typer.Exit(code)
+
+
+def exit_code(report: Report) -> int:
+    """0 if the graph can run, 3 if only model files are missing, 2 for everything else."""
+    return 2 if report.errors else 3 if report.missing else 0
+
+
+def print_report(found: Found, report: Report) -> None:
+    """A report for a person, on standard error."""
+    console = Console(stderr=True, soft_wrap=True)
+    name = f"{found.origin}{f' “{found.title}”' if found.title else ''}"
+    count = len(report.graph.nodes)
+    if report.ok:
+        console.print(f"[green]valid[/]  {escape(name)}: {count} nodes, {len(report.outputs)} output(s)")
+    else:
+        console.print(f"[red]not valid[/]  {escape(name)}: {count} nodes")
+    for problem in report.errors:
+        console.print(f"  • {escape(problem.line())}")
+    for note in (*report.graph.notes, *report.notes):
+        console.print(f"  [dim]note: {escape(note)}[/]")
+    if report.missing:
+        console.print(missing_table(report.missing))
+
+
+def missing_table(missing: tuple[MissingModel, ...]) -> Table:
+    """The model files that are missing: node, folder, name, nearest existing names, download source."""
+    table = Table("node", "folder", "missing file", "nearest", "source", title="Missing model files")
+    for entry in missing:
+        node = f"{entry.node_id} {entry.node_title}"
+        nearest = "\n".join(entry.nearest)
+        table.add_row(*(escape(text) for text in (node, entry.folder, entry.name, nearest, entry.url or "")))
+    return table
+
+
+def report_json(found: Found, report: Report) -> dict[str, JSON]:
+    """A report for a program."""
+    errors: list[JSON] = [
+        {
+            "type": p.type,
+            "node": p.node_id,
+            "class": p.class_type,
+            "message": p.message,
+            "details": p.details,
+            "hint": p.hint,
+        }
+        for p in report.errors
+    ]
+    missing: list[JSON] = [
+        {
+            "node": m.node_id,
+            "title": m.node_title,
+            "folder": m.folder,
+            "name": m.name,
+            "nearest": list(m.nearest),
+            "url": m.url,
+        }
+        for m in report.missing
+    ]
+    return {
+        "workflow": found.index,
+        "title": found.title,
+        "status": {0: "valid", 2: "invalid", 3: "models missing"}[exit_code(report)],
+        "nodes": len(report.graph.nodes),
+        "outputs": list(report.outputs),
+        "errors": errors,
+        "missing": missing,
+        "notes": [*report.graph.notes, *report.notes],
+    }
+
+
+def convert_command(
+    source: SourceArgument,
+    workflow: WorkflowOption = None,
+    assignments: SetOption = None,
+    seed: SeedOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file instead.")] = None,
+) -> None:
+    """Print a workflow in ComfyUI's API format (with --workflow all: a JSON list of them)."""
+    chosen = chosen_graphs(source, workflow, assignments, seed)
+    console = Console(stderr=True, soft_wrap=True)
+    for _, graph in chosen:
+        for note in graph.notes:
+            console.print(f"[dim]note: {escape(note)}[/]")
+    graphs: list[JSON] = [graph.to_api() for _, graph in chosen]
+    text = json.dumps(graphs if workflow == "all" else graphs[0], indent=2, ensure_ascii=False)
+    if output is None:
+        typer.echo(text)
+        return
+    try:
+        output.write_text(f"{text}\n", "utf-8")
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror}") from error
+
+
+def nodes_command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A class, for all of it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List ComfyUI's node classes, or show one class with its inputs and outputs."""
+    schemas = core_schemas()
+    if name is None:
+        _list_classes([schemas[key] for key in sorted(schemas)], as_json)
+        return
+    schema = _find_class(name)
+    if as_json:
+        from loraloom.workflow.object_info import object_info
+
+        typer.echo(json.dumps({schema.name: object_info(schema, lambda _: ())}, indent=1))
+        return
+    _show_class(schema)
+
+
+def _find_class(name: str) -> NodeSchema:
+    schemas = core_schemas()
+    if name in schemas:
+        return schemas[name]
+    titles = {schema.display_name or key: key for key, schema in schemas.items()}
+    folded = {key.lower(): key for key in (*schemas, *titles)}
+    match = folded.get(name.lower())
+    if match is not None:
+        return schemas[titles.get(match, match)]
+    close = [folded[key] for key in get_close_matches(name.lower(), folded, n=4, cutoff=0.5)]
+    hint = f" Nearest: {', '.join(close)}." if close else ""
+    raise InputError(f"there is no node class {name!r}.{hint} `loraloom nodes` lists all")
+
+
+def _list_classes(schemas: list[NodeSchema], as_json: bool) -> None:
+    if as_json:
+        rows = [{"name": s.name, "title": s.display_name or s.name, "category": s.category} for s in schemas]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("class", "title", "category", box=None)
+    for schema in schemas:
+        title = schema.display_name if schema.display_name != schema.name else ""
+        table.add_row(*(escape(text) for text in (schema.name, title, schema.category)))
+    Console().print(table)
+
+
+def _show_class(schema: NodeSchema) -> None:
+    console = Console()
+    flags = [flag for flag in ("output_node", "deprecated", "experimental") if getattr(schema, flag)]
+    about = " · ".join((schema.category, *(flag.replace("_", " ") for flag in flags)))
+    console.print(f"[bold]{escape(schema.name)}[/]  {escape(schema.display_name)}\n{escape(about)}")
+    if schema.newer:
+        console.print("[dim]Newer than the table of ComfyUI's classes: names are right, ranges unknown.[/]")
+    inputs = Table("input", "type", "default", "range or choices", box=None)
+    for entry in schema.inputs:
+        label = entry.name if entry.required else f"{entry.name} (optional)"
+        default = "" if entry.default is None else json.dumps(entry.default, ensure_ascii=False)
+        inputs.add_row(*(escape(text) for text in (label, entry.type, default, _allowed(entry))))
+    console.print(inputs)
+    outputs = ", ".join(o.name if o.name == o.type else f"{o.name} ({o.type})" for o in schema.outputs)
+    console.print(f"outputs: {escape(outputs or 'none')}")
+
+
+def _allowed(entry: Input) -> str:
+    folders = [f"files in {folder}" for folder in entry.folders]
+    parts = [*folders, *(str(choice) for choice in entry.choices)]
+    low, high = entry.options.get("min"), entry.options.get("max")
+    if low is not None or high is not None:
+        parts.append(f"{'' if low is None else low} … {'' if high is None else high}")
+    return ", ".join(parts)

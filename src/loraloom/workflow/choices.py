@@ -1,0 +1,103 @@
+"""Whether a value is one of an input's choices, and which file a name means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from loraloom.workflow.graph import JSON
+from loraloom.workflow.schema import FileLister, Input
+
+# Folders whose files are not models.
+INPUT_FOLDERS = frozenset({"input", "input_latents", "output"})
+_ANNOTATIONS = (" [input]", " [output]", " [temp]")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a value means: the choice as the list spells it, and a note if it was not exact."""
+
+    value: JSON
+    note: str = ""
+
+
+class FileNames:
+    """The files of the model folders, each folder listed once."""
+
+    def __init__(self, files: FileLister) -> None:
+        self._files = files
+        self._lists: dict[str, Sequence[str]] = {}
+        self._spellings: dict[str, dict[str, str]] = {}
+        self._bare: dict[str, dict[str, list[str]]] = {}
+
+    def names(self, folder: str) -> Sequence[str]:
+        if folder not in self._lists:
+            self._lists[folder] = list(self._files(folder))
+        return self._lists[folder]
+
+    def find(self, folder: str, name: str) -> Choice | None:
+        """The file of that name: exactly, with the other path separator, or alone in some subfolder."""
+        spellings = self._spellings.get(folder)
+        if spellings is None:
+            spellings = self._spellings[folder] = {_forward(n): n for n in self.names(folder)}
+            self._bare[folder] = {}
+            for listed in self.names(folder):
+                self._bare[folder].setdefault(_bare(listed), []).append(listed)
+        wanted = _forward(name)
+        if wanted in spellings:
+            return Choice(spellings[wanted])
+        if "/" in wanted:
+            return None
+        matches = self._bare[folder].get(wanted, [])
+        if len(matches) == 1:
+            return Choice(matches[0], f"{folder}/{name} was found as {matches[0]}")
+        return None
+
+    def nearest(self, folder: str, name: str, count: int = 3) -> tuple[str, ...]:
+        """The files whose names come closest, compared without their folders."""
+        wanted = _bare(_forward(name)).lower()
+        by_name: dict[str, list[str]] = {}
+        for listed in self.names(folder):
+            by_name.setdefault(_bare(listed).lower(), []).append(listed)
+        close = [wanted] if wanted in by_name else get_close_matches(wanted, by_name, n=count, cutoff=0.5)
+        return tuple(listed for key in close for listed in by_name[key])[:count]
+
+
+def find_choice(entry: Input, value: JSON, files: FileNames) -> Choice | None:
+    """The choice of a COMBO that a value means, or None if it is none of them.
+
+    An input without choices and without folders takes anything: what it offers is not known here.
+    """
+    if not entry.choices and not entry.folders:
+        return Choice(value)
+    if is_in(value, entry.choices):
+        return Choice(value)
+    if isinstance(value, str):
+        for folder in entry.folders:
+            name = value
+            if folder in INPUT_FOLDERS and value.endswith(_ANNOTATIONS):
+                if not value.endswith(" [input]"):
+                    return Choice(value)
+                name = value.removesuffix(" [input]")
+            found = files.find(folder, name)
+            if found is not None:
+                return Choice(value) if name != value else found
+    if isinstance(value, list) and entry.options.get("multiselect"):
+        chosen = [find_choice(entry, item, files) for item in value]
+        if all(choice is not None for choice in chosen):
+            return Choice([choice.value for choice in chosen if choice is not None])
+    return None
+
+
+def is_in(value: JSON, choices: Iterable[JSON]) -> bool:
+    """Whether a value is among the choices; true is not 1 here."""
+    return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
+
+
+def _forward(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _bare(name: str) -> str:
+    return _forward(name).rpartition("/")[2]

@@ -1,0 +1,58 @@
+"""Which node classes Loraloom runs, told without importing them.
+
+`data/implemented.json` is written by `scripts/index-nodes` from the node library; a test compares. Classes
+that ComfyUI has too are listed by name, their schemas stand in `core_classes`; the others stand there whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import resources
+from typing import Any, cast
+
+from loraloom.workflow.core_classes import core_schemas
+from loraloom.workflow.schema import Input, NodeSchema, Output
+
+
+@cache
+def implemented_schemas() -> Mapping[str, NodeSchema]:
+    """Schema by class name of every node that Loraloom has."""
+    text = resources.files("loraloom.workflow").joinpath("data/implemented.json").read_text("utf-8")
+    table = cast("dict[str, Any]", json.loads(text))
+    core = core_schemas()
+    own = {name: _read(row) for name, row in table["own"].items()}
+    described = cast("dict[str, str]", table["core"])
+    return {**{name: core[name] for name in described}, **own}
+
+
+@cache
+def known_schemas() -> Mapping[str, NodeSchema]:
+    """The schemas to read workflows by: Loraloom's nodes and all of ComfyUI's core classes."""
+    return {**core_schemas(), **implemented_schemas()}
+
+
+@cache
+def descriptions() -> Mapping[str, str]:
+    """One line on each implemented class, by name."""
+    text = resources.files("loraloom.workflow").joinpath("data/implemented.json").read_text("utf-8")
+    table = cast("dict[str, Any]", json.loads(text))
+    return {**table["core"], **{name: row["description"] for name, row in table["own"].items()}}
+
+
+def index(schemas: Mapping[str, NodeSchema]) -> str:
+    """The text of `implemented.json` for these schemas."""
+    core = core_schemas()
+    shared = {name: s.description for name, s in sorted(schemas.items()) if name in core}
+    own = {name: asdict(s) for name, s in sorted(schemas.items()) if name not in core}
+    return json.dumps({"core": shared, "own": own}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _read(row: dict[str, Any]) -> NodeSchema:
+    inputs = tuple(
+        Input(**{**i, "choices": tuple(i["choices"]), "folders": tuple(i["folders"])}) for i in row["inputs"]
+    )
+    outputs = tuple(Output(**o) for o in row["outputs"])
+    return NodeSchema(**{**row, "inputs": inputs, "outputs": outputs})
