@@ -73,10 +73,11 @@ class LatentFormat:
 class NetworkParts:
     """What a family's adapter makes a `Network` of.
 
-    module: the resident module. dtype: the type it computes in.
+    module: gives the resident module, with the right weights in it, each time it is about to be used.
+    dtype: the type it computes in.
     """
 
-    module: nn.Module
+    module: Callable[[], nn.Module]
     dtype: torch.dtype
     parametrisation: Parametrisation
     latent: LatentFormat

@@ -1,0 +1,69 @@
+"""Stable Diffusion 1.x (Rombach et al. 2022), its inpainting models included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loraloom.models.family import Blueprint, LatentFormat, ModelFamily, NetworkParts, Shapes
+from loraloom.models.unet_layout import (
+    UNET_DOTTED,
+    UNET_FLAT,
+    diffusers_names,
+    eight_heads,
+    is_unet,
+    unet_blueprint,
+)
+
+if TYPE_CHECKING:
+    from loraloom.sampling.types import Network, Parametrisation
+    from loraloom.weights.source import WeightSource
+
+LATENT = LatentFormat(
+    name="sd15",
+    channels=4,
+    scale=0.18215,
+    rgb=(
+        (0.3512, 0.2297, 0.3227),
+        (0.3250, 0.4974, 0.2350),
+        (-0.2829, 0.1762, 0.2721),
+        (-0.2120, -0.2616, -0.7177),
+    ),
+)
+
+
+def matches(shapes: Shapes) -> bool:
+    """A UNet whose projections are convolutions: only the first generation has them."""
+    return is_unet(shapes) and len(shapes["middle_block.1.proj_in.weight"]) == 4
+
+
+def blueprint(shapes: Shapes) -> Blueprint:
+    return unet_blueprint(shapes, eight_heads)
+
+
+def parametrisation(weights: WeightSource) -> Parametrisation:
+    from loraloom.models.predictions import discrete
+
+    return discrete(weights, default="eps")
+
+
+def adapter(parts: NetworkParts) -> Network:
+    from loraloom.models.unet_network import UNetNetwork
+
+    return UNetNetwork(parts)
+
+
+FAMILY = ModelFamily(
+    name="sd15",
+    title="Stable Diffusion 1.5",
+    latent=LATENT,
+    text_kind="sd15",
+    text_roles=("clip_l",),
+    matches=matches,
+    blueprint=blueprint,
+    parametrisation=parametrisation,
+    adapter=adapter,
+    diffusers_names=diffusers_names,
+    dotted_prefixes=UNET_DOTTED,
+    flat_prefixes=UNET_FLAT,
+    metadata_names=("stable-diffusion-v1", "sd_v1", "sd_1"),
+)

@@ -1,0 +1,175 @@
+"""From handles to networks that compute: what is in memory, in which type, and who makes room.
+
+One module per base and type, whatever LoRAs are on it: a network that is asked for takes the module with
+its own stack applied, at each call, so that two networks may share a base and be used in turns. What was
+not used for longest leaves first, text encoders before the rest.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from loraloom.errors import InputError, OutOfMemory
+from loraloom.models.autoencoder_layout import autoencoder_blueprint
+from loraloom.models.autoencoder_network import AutoencoderNetwork
+from loraloom.models.family import Blueprint, NetworkParts
+from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
+from loraloom.models.resident import Resident
+from loraloom.sampling.types import Network
+from loraloom.weights.capacity import available_memory, has_native_bfloat16
+from loraloom.weights.patch import Stack
+from loraloom.weights.source import WeightSource
+
+DtypeName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+Kind: TypeAlias = Literal["network", "autoencoder", "text"]
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+LARGE_TEXT_ENCODER = 2_000_000_000
+"""Parameters from which a text encoder follows the network's type instead of float32."""
+
+MARGIN = 256 << 20
+"""Bytes kept free beside the weights, for what computing with them needs at least."""
+
+
+class Memory:
+    """What is resident on one device.
+
+    device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: the type networks compute in; "auto" is bfloat16
+    where the device multiplies it natively, else float32. budget: bytes that weights may take in all;
+    None: what the device has.
+    """
+
+    def __init__(self, device: str = "auto", dtype: DtypeName = "auto", budget: int | None = None) -> None:
+        self.device = _device(device)
+        self.dtype = _dtype(dtype, self.device)
+        self.budget = budget
+        self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
+
+    def network(self, model: DiffusionModel) -> Network:
+        """The diffusion network with its LoRA stack, loaded and patched by the time of each call."""
+        blueprint = model.family.blueprint(model.weights.shapes)
+        parametrisation = model.parametrisation or model.family.parametrisation(model.weights)
+        parts = NetworkParts(
+            module=self._lease("network", blueprint, model.weights, model.stack, self.dtype),
+            dtype=self.dtype,
+            parametrisation=parametrisation,
+            latent=model.latent,
+            config=blueprint.config,
+        )
+        return model.family.adapter(parts)
+
+    def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
+        blueprint = autoencoder_blueprint(vae.weights.shapes)
+        lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype)
+        return AutoencoderNetwork(lease, blueprint.config, self.dtype, self.device)
+
+    def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]:
+        """Role → text encoder with the stack applied. Valid until the next call of this object."""
+        return {part.role: self._text_part(part, encoders.stack) for part in encoders.parts}
+
+    def release(self) -> None:
+        """Let go of everything; networks that were handed out load again when next called."""
+        self._residents.clear()
+        self._empty_cache()
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(resident.nbytes for _, resident in self._residents.values())
+
+    def _text_part(self, part: TextPart, stack: Stack) -> nn.Module:
+        from loraloom.models.text.encoders import text_blueprint
+
+        count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
+        dtype = self.dtype if count > LARGE_TEXT_ENCODER else torch.float32
+        blueprint = text_blueprint(part.role, part.weights.shapes)
+        return self._lease("text", blueprint, part.weights, stack, dtype)()
+
+    def _lease(
+        self, kind: Kind, blueprint: Blueprint, source: WeightSource, stack: Stack, dtype: torch.dtype
+    ) -> Callable[[], nn.Module]:
+        def module() -> nn.Module:
+            resident = self._resident(kind, blueprint, source, dtype)
+            resident.apply(stack)
+            return resident.module
+
+        return module
+
+    def _resident(
+        self, kind: Kind, blueprint: Blueprint, source: WeightSource, dtype: torch.dtype
+    ) -> Resident:
+        key = (kind, source, dtype)
+        if key not in self._residents:
+            self._make_room(kind, source, dtype)
+            self._residents[key] = kind, Resident(blueprint, source, dtype=dtype, device=self.device)
+        self._residents.move_to_end(key)
+        return self._residents[key][1]
+
+    def _make_room(self, kind: Kind, source: WeightSource, dtype: torch.dtype) -> None:
+        """Evict until the weights fit; OutOfMemory with the figures when nothing is left to evict."""
+        needed = weights_bytes(source, dtype) + MARGIN
+        while needed > (free := self._free()):
+            if not self._evict():
+                names = ", ".join(file.path.name for file in source.files)
+                raise OutOfMemory(
+                    f"{names}: the {kind} needs {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')};"
+                    f" {free / 1e9:.1f} GB are available on {self.device}. Close other programs, or use a"
+                    " smaller type (--dtype bf16) or an 8-bit file"
+                )
+
+    def _free(self) -> int:
+        free = available_memory(self.device)
+        return free if self.budget is None else min(free, self.budget - self.resident_bytes)
+
+    def _evict(self) -> bool:
+        """Drop the resident that was not used for longest, text encoders first; whether there was one."""
+        keys = [key for key, (kind, _) in self._residents.items() if kind == "text"] or list(self._residents)
+        if not keys:
+            return False
+        del self._residents[keys[0]]
+        self._empty_cache()
+        return True
+
+    def _empty_cache(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def weights_bytes(source: WeightSource, dtype: torch.dtype) -> int:
+    """Bytes that a source's weights take once loaded to compute in `dtype`; mapped ones take none."""
+    total = 0
+    for native, shape in source.shapes.items():
+        stored = source.dtypes[native]
+        if stored.is_floating_point and stored != dtype:
+            total += torch.Size(shape).numel() * dtype.itemsize
+    return total
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"no device is called {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"the device {name!r} was asked for, and there is no usable CUDA device")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
+    dtype = DTYPES.get(name)
+    if dtype is None:
+        raise InputError(f"no such type to compute in: {name!r}; use auto, {', '.join(DTYPES)}")
+    if dtype == torch.float16 and device.type == "cpu":
+        raise InputError(
+            "fp16 arithmetic is not offered on the CPU: it is slow and inexact; use fp32 or bf16"
+        )
+    return dtype

@@ -1,0 +1,109 @@
+"""Which family a file belongs to, from its header alone.
+
+Importing this never imports torch: `lora inspect` and validation use it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import loraloom.models.families as families_package
+from loraloom.errors import ModelFileError
+from loraloom.models.autoencoder_layout import is_autoencoder
+from loraloom.models.family import ModelFamily, Shapes
+from loraloom.weights.header import Header
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
+"""What files put before native names of a diffusion network, the most specific first."""
+
+_LORA_MARKS = (
+    ".lora_down.",
+    ".lora_up.",
+    ".lora_A.",
+    ".lora_B.",
+    ".hada_w1",
+    ".lokr_w",
+    "_lora.up.",
+    ".oft_",
+    ".lora.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A diffusion network within a file: its family and the prefix of its names."""
+
+    family: ModelFamily
+    prefix: str
+    shapes: Shapes
+
+
+@lru_cache(maxsize=1)
+def families() -> tuple[ModelFamily, ...]:
+    """Every family that Loraloom knows: one per file of `models/families`."""
+    names = sorted(module.name for module in pkgutil.iter_modules(families_package.__path__))
+    return tuple(importlib.import_module(f"{families_package.__name__}.{name}").FAMILY for name in names)
+
+
+def native_shapes(header: Header, prefix: str) -> Shapes:
+    """The shapes of the tensors under a prefix, without it."""
+    return {
+        name[len(prefix) :]: info.shape for name, info in header.tensors.items() if name.startswith(prefix)
+    }
+
+
+def recognise(header: Header) -> Recognised:
+    """The one family whose network the file holds; ModelFileError says what the file looks like instead."""
+    for prefix in PREFIXES:
+        shapes = native_shapes(header, prefix)
+        found = [family for family in families() if family.matches(shapes)] if shapes else []
+        if len(found) == 1:
+            return Recognised(found[0], prefix, shapes)
+        if found:
+            names = " and ".join(family.title for family in found)
+            raise ModelFileError(f"{header.path}: could be {names}; the file is ambiguous")
+    known = ", ".join(family.title for family in families())
+    raise ModelFileError(
+        f"{header.path}: no diffusion model that is known here: {looks_like(header)}. Known families: {known}"
+    )
+
+
+def looks_like(header: Header) -> str:
+    """What a file seems to hold, in words, for messages."""
+    names = header.tensors
+    if any(mark in name for name in names for mark in _LORA_MARKS):
+        return "it looks like a LoRA (put it into the folder loras and use a LoRA loader)"
+    for test, words in _LOOKS.items():
+        if _holds(names, test):
+            return words
+    sample = ", ".join(list(names)[:3])
+    return f"its {len(names)} tensors are named like {sample}" if names else "it holds no tensors"
+
+
+_LOOKS: Mapping[str, str] = {
+    "input_hint_block.0.weight": "it looks like a ControlNet",
+    "control_model.input_hint_block.0.weight": "it looks like a ControlNet",
+    "controlnet_cond_embedding.conv_in.weight": "it looks like a ControlNet in diffusers' layout",
+    "first_stage_model.decoder.conv_in.weight": "it holds an autoencoder (VAE) but no diffusion network",
+    "decoder.conv_in.weight": "it looks like an autoencoder (VAE); use a VAE loader",
+    "text_model.encoder.layers.0.mlp.fc1.weight": "it looks like a CLIP text encoder; use a CLIP loader",
+    "encoder.block.0.layer.0.SelfAttention.q.weight": "it looks like a T5 text encoder; use a CLIP loader",
+    "emb_params": "it looks like a textual-inversion embedding; name it in the prompt as embedding:NAME",
+    "string_to_param": "it looks like a textual-inversion embedding",
+    "double_blocks.0.img_attn.qkv.weight": "it looks like a variant of Flux.1",
+    "transformer_blocks.0.attn.add_q_proj.weight": "it looks like a transformer in diffusers' layout",
+    "joint_blocks.0.x_block.attn.qkv.weight": "it looks like Stable Diffusion 3",
+    "down_blocks.0.resnets.0.conv1.weight": "it looks like a UNet in diffusers' layout",
+}
+
+
+def _holds(names: Iterable[str], tail: str) -> bool:
+    return any(name == tail or name.endswith("." + tail) for name in names)
+
+
+def holds_autoencoder(header: Header, prefix: str) -> bool:
+    return is_autoencoder(name[len(prefix) :] for name in header.tensors if name.startswith(prefix))

@@ -1,0 +1,71 @@
+"""How much memory is left, and what the processor computes in, as the operating system says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+_CGROUPS = (
+    # limit, usage, statistics with the page cache that can be given back
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on a device now: free memory and what the system would give back."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(_system_memory(), _cgroup_memory())
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _field(text: str, name: str) -> int | None:
+    for line in text.splitlines():
+        words = line.replace(":", " ").split()
+        if len(words) > 1 and words[0] == name and words[1].isdigit():
+            return int(words[1])
+    return None
+
+
+def _system_memory() -> int:
+    available = _field(_text("/proc/meminfo"), "MemAvailable")
+    if available is not None:
+        return available * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
+def _cgroup_memory() -> int:
+    """What the container may still use; a very large number where there is no limit."""
+    for limit, usage, statistics in _CGROUPS:
+        bound, used = _text(limit).strip(), _text(usage).strip()
+        if bound.isdigit() and used.isdigit():
+            reclaimable = _field(_text(statistics), "inactive_file") or 0
+            return max(0, int(bound) - int(used) + reclaimable)
+    return 1 << 62
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False
+    flags = _text("/proc/cpuinfo")
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "asimdbf16 ", " bf16 "))
