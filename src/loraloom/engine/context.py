@@ -1,0 +1,89 @@
+"""The run as one node sees it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from loraloom.engine.cache import Cache
+from loraloom.engine.events import Event, NodeNote, NodeProgress, NodeWarning
+from loraloom.errors import Cancelled
+from loraloom.workflow.graph import JSON, Graph, GraphNode
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all nodes of a run share.
+
+    emit: takes events, from any thread. cancelled: whether the user has stopped the run.
+    """
+
+    graph: Graph
+    prompt: dict[str, JSON]
+    services: object
+    extra_pnginfo: Mapping[str, JSON]
+    cache: Cache
+    emit: Callable[[Event], None]
+    cancelled: Callable[[], bool]
+
+    def check_cancelled(self) -> None:
+        if self.cancelled():
+            raise Cancelled("the run was stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeContext:
+    """What a node receives as `run`; see `NodeRun`. `said` gathers its notes and warnings."""
+
+    around: Surroundings
+    node: GraphNode
+    display_id: str
+    said: list[NodeNote | NodeWarning] = field(default_factory=lambda: list[NodeNote | NodeWarning]())
+
+    @property
+    def node_id(self) -> str:
+        return self.node.id
+
+    @property
+    def prompt(self) -> dict[str, JSON]:
+        return self.around.prompt
+
+    @property
+    def extra_pnginfo(self) -> Mapping[str, JSON]:
+        return self.around.extra_pnginfo
+
+    @property
+    def services(self) -> object:
+        return self.around.services
+
+    def progress(self, value: float, total: float, preview: object | None = None) -> None:
+        self.around.check_cancelled()
+        self.around.emit(NodeProgress(self.node_id, self.display_id, value, total, preview))
+
+    def check_cancelled(self) -> None:
+        self.around.check_cancelled()
+
+    def warn(self, message: str) -> None:
+        self._say(NodeWarning(self.node_id, message))
+
+    def note(self, kind: str, payload: JSON) -> None:
+        self._say(NodeNote(self.node_id, kind, payload))
+
+    def cached(self, key: str, make: Callable[[], object]) -> object:
+        kept = self.around.cache.objects(self.node_id, self.node.class_type)
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
+
+    def _say(self, event: NodeNote | NodeWarning) -> None:
+        self.said.append(event)
+        self.around.emit(event)
+
+
+def fitting(function: Callable[..., object], values: Mapping[str, object], run: object) -> dict[str, object]:
+    """Those values that a function names (all, if it takes any), with `run` when it asks for it."""
+    parameters = inspect.signature(function).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    found = {name: value for name, value in values.items() if any_name or name in parameters}
+    return {**found, "run": run} if "run" in parameters else found
