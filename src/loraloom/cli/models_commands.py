@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loraloom.cli.settings import ModelsOption, model_folders
+from loraloom.cli.settings import ModelsOption
+from loraloom.folders import DIRECTORIES, OLD_KINDS, model_folders
 
 models_app = typer.Typer(help="List model files and the folders they belong in.", no_args_is_help=True)
 
@@ -43,8 +44,6 @@ def model_path(
     models: ModelsOption = None,
 ) -> None:
     """Print the folders in which files of a kind are looked for, whether they exist or not."""
-    from loraloom.folders import DIRECTORIES, OLD_KINDS
-
     folders = model_folders(models)
     kind = OLD_KINDS.get(kind, kind)
     for directory in folders.extra.get(kind, ()):

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loraloom.cli.settings import ExtraPathsOption, ModelsOption, model_folders
+from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
+from loraloom.folders import model_folders
 from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph

@@ -59,7 +59,7 @@ def load_clip(
     run: NodeRun,
 ) -> Clip:  # fmt: skip
     """Open one text encoder for the family named by `type`."""
-    return open_text_encoders([services(run).folders.resolve("text_encoders", clip_name)], type)
+    return open_text_encoders((services(run).folders.resolve("text_encoders", clip_name),), type)
 
 
 @node("DualCLIPLoader", category="advanced/loaders", display_name="DualCLIPLoader")
@@ -73,5 +73,5 @@ def load_dual_clip(
 ) -> Clip:
     """Open two text encoders, in any order, for the family named by `type`."""
     folders = services(run).folders
-    paths = [folders.resolve("text_encoders", name) for name in (clip_name1, clip_name2)]
-    return open_text_encoders(paths, type)
+    names = (clip_name1, clip_name2)
+    return open_text_encoders(tuple(folders.resolve("text_encoders", name) for name in names), type)

@@ -44,7 +44,15 @@ def ksampler(
     sigmas = sigmas_for(network.parametrisation, scheduler, steps, denoise)
     guidance = CFG(positive, negative, cfg)
     return sample_latent(
-        network, model, guidance, latent_image, method(sampler_name), sigmas, seed=seed, add_noise=True, run=run
+        network,
+        model,
+        guidance,
+        latent_image,
+        method(sampler_name),
+        sigmas,
+        seed=seed,
+        add_noise=True,
+        run=run,
     )
 
 

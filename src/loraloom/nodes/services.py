@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from loraloom.folders import ModelFolders
+from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.output_files import OutputFolder
 
 if TYPE_CHECKING:
     from loraloom.engine.node import NodeRun
     from loraloom.models.memory import Memory
 
-Compat = Literal["trainer", "comfyui"]
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """compat: which result to give where ComfyUI computes a LoRA differently from its trainer.
-    strict_lora: any LoRA key without a place is an error. metadata: pictures carry their workflow."""
+    """metadata: pictures carry their workflow. max_pixels: the largest picture that is read."""
 
-    compat: Compat = "trainer"
-    strict_lora: bool = False
     metadata: bool = True
     max_pixels: int = 64_000_000
 
@@ -33,6 +29,7 @@ class Services:
 
     folders: ModelFolders
     memory: Memory
+    loras: LoraShelf
     output: OutputFolder
     temp: OutputFolder
     input_dir: Path

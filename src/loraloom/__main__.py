@@ -1,0 +1,5 @@
+"""`python -m loraloom`."""
+
+from loraloom.cli.main import main
+
+main()

@@ -1,0 +1,119 @@
+"""What a person sees of a run: progress bars per node, receipts, the pictures' paths. All on standard error.
+
+On a terminal the bars move; elsewhere (a log, a pipe) plain lines say when a node starts and how it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from loraloom.engine.events import Event, NodeFinished, NodeProgress, NodeStarted, NodeWarning
+from loraloom.outcome import Run
+from loraloom.workflow.graph import Graph
+
+
+class Display:
+    """Shows runs on standard error. quiet: nothing but the bars' absence (for `--json`)."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._graph: Graph | None = None
+
+    @contextmanager
+    def running(self, graph: Graph) -> Iterator[None]:
+        """Show a run of this graph; its events go to `see`."""
+        self._graph = graph
+        self._bars = {}
+        for note in graph.notes:
+            self._console.print(f"[dim]note: {escape(note)}[/]")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
+        moving = self._console.is_terminal and not self._console.quiet
+        self._progress = Progress(*columns, console=self._console, transient=True) if moving else None
+        if self._progress is None:
+            yield
+            return
+        with self._progress:
+            yield
+
+    def see(self, event: Event) -> None:
+        """Show one event of a run."""
+        match event:
+            case NodeStarted(node_id, _, class_type, title):
+                self._start(node_id, title or class_type)
+            case NodeProgress(node_id):
+                self._advance(node_id, event.value, event.total)
+            case NodeFinished(node_id) if self._progress is not None and node_id in self._bars:
+                self._progress.remove_task(self._bars.pop(node_id))
+            case NodeWarning(node_id, message):
+                self._console.print(f"[yellow]warning[/] {escape(self._label(node_id))}: {escape(message)}")
+            case _:
+                pass
+
+    def result(self, run: Run) -> None:
+        """Say what a finished run gave: receipts, pictures, time."""
+        if run.receipts:
+            self._console.print(receipt_table(run.receipts))
+        for output in run.outputs:
+            size = f"  [dim]{output.width}×{output.height}[/]" if output.width else ""
+            self._console.print(f"[green]{escape(str(output.path))}[/]{size}")
+        self._console.print(f"[dim]{run.timings['total']:.1f} s[/]")
+
+    def _start(self, node_id: str, title: str) -> None:
+        if self._progress is None:
+            self._console.print(f"node {escape(node_id)} {escape(title)}")
+            return
+        name = f"{node_id} {title}"
+        self._bars[node_id] = self._progress.add_task(escape(name), total=None, speed="")
+
+    def _advance(self, node_id: str, value: float, total: float) -> None:
+        if self._progress is None:
+            if value in (1, total) or int(value) % max(1, int(total) // 5) == 0:
+                self._console.print(f"node {escape(node_id)} step {value:g} of {total:g}")
+            return
+        task = next(t for t in self._progress.tasks if t.id == self._bars[node_id])
+        speed = f"{task.elapsed / value:.2f} s/it" if task.elapsed and value else ""
+        self._progress.update(self._bars[node_id], completed=value, total=total, speed=speed)
+
+    def _label(self, node_id: str) -> str:
+        node = self._graph.nodes.get(node_id) if self._graph else None
+        return node.label() if node else f"node {node_id}"
+
+
+def receipt_table(receipts: tuple[dict[str, Any], ...]) -> Table:
+    """The LoRA receipts of a run, a row each."""
+    table = Table("LoRA", "strength", "placed", "left out", "not placed", "format", title="LoRA receipts")
+    for receipt in receipts:
+        left_out = sum(len(entry["modules"]) for entry in receipt.get("ignored", ()))
+        lost = len(receipt["unplaced"]) + len(receipt["rejected"]) + len(receipt["unknown"])
+        placed = f"{receipt['matched']}/{receipt['total']}"
+        table.add_row(
+            escape(str(receipt["name"])),
+            _strengths(receipt),
+            placed if receipt["complete"] else f"[yellow]{placed}[/]",
+            str(left_out) if left_out else "",
+            f"[red]{lost}[/]" if lost else "",
+            escape(str(receipt["dialect"])),
+        )
+    return table
+
+
+def _strengths(receipt: Mapping[str, Any]) -> str:
+    found = {part: receipt.get(f"strength_{part}") for part in ("model", "clip")}
+    return " · ".join(
+        f"{part} {value:g}" for part, value in found.items() if value is not None
+    )

@@ -1,0 +1,75 @@
+"""The command `loraloom`: registers the commands and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from loraloom import __version__
+from loraloom.cli.lora_commands import lora_app
+from loraloom.cli.models_commands import models_app
+from loraloom.cli.run_command import run_command
+from loraloom.cli.workflow_commands import (
+    convert_command,
+    missing_table,
+    nodes_command,
+    validate_command,
+)
+from loraloom.errors import Cancelled, LoraloomError, MissingModelsError
+
+app = typer.Typer(
+    name="loraloom",
+    help="Runs ComfyUI text-to-image workflows with LoRA, and says what every LoRA did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run_command)
+app.command("validate")(validate_command)
+app.command("convert")(convert_command)
+app.command("nodes")(nodes_command)
+app.add_typer(lora_app, name="lora")
+app.add_typer(models_app, name="models")
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"loraloom {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the process ends with an exit code of `loraloom.errors`."""
+    sys.exit(exit_code_of(arguments))
+
+
+def exit_code_of(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; messages go to standard error."""
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        code = app(None if arguments is None else list(arguments), standalone_mode=False)
+    except MissingModelsError as error:
+        console.print(missing_table(error.missing))
+        console.print("Put the files into these folders, or name their place with --models DIR.")
+        return error.exit_code
+    except (Cancelled, KeyboardInterrupt, click.Abort):
+        console.print("stopped")
+        return Cancelled.exit_code
+    except LoraloomError as error:
+        console.print(f"[red]error:[/] {escape(str(error))}")
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,49 @@
+"""LoraLoader and LoraLoaderModelOnly."""
+
+from __future__ import annotations
+
+from loraloom.engine.node import NodeRun, node
+from loraloom.lora.receipt import Receipt
+from loraloom.nodes.services import services
+from loraloom.nodes.sockets import Clip, LoraFile, Model, Strength
+from loraloom.weights.patch import PatchUse
+
+
+@node("LoraLoader", category="loaders", display_name="Load LoRA")
+def load_lora(
+    model: Model,
+    clip: Clip,
+    lora_name: LoraFile,
+    strength_model: Strength = 1.0,
+    strength_clip: Strength = 1.0,
+    *,
+    run: NodeRun,
+) -> tuple[Model, Clip]:
+    """Apply a LoRA to a diffusion model and to its text encoders, each with its own strength."""
+    found = services(run)
+    loaded = found.loras.load(found.folders.resolve("loras", lora_name), model, clip)
+    _report(loaded.receipt.at(strength_model, strength_clip), lora_name, run)
+    if strength_model != 0 and loaded.model.patches():
+        model = model.with_lora(PatchUse(loaded.model, strength_model))
+    if strength_clip != 0 and loaded.clip.patches():
+        clip = clip.with_lora(PatchUse(loaded.clip, strength_clip))
+    return model, clip
+
+
+@node("LoraLoaderModelOnly", category="loaders", display_name="LoraLoaderModelOnly")
+def load_lora_model_only(
+    model: Model, lora_name: LoraFile, strength_model: Strength = 1.0, *, run: NodeRun
+) -> Model:
+    """Apply a LoRA to a diffusion model alone: for families whose text encoders LoRAs leave as they are."""
+    found = services(run)
+    loaded = found.loras.load(found.folders.resolve("loras", lora_name), model, None)
+    _report(loaded.receipt.at(strength_model, None), lora_name, run)
+    if strength_model == 0 or not loaded.model.patches():
+        return model
+    return model.with_lora(PatchUse(loaded.model, strength_model))
+
+
+def _report(receipt: Receipt, name: str, run: NodeRun) -> None:
+    run.note("lora", {"node": run.node_id, "name": name, **receipt.to_json()})
+    for warning in receipt.warnings:
+        run.warn(f"{name}: {warning}")

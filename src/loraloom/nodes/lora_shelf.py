@@ -1,0 +1,55 @@
+"""Loaded LoRAs, kept while they are in use so that switching back costs no reading."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loraloom.folders import FileIdentity
+from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.file import read_lora
+from loraloom.lora.load import Compat, LoadedLora, load_lora
+
+if TYPE_CHECKING:
+    from loraloom.models.handles import DiffusionModel, TextEncoders
+
+KEPT = 16
+
+
+class LoraShelf:
+    """LoRA files loaded for particular models, the latest `KEPT` of them.
+
+    compat, strict: see `lora.load.load_lora`. A file that was overwritten is loaded again.
+    """
+
+    def __init__(self, compat: Compat = "trainer", strict: bool = False) -> None:
+        self._compat: Compat = compat
+        self._strict = strict
+        self._loaded: OrderedDict[Hashable, LoadedLora] = OrderedDict()
+
+    def load(self, path: Path, model: DiffusionModel, clip: TextEncoders | None) -> LoadedLora:
+        """The LoRA of a file, placed on the weights of a model and, where given, of its text encoders."""
+        text = None if clip is None else (clip.kind, tuple(part.weights for part in clip.parts))
+        key = (FileIdentity.of(path), model.family.name, model.weights, text)
+        if key not in self._loaded:
+            components = _components(model, clip)
+            self._loaded[key] = load_lora(
+                read_lora(path), components, compat=self._compat, strict=self._strict
+            )
+            while len(self._loaded) > KEPT:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
+
+def _components(model: DiffusionModel, clip: TextEncoders | None) -> dict[ComponentName, Component]:
+    family = model.family.name
+    components: dict[ComponentName, Component] = {
+        "model": Component(family, model.weights.shapes, model.lora_aliases())
+    }
+    if clip is not None:
+        shapes = {name: shape for part in clip.parts for name, shape in part.weights.shapes.items()}
+        components["clip"] = Component(family, shapes, clip.lora_aliases())
+    return components
