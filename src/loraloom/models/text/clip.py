@@ -7,6 +7,7 @@ the names of Hugging Face's files. Widths, depths and head counts follow from th
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -41,10 +42,13 @@ class Encoded:
 
 
 class ClipText(nn.Module):
-    """Embedded tokens (B, T, D) → hidden states of a layer, and the pooled output."""
+    """Embedded tokens (B, T, D) → hidden states of a layer, and the pooled output.
+
+    empty_prompts: what the empty prompt gives, kept by whoever encodes."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
+        self.empty_prompts: dict[Hashable, Tensor] = {}
         self.text_model = _TextModel(config)
         self.text_projection = (
             None if config.projection is None else nn.Linear(config.width, config.projection, bias=False)

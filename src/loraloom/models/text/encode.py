@@ -6,20 +6,20 @@ z = z_empty + weight · (z - z_empty), as ComfyUI weighs prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
 from loraloom.models.handles import TextEncoders, TextPart
-from loraloom.models.text.clip import Encoded
+from loraloom.models.text.clip import ClipText, Encoded
 from loraloom.models.text.embeddings import EmbeddingFinder, PromptWarning
+from loraloom.models.text.t5 import T5Text
 from loraloom.models.text.tokens import (
     CLIP_L_RULES,
     OPEN_CLIP_RULES,
@@ -31,23 +31,19 @@ from loraloom.models.text.tokens import (
 )
 from loraloom.sampling.types import Cond, Conditioning
 
-
-class TextModule(Protocol):
-    """A text encoder ready to run (ClipText, T5Text)."""
-
-    @property
-    def depth(self) -> int: ...
-    def embed(self, tokens: Tensor) -> Tensor: ...
-    def __call__(self, x: Tensor, ends: Tensor, layer: int | None, norm_layer: bool) -> Encoded: ...
+EMPTY_PROMPTS = 16
+"""How many states of an encoder (LoRA stacks, layers, lengths) keep what the empty prompt gives."""
 
 
 class TextMemory(Protocol):
-    """What encoding needs of the memory: modules, and a place for what the empty prompt gives."""
-
-    def text_encoder(self, clip: TextEncoders, role: str) -> AbstractContextManager[TextModule]: ...
+    """What encoding needs of the memory: role → ClipText or T5Text with the LoRA stack applied."""
 
     @property
-    def empty_prompts(self) -> MutableMapping[Hashable, Tensor]: ...
+    def device(self) -> torch.device: ...
+    def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]: ...
+
+
+TextModule: TypeAlias = "ClipText | T5Text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,57 +157,65 @@ def _even_out(tokens: dict[str, Tokens], use: TextUse) -> None:
 
 def _run(memory: TextMemory, clip: TextEncoders, use: EncoderUse, tokens: Tokens) -> Encoded:
     """One encoder's output for a prompt: chunks one after the other, pooled from the first."""
-    weights = torch.tensor([[t.weight for t in chunk] for chunk in tokens])
-    with torch.inference_mode(), memory.text_encoder(clip, use.role) as module:
-        layer = use.layer if clip.clip_skip is None else clip.clip_skip
-        layer = None if layer is None or not 1 <= -layer <= module.depth else layer
-        out = _forward(module, tokens, use, layer)
-        hidden = out.hidden.float()
+    module = cast("TextModule", memory.text(clip)[use.role])
+    layer = use.layer if clip.clip_skip is None else clip.clip_skip
+    run = _Run(
+        module, use, None if layer is None or not 1 <= -layer <= module.depth else layer, memory.device
+    )
+    weights = torch.tensor([[t.weight for t in chunk] for chunk in tokens])[..., None]
+    with torch.inference_mode():
+        out = run(tokens)
+        hidden = out.hidden.float().cpu()
         if bool((weights != 1).any()):
-            empty = _empty(memory, clip, use, layer, module, hidden)
-            scale = weights[..., None].to(hidden)
-            hidden = torch.where(scale == 1, hidden, torch.lerp(empty, hidden, scale))
-    first = [None if t is None else t[:1].float().clone() for t in (out.pooled, out.projected)]
+            stack = tuple(lora.signature for lora in clip.stack)
+            hidden = torch.where(
+                weights == 1, hidden, run.empty(hidden.shape[1], stack).lerp(hidden, weights)
+            )
+    first = [None if t is None else t[:1].float().cpu().clone() for t in (out.pooled, out.projected)]
     return Encoded(hidden.flatten(0, 1)[None].clone(), *first)
 
 
-def _empty(
-    memory: TextMemory,
-    clip: TextEncoders,
-    use: EncoderUse,
-    layer: int | None,
-    module: TextModule,
-    like: Tensor,
-) -> Tensor:
-    """(T, D) what the empty prompt gives, computed once per state of the weights."""
-    length = like.shape[1]
-    key = (_part(clip, use.role), tuple(u.signature for u in clip.stack), layer, use.norm_layer, length)
-    known = memory.empty_prompts
-    if key not in known:
-        known[key] = _forward(module, (use.rules.empty(length),), use, layer).hidden[0].float()
-    return known[key].to(like.device)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """An encoder about to run: which layer, and where."""
 
+    module: TextModule
+    use: EncoderUse
+    layer: int | None
+    device: torch.device
 
-def _forward(module: TextModule, tokens: Tokens, use: EncoderUse, layer: int | None) -> Encoded:
-    rows = [_embed(module, chunk, use.rules) for chunk in tokens]
-    ends = [_end(chunk, row.shape[-1], use.rules) for chunk, row in zip(tokens, rows, strict=True)]
-    x = torch.stack(rows)
-    return module(x, torch.tensor(ends, device=x.device), layer, use.norm_layer)
+    def __call__(self, tokens: Tokens) -> Encoded:
+        rules = self.use.rules
+        rows = [self._embed(chunk) for chunk in tokens]
+        ends = [_end(chunk, row.shape[-1], rules) for chunk, row in zip(tokens, rows, strict=True)]
+        return self.module(
+            torch.stack(rows), torch.tensor(ends, device=self.device), self.layer, self.use.norm_layer
+        )
 
+    def empty(self, length: int, stack: Hashable) -> Tensor:
+        """(T, D) what the empty prompt gives: computed once per state of the weights and kept with them."""
+        known = self.module.empty_prompts
+        key = (stack, self.layer, self.use.norm_layer, length)
+        if key not in known:
+            while len(known) >= EMPTY_PROMPTS:
+                del known[next(iter(known))]
+            known[key] = self((self.use.rules.empty(length),)).hidden[0].float().cpu()
+        return known[key]
 
-def _embed(module: TextModule, chunk: Chunk, rules: TokenRules) -> Tensor:
-    """(T, D) token vectors and embeddings. Embeddings of another width are left out, and padding takes
-    their room at the end."""
-    numbers = torch.tensor([t.token if isinstance(t.token, int) else rules.pad for t in chunk] + [rules.pad])
-    table = module.embed(numbers)
-    rows: list[Tensor] = []
-    for index, weighted in enumerate(chunk):
-        if isinstance(weighted.token, int):
-            rows.append(table[index])
-        elif weighted.token.shape[-1] == table.shape[-1]:
-            rows.append(weighted.token.to(table))
-    rows += [table[-1]] * (len(chunk) - len(rows))
-    return torch.stack(rows)
+    def _embed(self, chunk: Chunk) -> Tensor:
+        """(T, D) token vectors and embeddings. Embeddings of another width are left out, and padding takes
+        their room at the end."""
+        pad = self.use.rules.pad
+        numbers = [t.token if isinstance(t.token, int) else pad for t in chunk]
+        table = self.module.embed(torch.tensor([*numbers, pad], device=self.device))
+        rows: list[Tensor] = []
+        for index, weighted in enumerate(chunk):
+            if isinstance(weighted.token, int):
+                rows.append(table[index])
+            elif weighted.token.shape[-1] == table.shape[-1]:
+                rows.append(weighted.token.to(table))
+        rows += [table[-1]] * (len(chunk) - len(rows))
+        return torch.stack(rows)
 
 
 def _end(chunk: Chunk, width: int, rules: TokenRules) -> int:

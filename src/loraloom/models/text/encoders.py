@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from loraloom.models.text.clip import ClipConfig, ClipText
     from loraloom.models.text.t5 import T5Config, T5Text
 
-_UNUSED = ("position_ids", "logit_scale", "encoder.embed_tokens.weight")
-_EMBED_TOKENS = ("shared.weight", "encoder.embed_tokens.weight")
+_UNUSED = ("*.position_ids", "*.logit_scale", "*.encoder.embed_tokens.weight")
 
 
 def text_blueprint(role: str, shapes: Shapes) -> Blueprint:
@@ -57,7 +56,7 @@ def t5_config(shapes: Shapes) -> T5Config:
     from loraloom.models.text.t5 import T5Config
 
     first = "encoder.block.0.layer."
-    vocabulary, width = next(shapes[name] for name in _EMBED_TOKENS if name in shapes)
+    vocabulary, width = shapes[_tokens_name(shapes)]
     buckets, heads = shapes[f"{first}0.SelfAttention.relative_attention_bias.weight"]
     return T5Config(
         vocabulary=vocabulary,
@@ -78,7 +77,7 @@ def _clip(prefix: str, shapes: Shapes, *, quick_gelu: bool) -> Blueprint:
 
         return ClipText(config)
 
-    return Blueprint(asdict(config), build, _placements(prefix, shapes), _unused(prefix))
+    return Blueprint(asdict(config), build, _placements(prefix, shapes), _UNUSED)
 
 
 def _t5(prefix: str, shapes: Shapes) -> Blueprint:
@@ -89,18 +88,18 @@ def _t5(prefix: str, shapes: Shapes) -> Blueprint:
 
         return T5Text(config)
 
-    tokens = next(name for name in _EMBED_TOKENS if name in shapes)
-    placements = {**_placements(prefix, shapes), "shared.weight": Placement(prefix + tokens)}
-    return Blueprint(asdict(config), build, placements, _unused(prefix))
+    tokens = Placement(prefix + _tokens_name(shapes))
+    placements = {**_placements(prefix, shapes), "shared.weight": tokens}
+    return Blueprint(asdict(config), build, placements, _UNUSED)
+
+
+def _tokens_name(shapes: Shapes) -> str:
+    """Files name T5's token vectors in either of two ways, or in both."""
+    return "shared.weight" if "shared.weight" in shapes else "encoder.embed_tokens.weight"
 
 
 def _placements(prefix: str, shapes: Shapes) -> Placements:
-    names = (name for name in shapes if not name.endswith(_UNUSED))
-    return {name: Placement(prefix + name) for name in names}
-
-
-def _unused(prefix: str) -> tuple[str, ...]:
-    return tuple(f"{prefix}*{name}" for name in _UNUSED)
+    return {name: Placement(prefix + name) for name in shapes}
 
 
 def _depth(shapes: Shapes, prefix: str) -> int:

@@ -7,7 +7,9 @@ the activations to 8 bits. Parameters have the names of Hugging Face's files.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,7 @@ class T5Text(nn.Module):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
+        self.empty_prompts: dict[Hashable, Tensor] = {}
         self.shared = nn.Embedding(config.vocabulary, config.width)
         self.encoder = _Encoder(config)
 
@@ -55,8 +58,9 @@ class T5Text(nn.Module):
         """As ClipText.forward; nothing is masked (Flux and SD3 attend to the padding too), nothing pooled."""
         del ends
         last = self.depth - 1 if layer is None else self.depth + layer
-        bias = self.encoder.block[0].layer[0].SelfAttention.position_bias(x)
-        for block in self.encoder.block[: last + 1]:
+        blocks = list(self.encoder.block)
+        bias = self.encoder.position_bias(x)
+        for block in blocks[: last + 1]:
             x = block(x, bias)
         return Encoded(self.encoder.final_layer_norm(x) if layer is None or norm_layer else x)
 
@@ -66,6 +70,11 @@ class _Encoder(nn.Module):
         super().__init__()
         self.block = nn.ModuleList(_Block(config, first=index == 0) for index in range(config.layers))
         self.final_layer_norm = _Norm(config.width)
+
+    def position_bias(self, x: Tensor) -> Tensor:
+        """What the first block's weights add to the attention of every block."""
+        attention = self.block[0].get_submodule("layer.0.SelfAttention")
+        return cast(_Attention, attention).position_bias(x)
 
 
 class _Block(nn.Module):
