@@ -7,10 +7,11 @@ flow time in [0, 1] for flow models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor
 
 NetworkInputs: TypeAlias = Mapping[str, Tensor]
@@ -105,6 +106,10 @@ class Network(Protocol):
     def latent_channels(self) -> int: ...
     @property
     def dtype_name(self) -> str: ...
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: latents are float32 tensors there."""
+        ...
 
     def inputs(self, cond: Cond, context: SampleContext) -> NetworkInputs:
         """Turn one conditioning into network inputs for latents shaped like context.latent. "context" may
@@ -113,7 +118,8 @@ class Network(Protocol):
         ...
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
-        """x (B, C, H, W) already scaled, timestep (B,), inputs batched to B → output (B, C, H, W)."""
+        """x (B, C, H, W) float32, already scaled, timestep (B,) float32, inputs batched to B → output
+        (B, C, H, W), of any dtype."""
         ...
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
@@ -121,6 +127,15 @@ class Network(Protocol):
         ...
 
     def process_latent_out(self, latent: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class SkipsLayers(Protocol):
+    """A network that can run without some of its blocks, for guidance that compares with that."""
+
+    def skipping(self, blocks: tuple[tuple[str, int], ...]) -> Network:
+        """A view of the network without these blocks, such as ("double", 7) or ("single", 3)."""
+        ...
 
 
 class Denoiser(Protocol):
@@ -137,6 +152,14 @@ class Denoiser(Protocol):
 
 Noise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(sigma, next sigma) → standard normal noise shaped like the latent."""
+
+NoiseKind: TypeAlias = Literal["continued", "reseeded", "brownian", "brownian_on_device"]
+"""Where a sampler's noise comes from.
+
+continued: the generator that drew the initial noise goes on (samplers that use noise only with churn).
+reseeded: a generator seeded as that of the initial noise was, whose first draw therefore repeats it.
+brownian: increments of one Brownian path over sigma, drawn on the CPU; or on the latent's device.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,5 +178,3 @@ Step's x is the result. Progress, previews and cancelling belong to the caller."
 
 Schedule: TypeAlias = Callable[[Parametrisation, int], Tensor]
 """(parametrisation, steps) → sigmas (steps + 1,), descending, ending in 0."""
-
-Inputs: TypeAlias = Sequence[NetworkInputs]

@@ -1,0 +1,206 @@
+"""From a network to a `Denoiser`: batched evaluation of conditionings, guidance, and the noise mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loraloom.errors import InputError, OutOfMemory
+from loraloom.sampling.conditions import Entry, repeated
+from loraloom.sampling.guidance import Blocks, Guidance, MaskRule, Moment, SamplingOptions
+from loraloom.sampling.types import Denoiser, Network, Parametrisation, SkipsLayers
+
+LONGEST_PADDING = 4
+"""Contexts are repeated to a common length in one batch up to this many times the shorter one."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Piece:
+    """One entry's work in one evaluation: whose it is, its crop of x, its inputs at that crop."""
+
+    name: str
+    entry: Entry
+    x: Tensor
+    inputs: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(name: str, entry: Entry, x: Tensor) -> _Piece:
+        inputs = {key: entry.crop(value) if key == "concat" else value for key, value in entry.inputs.items()}
+        return _Piece(name, entry, entry.crop(x), inputs)
+
+    def joins(self, other: _Piece) -> bool:
+        """Whether both can be evaluated in one batch."""
+        if self.x.shape != other.x.shape or self.entry.hooks != other.entry.hooks:
+            return False
+        return self.inputs.keys() == other.inputs.keys() and all(
+            _context_joins(value, other.inputs[key])
+            if key == "context"
+            else _same_kind(value, other.inputs[key])
+            for key, value in self.inputs.items()
+        )
+
+
+def _same_kind(one: Tensor, other: Tensor) -> bool:
+    return one.shape[1:] == other.shape[1:] and one.dtype == other.dtype
+
+
+def _context_joins(one: Tensor, other: Tensor) -> bool:
+    if one.shape[2:] != other.shape[2:]:
+        return False
+    return math.lcm(one.shape[1], other.shape[1]) // min(one.shape[1], other.shape[1]) <= LONGEST_PADDING
+
+
+def _joined(pieces: Sequence[_Piece]) -> dict[str, Tensor]:
+    batch = pieces[0].x.shape[0]
+    joined: dict[str, Tensor] = {}
+    for key in pieces[0].inputs:
+        values = [repeated(piece.inputs[key], batch) for piece in pieces]
+        if key == "context":
+            tokens = math.lcm(*(value.shape[1] for value in values))
+            values = [value.repeat(1, tokens // value.shape[1], 1) for value in values]
+        joined[key] = torch.cat(values)
+    return joined
+
+
+class Evaluation:
+    """Runs a network on prepared conditionings, as many in one batch as shapes and memory allow."""
+
+    def __init__(self, network: Network, sides: Mapping[str, Sequence[Entry]]) -> None:
+        self._network = network
+        self._sides = sides
+        self._most = max(1, sum(len(entries) for entries in sides.values()))
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        return self._network.parametrisation
+
+    def __call__(self, x: Tensor, sigma: Tensor, names: Sequence[str], skip: Blocks) -> list[Tensor]:
+        """x0 for each name, its entries weighed against each other; 0 where none applies at this sigma."""
+        pieces = [
+            _Piece.of(name, entry, x)
+            for name in dict.fromkeys(names)
+            for entry in self._sides[name]
+            if entry.active(float(sigma))
+        ]
+        network = self._skipping(skip)
+        predicted: dict[int, Tensor] = {}
+        waiting = list(pieces)
+        while waiting:
+            group = [piece for piece in waiting if piece.joins(waiting[0])][: self._most]
+            for piece, denoised in zip(group, self._run(network, group, sigma), strict=False):
+                predicted[id(piece)] = denoised
+            waiting = [piece for piece in waiting if id(piece) not in predicted]
+        found = {
+            name: _blended(x, [(piece, predicted[id(piece)]) for piece in pieces if piece.name == name])
+            for name in dict.fromkeys(names)
+        }
+        return [found[name] for name in names]
+
+    def _skipping(self, skip: Blocks) -> Network:
+        if not skip:
+            return self._network
+        if not isinstance(self._network, SkipsLayers):
+            raise InputError("This model cannot skip layers; remove the node that asks for it.")
+        return self._network.skipping(skip)
+
+    def _run(self, network: Network, group: Sequence[_Piece], sigma: Tensor) -> Sequence[Tensor]:
+        """x0 of each piece; of the first ones only where memory does not hold all at once."""
+        parametrisation = network.parametrisation
+        while True:
+            x = torch.cat([piece.x for piece in group])
+            levels = sigma.expand(x.shape[0])
+            try:
+                output = network(
+                    parametrisation.scale_input(x, levels),
+                    parametrisation.timestep(levels).float(),
+                    _joined(group),
+                )
+            except torch.OutOfMemoryError as error:
+                if len(group) == 1:
+                    raise OutOfMemory(
+                        "There is not enough memory on the device for one step at this size. "
+                        "Choose a smaller picture or batch, or a smaller dtype."
+                    ) from error
+                self._most = len(group) // 2
+                group = group[: self._most]
+                continue
+            return parametrisation.denoised(x, output.float(), levels).chunk(len(group))
+
+
+def _blended(x: Tensor, predictions: Sequence[tuple[_Piece, Tensor]]) -> Tensor:
+    if len(predictions) == 1:
+        (piece, denoised) = predictions[0]
+        if piece.entry.area is None and piece.entry.mask is None and piece.entry.strength != 0:
+            return denoised
+    total, weights = torch.zeros_like(x), torch.full_like(x, 1e-37)
+    for piece, denoised in predictions:
+        weight = piece.entry.weight(x)
+        piece.entry.crop(total).add_(denoised * weight)
+        piece.entry.crop(weights).add_(weight)
+    return total / weights
+
+
+class GuidedDenoiser:
+    """A network under guidance."""
+
+    def __init__(
+        self, evaluation: Evaluation, guidance: Guidance, options: SamplingOptions, *, needs_uncond: bool
+    ) -> None:
+        self._evaluation = evaluation
+        self._guidance = guidance
+        self._options = options
+        self._needs_uncond = needs_uncond
+        self._uncond: Tensor | None = None
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        return self._evaluation.parametrisation
+
+    @property
+    def uncond(self) -> Tensor | None:
+        return self._uncond
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        def evaluate(*names: str, skip: Blocks = ()) -> list[Tensor]:
+            return self._evaluation(x, sigma, names, skip)
+
+        guided = self._guidance(
+            Moment(x, sigma, self.parametrisation, evaluate, self._options, self._needs_uncond)
+        )
+        self._uncond = guided.uncond
+        return guided.denoised
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MaskedDenoiser:
+    """A denoiser that keeps the latent where mask (B, C, H, W) is 0, noised to each level as x is.
+
+    rule: how the mask changes with sigma, for soft masks.
+    """
+
+    inner: Denoiser
+    latent: Tensor
+    noise: Tensor
+    mask: Tensor
+    sigmas: Tensor
+    rule: MaskRule | None = None
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        return self.inner.parametrisation
+
+    @property
+    def uncond(self) -> Tensor | None:
+        return self.inner.uncond
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        mask = self.mask
+        if self.rule is not None:
+            mask = self.rule(mask, sigma, self.sigmas, self.parametrisation)
+        kept = self.parametrisation.add_noise(self.latent, self.noise, sigma, max_denoise=False)
+        denoised = self.inner(x * mask + kept * (1 - mask), sigma)
+        return denoised * mask + self.latent * (1 - mask)
