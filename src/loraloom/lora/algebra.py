@@ -61,3 +61,23 @@ class Additive:
 
     def factors(self) -> Factors | None:
         return None
+
+
+class Nothing(Additive):
+    """No change at all: what ComfyUI is left with where its own code fails."""
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        return weight
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return torch.zeros_like(weight)
+
+
+def cayley(skew: Tensor, bound: float) -> Tensor:
+    """R = (I + Q)(I − Q)⁻¹ of skew matrices; where `bound` is positive, Q is first scaled down to that norm."""
+    if bound > 0:
+        norm = torch.linalg.vector_norm(skew) + 1e-8
+        if norm > bound:
+            skew = skew * (bound / norm)
+    same = torch.eye(skew.shape[-1])
+    return torch.linalg.solve(same - skew, same + skew, left=False)

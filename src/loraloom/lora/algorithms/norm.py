@@ -1,0 +1,27 @@
+"""Trained norms (LyCORIS): weight and bias of a normalisation layer gain `w_norm` and `b_norm`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from loraloom.lora.algebra import Additive, Ingredients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Difference(Additive):
+    """The change itself, in the type that the file has."""
+
+    stored: Tensor
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        return weight.add_(self.stored, alpha=strength)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.stored.to(weight.dtype, copy=True)
+
+
+def build(given: Ingredients) -> Difference:
+    role = next(role for role in ("w_norm", "b_norm") if role in given.tensors)
+    return Difference(given.tensors[role].view(given.shape))

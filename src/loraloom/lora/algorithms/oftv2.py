@@ -1,0 +1,44 @@
+"""OFTv2 (PEFT, OneTrainer): blocks of input channels are rotated, y = (x·R)·Wᵀ, so W' = W·Rᵀ blockwise.
+
+Qiu et al. 2025 (arXiv:2506.19847). Each block stores the upper triangle of a skew matrix Q; R is its Cayley
+transform by five terms of a Neumann series: I + 2Q + 2Q² + 2Q³ + Q⁴. One block may serve all channels.
+Convolutions rotate their unfolded input (channel × kernel).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loraloom.lora.algebra import Additive, Ingredients
+from loraloom.lora.fit import oftv2_block
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InputRotation(Additive):
+    """Rᵀ − I by block (k, n, n), acting on the columns of the weight."""
+
+    turn: Tensor
+
+    def delta(self, weight: Tensor) -> Tensor:
+        columns = weight.reshape(weight.shape[0], -1, self.turn.shape[-1])
+        turn = self.turn.expand(columns.shape[1], -1, -1)
+        changed = torch.bmm(columns.transpose(0, 1), turn)
+        return changed.transpose(0, 1).reshape(weight.shape)
+
+
+def build(given: Ingredients) -> InputRotation:
+    stored = given.exact("oft_r")
+    size = oftv2_block(stored.shape[1]) or 1
+    if "scaled_oft" in given.tensors and bool(given.tensors["scaled_oft"].reshape(-1)[0]):
+        stored = stored / (2 * math.sqrt(max(size - 1, 1)))
+    skew = stored.new_zeros(stored.shape[0], size, size)
+    above = torch.triu_indices(size, size, 1)
+    skew[:, above[0], above[1]] = stored
+    skew = skew - skew.transpose(1, 2)
+    square = skew @ skew
+    turn = 2 * skew + 2 * square + 2 * square @ skew + square @ square
+    return InputRotation(turn.transpose(1, 2))

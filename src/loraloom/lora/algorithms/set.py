@@ -1,0 +1,33 @@
+"""`set_weight`: a parameter takes the stored value, whatever the strength.
+
+Black Forest Labs' control LoRAs replace the scales of Flux's query and key norms this way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from loraloom.lora.algebra import Ingredients
+from loraloom.weights.patch import Factors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replacement:
+    """The value that replaces the weight."""
+
+    value: Tensor
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        return weight.copy_(self.value)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.value - weight
+
+    def factors(self) -> Factors | None:
+        return None
+
+
+def build(given: Ingredients) -> Replacement:
+    return Replacement(given.exact("set_weight").view(given.shape))
