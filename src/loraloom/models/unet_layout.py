@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, Placement, Shapes
+from loraloom.models.family import Blueprint, LatentFormat, Placement, Shapes
 from loraloom.weights.patch import Target
 
 if TYPE_CHECKING:
@@ -35,6 +35,32 @@ _OUTSIDE = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+
+SD_LATENT = LatentFormat(
+    name="sd",
+    channels=4,
+    scale=0.18215,
+    rgb=(
+        (0.3512, 0.2297, 0.3227),
+        (0.3250, 0.4974, 0.2350),
+        (-0.2829, 0.1762, 0.2721),
+        (-0.2120, -0.2616, -0.7177),
+    ),
+)
+"""Latents of Stable Diffusion 1 and 2."""
+
+SDXL_LATENT = LatentFormat(
+    name="sdxl",
+    channels=4,
+    scale=0.13025,
+    rgb=(
+        (0.3651, 0.4232, 0.4341),
+        (-0.2533, -0.0042, 0.1068),
+        (0.1076, 0.1111, -0.0362),
+        (-0.3165, -0.2492, -0.2188),
+    ),
+    rgb_bias=(0.1084, -0.0175, -0.0011),
+)
 
 UNET_DOTTED = ("", "unet.")
 UNET_FLAT = ("lora_unet_", "lycoris_")

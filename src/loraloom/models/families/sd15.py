@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loraloom.models.family import Blueprint, LatentFormat, ModelFamily, NetworkParts, Shapes
+from loraloom.models.family import Blueprint, ModelFamily, NetworkParts, Shapes
 from loraloom.models.unet_layout import (
+    SD_LATENT,
     UNET_DOTTED,
     UNET_FLAT,
     diffusers_names,
@@ -17,18 +18,6 @@ from loraloom.models.unet_layout import (
 if TYPE_CHECKING:
     from loraloom.sampling.types import Network, Parametrisation
     from loraloom.weights.source import WeightSource
-
-LATENT = LatentFormat(
-    name="sd15",
-    channels=4,
-    scale=0.18215,
-    rgb=(
-        (0.3512, 0.2297, 0.3227),
-        (0.3250, 0.4974, 0.2350),
-        (-0.2829, 0.1762, 0.2721),
-        (-0.2120, -0.2616, -0.7177),
-    ),
-)
 
 
 def matches(shapes: Shapes) -> bool:
@@ -55,7 +44,7 @@ def adapter(parts: NetworkParts) -> Network:
 FAMILY = ModelFamily(
     name="sd15",
     title="Stable Diffusion 1.5",
-    latent=LATENT,
+    latent=SD_LATENT,
     text_kind="sd15",
     text_roles=("clip_l",),
     matches=matches,
