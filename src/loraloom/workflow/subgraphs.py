@@ -86,7 +86,7 @@ def fill_promoted(found: list[Instance], schemas: Mapping[str, NodeSchema]) -> N
         host = instance.host
         if host is None:
             continue
-        sources = [_source(instance, index) for index in range(len(instance.scope.inputs))]
+        sources = [_source(instance, index, schemas) for index in range(len(instance.scope.inputs))]
         for index, source in enumerate(sources):
             if source is not None:
                 value = _inner_value(instance, source, schemas)
@@ -96,7 +96,7 @@ def fill_promoted(found: list[Instance], schemas: Mapping[str, NodeSchema]) -> N
         _apply_proxies(instance, host, sources)
 
 
-def _source(instance: Instance, index: int) -> tuple[str, str] | None:
+def _source(instance: Instance, index: int, schemas: Mapping[str, NodeSchema]) -> tuple[str, str] | None:
     """The inner (node id, widget name) that input `index` of the definition stands for."""
     for link in instance.scope.departures.get((INPUT_NODE, index), ()):
         node = instance.scope.nodes.get(link.target)
@@ -105,8 +105,13 @@ def _source(instance: Instance, index: int) -> tuple[str, str] | None:
         slot = next((s for s in node.inputs if s.link == link.id), None)
         if slot is None:
             continue
-        if slot.widget or node.id in instance.children:
-            return node.id, slot.name if node.id in instance.children else str(slot.widget)
+        schema = schemas.get(node.type)
+        entry = schema.input(slot.name) if schema else None
+        if node.id in instance.children:
+            if _inner_value(instance, (node.id, slot.name), schemas) is not None:
+                return node.id, slot.name
+        elif slot.widget or (entry is not None and entry.is_widget):
+            return node.id, slot.widget or slot.name
     return None
 
 

@@ -7,8 +7,8 @@ cannot be read is refused with its place; what can be read in one sensible way i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, cast
 
 from loraloom.errors import WorkflowError
 from loraloom.workflow.graph import JSON
@@ -89,20 +89,34 @@ def read_document(data: dict[str, JSON]) -> Document:
     """The typed records of a workflow; raises WorkflowError that names the place of what is wrong."""
     notes: list[str] = []
     definitions: dict[str, Scope] = {}
-    for index, raw in enumerate(_subgraphs(data)):
-        place = f"subgraph definition {index}"
-        entry = _object(raw, place)
+    for index, entry in enumerate(subgraph_definitions(data)):
         scope = _scope(entry, f"subgraph “{entry.get('name') or index}”", notes)
-        definitions[_identity(entry.get("id"), place)] = scope
-    return Document(_scope(data, "the workflow", notes), definitions, tuple(notes))
+        definitions.setdefault(_identity(entry.get("id"), f"subgraph definition {index}"), scope)
+    root = _scope(data, "the workflow", notes)
+    document = Document(root, definitions, tuple(notes))
+    return with_unique_ids(document, _last_id(data)) if definitions else document
 
 
-def _subgraphs(data: dict[str, JSON]) -> list[JSON]:
-    definitions = data.get("definitions") or {}
-    found = definitions.get("subgraphs") if isinstance(definitions, dict) else None
-    if isinstance(found, dict):
-        return list(found.values())
-    return found if isinstance(found, list) else []
+def subgraph_definitions(data: dict[str, JSON]) -> list[dict[str, JSON]]:
+    """The definitions of a workflow, with those that definitions hold themselves behind each of them."""
+    out: list[dict[str, JSON]] = []
+    stack: list[JSON] = [data]
+    while stack:
+        entry = stack.pop()
+        if not isinstance(entry, dict):
+            raise WorkflowError(f"a subgraph definition is {type(entry).__name__}; expected a JSON object")
+        if entry is not data:
+            out.append(entry)
+        definitions = entry.get("definitions")
+        found = definitions.get("subgraphs") if isinstance(definitions, dict) else None
+        stack.extend(reversed(list(found.values()) if isinstance(found, dict) else _list(found)))
+    return out
+
+
+def _last_id(data: dict[str, JSON]) -> int:
+    state = data.get("state")
+    last = state.get("lastNodeId") if isinstance(state, dict) else data.get("last_node_id")
+    return last if isinstance(last, int) else 0
 
 
 def _scope(data: dict[str, JSON], name: str, notes: list[str]) -> Scope:
@@ -116,17 +130,26 @@ def _scope(data: dict[str, JSON], name: str, notes: list[str]) -> Scope:
             notes.append(f"{name} has two nodes with id {node.id}; the second ({node.type}) was left out")
             continue
         nodes[node.id] = node
+    inputs = tuple(_slot(raw) for raw in _list(data.get("inputs")))
+    outputs = tuple(_slot(raw) for raw in _list(data.get("outputs")))
+    links, arrivals, departures = _indexed(_links(data.get("links"), name))
+    return Scope(name, nodes, links, inputs, outputs, arrivals, departures)
+
+
+_Index: TypeAlias = "dict[tuple[str, int], list[UiLink]]"
+
+
+def _indexed(found: list[UiLink]) -> tuple[dict[str, UiLink], _Index, _Index]:
+    """Links by id, by the slot they lead to, and (of the input side) by the slot they leave."""
     links: dict[str, UiLink] = {}
-    arrivals: dict[tuple[str, int], list[UiLink]] = {}
-    departures: dict[tuple[str, int], list[UiLink]] = {}
-    for link in _links(data.get("links"), name):
+    arrivals: _Index = {}
+    departures: _Index = {}
+    for link in found:
         links[link.id] = link
         arrivals.setdefault((link.target, link.target_slot), []).append(link)
         if link.origin == INPUT_NODE:
             departures.setdefault((link.origin, link.origin_slot), []).append(link)
-    inputs = tuple(_slot(raw) for raw in _list(data.get("inputs")))
-    outputs = tuple(_slot(raw) for raw in _list(data.get("outputs")))
-    return Scope(name, nodes, links, inputs, outputs, arrivals, departures)
+    return links, arrivals, departures
 
 
 def _node(data: dict[str, JSON], place: str) -> UiNode:
@@ -228,3 +251,61 @@ def _object(raw: JSON, place: str) -> dict[str, JSON]:
 
 def _list(raw: JSON) -> list[JSON]:
     return cast("list[Any]", raw) if isinstance(raw, list) else []
+
+
+def with_unique_ids(document: Document, last_id: int) -> Document:
+    """The document with ids that no two levels share.
+
+    The editor keeps ids unique over the workflow and all definitions: a node of a definition whose id is
+    taken gets the next free number. Ids of the API format come from the numbers after that.
+    """
+    taken = set(document.root.nodes)
+    numbers = [int(key) for key in taken if key.isascii() and key.isdigit() and len(key) < 10]
+    last = max((last_id, *numbers))
+    renamed: dict[str, dict[str, str]] = {}
+    for key, scope in document.definitions.items():
+        changes: dict[str, str] = {}
+        for node_id in scope.nodes:
+            if node_id in taken:
+                last += 1
+                while str(last) in taken:
+                    last += 1
+                changes[node_id] = str(last)
+            elif node_id.isascii() and node_id.isdigit() and len(node_id) < 10:
+                last = max(last, int(node_id))
+            taken.add(changes.get(node_id, node_id))
+        if changes:
+            renamed[key] = changes
+    if not renamed:
+        return document
+    definitions = {
+        k: _renamed(scope, renamed.get(k, {}), renamed) for k, scope in document.definitions.items()
+    }
+    return replace(document, root=_renamed(document.root, {}, renamed), definitions=definitions)
+
+
+def _renamed(scope: Scope, changes: dict[str, str], renamed: dict[str, dict[str, str]]) -> Scope:
+    """A level with its own nodes renamed, and its hosts' references to nodes inside that were."""
+    nodes: dict[str, UiNode] = {}
+    for node in scope.nodes.values():
+        inner = renamed.get(node.type)
+        properties = _proxies(node.properties, inner) if inner else node.properties
+        new_id = changes.get(node.id, node.id)
+        nodes[new_id] = replace(node, id=new_id, properties=properties)
+    moved = [
+        replace(x, origin=changes.get(x.origin, x.origin), target=changes.get(x.target, x.target))
+        for x in scope.links.values()
+    ]
+    links, arrivals, departures = _indexed(moved)
+    return replace(scope, nodes=nodes, links=links, arrivals=arrivals, departures=departures)
+
+
+def _proxies(properties: Mapping[str, JSON], inner: dict[str, str]) -> Mapping[str, JSON]:
+    proxies = properties.get("proxyWidgets")
+    if not isinstance(proxies, list):
+        return properties
+    pairs: list[JSON] = [
+        [inner.get(str(pair[0]), pair[0]), *pair[1:]] if isinstance(pair, list) and pair else pair
+        for pair in proxies
+    ]
+    return {**properties, "proxyWidgets": pairs}

@@ -18,7 +18,7 @@ from loraloom.workflow.prompt_text import SAVERS, choose, fill
 from loraloom.workflow.routes import VIRTUAL, Literal, Origin, Routes
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.subgraphs import Instance, fill_promoted, instances
-from loraloom.workflow.ui_document import BYPASS, NEVER, Document, UiNode, read_document
+from loraloom.workflow.ui_document import BYPASS, NEVER, Document, UiNode, read_document, subgraph_definitions
 from loraloom.workflow.widgets import widget_values
 
 
@@ -158,14 +158,8 @@ def _without_dead_links(node: GraphNode, nodes: Mapping[str, GraphNode]) -> Grap
 
 def model_references(data: dict[str, JSON]) -> tuple[ModelReference, ...]:
     """The download sources that a workflow carries, of its nodes and of itself, without doubles."""
-    definitions = data.get("definitions")
-    scopes: list[JSON] = [data]
-    if isinstance(definitions, dict) and isinstance(definitions.get("subgraphs"), list):
-        scopes.extend(definitions["subgraphs"])  # pyright: ignore[reportArgumentType, reportCallIssue]
     lists: list[JSON] = []
-    for scope in scopes:
-        if not isinstance(scope, dict):
-            continue
+    for scope in (data, *subgraph_definitions(data)):
         lists.append(scope.get("models"))
         nodes = scope.get("nodes")
         for node in nodes if isinstance(nodes, list) else ():

@@ -18,6 +18,8 @@ CONTROL = "control_after_generate"
 CONTROL_VALUES = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 _SEEDS = ("seed", "noise_seed")
 _UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "file_upload", "audio_upload")
+# Widgets that the editor adds to a class by itself and sends with their value.
+_ADDED: Mapping[str, Mapping[str, JSON]] = {"SaveGLB": {"image": ""}}
 # Values that an editor keeps for itself; they are never inputs.
 _EDITOR_ONLY = frozenset({CONTROL, "control_filter_list", "upload", "audioUI", "videopreview"})
 
@@ -60,7 +62,8 @@ def widget_values(node: UiNode, schema: NodeSchema | None) -> dict[str, JSON]:
             default = default_value(entry)
             if default is not None:
                 values[entry.name] = default
-    return {i.name: values[i.name] for i in schema.widgets() if i.name in values}
+    ordered = {i.name: values[i.name] for i in schema.widgets() if i.name in values}
+    return {**ordered, **_ADDED.get(schema.name, {})}
 
 
 def default_value(entry: Input) -> JSON:
