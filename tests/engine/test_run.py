@@ -9,9 +9,10 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import pytest
 
@@ -223,9 +224,9 @@ def load_text(name: Annotated[str, Files("loras")], *, run: NodeRun) -> str:
 @node("Counter", category="test", hidden={"unique_id": "UNIQUE_ID"}, is_changed=_nan)
 def counter(*, run: NodeRun) -> int:
     kept = run.cached("count", lambda: [0])
-    assert isinstance(kept, list)
-    kept[0] += 1
-    return kept[0]
+    counts = cast("list[int]", kept)
+    counts[0] += 1
+    return counts[0]
 
 
 @node("Pair", category="test", outputs=("first", "second"))
@@ -697,7 +698,36 @@ def test_cancel_before_the_start() -> None:
 
 
 def test_closing_the_events_stops_the_run() -> None:
-    running = run(graph(e=("Endless", {"value": 1})), NODES)
+    running = cast("Generator[Event, None, None]", run(graph(e=("Endless", {"value": 1})), NODES))
     next(running)
-    running.close()  # pyright: ignore[reportAttributeAccessIssue]
+    running.close()
     assert not any(t.name == "loraloom-run" for t in threading.enumerate())
+
+
+@node("Notes", category="test", output_node=True)
+def notes_so_far(value: Any_, *, run: NodeRun) -> NodeResult:
+    return NodeResult(ui={"shown": [*run.notes("receipt")]})
+
+
+def test_a_node_reads_the_notes_of_those_it_depends_on() -> None:
+    cache = Cache()
+    nodes = {**NODES, **{t.name: t for t in node_types(notes_so_far)}}
+    of = graph(
+        a=("Reports", {}), b=("Constant", {}), n=("Notes", {"value": "a.0"}), m=("Notes", {"value": "b.0"})
+    )
+    for changed in (of, of.with_inputs("n", {"value": Link("a", 0), "again": 1})):
+        assert shown([*run(changed, nodes, cache=cache)]) == {"n": [{"matched": 3}], "m": []}
+
+
+def test_nodes_run_inside_the_given_context() -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def inside() -> Iterator[None]:
+        entered.append(threading.current_thread().name)
+        yield
+        entered.append("left")
+
+    of = graph(a=("Constant", {}), s=("Show", {"value": "a.0"}))
+    assert isinstance([*run(of, NODES, inside=inside)][-1], RunFinished)
+    assert entered == ["loraloom-run", "left"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event, NodeNote, NodeProgress, NodeWarning
+from loraloom.engine.plan import order
 from loraloom.errors import Cancelled
 from loraloom.workflow.graph import JSON, Graph, GraphNode
 
@@ -26,6 +27,18 @@ class Surroundings:
     cache: Cache
     emit: Callable[[Event], None]
     cancelled: Callable[[], bool]
+    notes: dict[str, list[NodeNote]] = field(default_factory=lambda: dict[str, list[NodeNote]]())
+
+    def say(self, event: NodeNote | NodeWarning, node_id: str) -> None:
+        """Emit a note or warning; notes are kept under the node of the graph (`node_id`) for `noted`."""
+        if isinstance(event, NodeNote):
+            self.notes.setdefault(node_id, []).append(event)
+        self.emit(event)
+
+    def noted(self, kind: str, node_id: str) -> list[JSON]:
+        """The notes of a kind by a node of the graph and all that it depends on, in the order of the run."""
+        needed = set(order(self.graph.nodes, (node_id,)))
+        return [n.payload for i, notes in self.notes.items() if i in needed for n in notes if n.kind == kind]
 
     def check_cancelled(self) -> None:
         if self.cancelled():
@@ -70,6 +83,9 @@ class NodeContext:
     def note(self, kind: str, payload: JSON) -> None:
         self._say(NodeNote(self.node_id, kind, payload))
 
+    def notes(self, kind: str) -> list[JSON]:
+        return self.around.noted(kind, self.display_id)
+
     def cached(self, key: str, make: Callable[[], object]) -> object:
         kept = self.around.cache.objects(self.node_id, self.node.class_type)
         if key not in kept:
@@ -78,7 +94,7 @@ class NodeContext:
 
     def _say(self, event: NodeNote | NodeWarning) -> None:
         self.said.append(event)
-        self.around.emit(event)
+        self.around.say(event, self.display_id)
 
 
 def fitting(function: Callable[..., object], values: Mapping[str, object], run: object) -> dict[str, object]:

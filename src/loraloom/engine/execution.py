@@ -206,7 +206,7 @@ class Execution:
     def _repeat(self, node_id: str, entry: Entry) -> None:
         self._announced.add(node_id)
         for event in entry.said:
-            self._around.emit(replace(event, node_id=node_id))
+            self._around.say(replace(event, node_id=node_id), self._display(node_id))
 
     # ---- One node ----
 

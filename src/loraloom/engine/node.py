@@ -86,6 +86,10 @@ class NodeRun(Protocol):
         """Put a fact into the run's result, such as a LoRA receipt."""
         ...
 
+    def notes(self, kind: str) -> list[JSON]:
+        """What this node and those it depends on have noted of a kind, also where their results were kept."""
+        ...
+
     def cached(self, key: str, make: Callable[[], object]) -> object:
         """A value kept for this node between runs of the same cache, made when there is none yet."""
         ...

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from typing import Protocol, TypeAlias
 
@@ -41,12 +42,14 @@ def run(
     extra_pnginfo: Mapping[str, JSON] | None = None,
     cancel: CancelToken | None = None,
     find_file: FindFile | None = None,
+    inside: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[Event]:
     """The events of a run, ending with RunFinished, RunFailed or RunCancelled; see `events`.
 
     targets: the output nodes to run, by default all; nodes that none of them needs are ignored, even when
     their class is unknown. cache: results of earlier runs (kept by the caller; one run at a time may use
     it). find_file: where files named in the graph are, for the cache key (`ModelFolders.find`).
+    inside: makes a context that the nodes run in, in their thread (torch's inference mode, say).
     Closing the iterator stops the run. Raises WorkflowError, before anything runs, when there is nothing to
     run, when a needed node is missing or of an unknown class, or when nodes need each other.
     """
@@ -66,7 +69,18 @@ def run(
         emit=events.put,
         cancelled=lambda: abandoned.is_set() or (cancel is not None and cancel.is_set()),
     )
-    return _events(Execution(around, nodes, wanted, find_file), events, abandoned)
+    execution = Execution(around, nodes, wanted, find_file)
+
+    def work() -> None:
+        try:
+            with inside():
+                asyncio.run(execution.run())
+        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+            events.put(error)
+        else:
+            events.put(None)
+
+    return _events(work, events, abandoned)
 
 
 def output_nodes(
@@ -92,15 +106,7 @@ def output_nodes(
     return found
 
 
-def _events(execution: Execution, events: _Queue, abandoned: threading.Event) -> Iterator[Event]:
-    def work() -> None:
-        try:
-            asyncio.run(execution.run())
-        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
-            events.put(error)
-        else:
-            events.put(None)
-
+def _events(work: Callable[[], None], events: _Queue, abandoned: threading.Event) -> Iterator[Event]:
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(work,), name="loraloom-run", daemon=True)
     thread.start()
