@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from loraloom.models.tiles import in_tiles
+
 
 class AutoencoderNetwork:
     """A KL autoencoder ready to run.
@@ -40,28 +42,59 @@ class AutoencoderNetwork:
         """Pixels per latent pixel, in both directions."""
         return 2 ** (len(cast("tuple[int, ...]", self._config["block_out_channels"])) - 1)
 
-    @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, C, h, w) → (B, H, W, 3) float32 in [0, 1]."""
-        module: Any = self._module()
-        pictures: list[Tensor] = []
-        for one in latent.split(1):
-            out = module.decode(one.to(self._device, self._dtype), return_dict=False)[0]
-            pictures.append(out.float().add_(1).div_(2).clamp_(0, 1).movedim(1, -1).cpu())
-        return torch.cat(pictures)
+        """(B, C, h, w) → (B, H, W, 3) float32 in [0, 1]; in tiles where the memory does not suffice."""
+        return self._or_in_tiles(
+            lambda: self._pictures(latent, self._decode), lambda: self.decode_tiled(latent)
+        )
 
-    @torch.inference_mode()
     def encode(self, image: Tensor) -> Tensor:
         """(B, H, W, 3 or more) in [0, 1] → (B, C, h, w) float32: the mean of the posterior, nothing drawn.
 
         A picture whose sides are no multiples of `downscale` loses its edges evenly."""
-        module: Any = self._module()
+        return self._or_in_tiles(lambda: self._latents(image, self._encode), lambda: self.encode_tiled(image))
+
+    def decode_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64) -> Tensor:
+        """As `decode`, in tiles of about tile × tile pixels: the mean of three tilings, one of wide and one
+        of tall tiles, whose seams lie apart (as ComfyUI tiles)."""
+        size, lap = tile // self.downscale, overlap // self.downscale
+        tilings = ((size * 2, size // 2), (size // 2, size * 2), (size, size))
+        return self._pictures(
+            latent, lambda one: _mean_of_tilings(self._decode, one, tilings, lap, self.downscale)
+        )
+
+    def encode_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64) -> Tensor:
+        """As `encode`, in tiles as `decode_tiled` makes them."""
+        tilings = ((tile, tile), (tile // 2, tile * 2), (tile * 2, tile // 2))
+        return self._latents(
+            image, lambda one: _mean_of_tilings(self._encode, one, tilings, overlap, 1 / self.downscale)
+        )
+
+    def _or_in_tiles(self, whole: Callable[[], Tensor], tiled: Callable[[], Tensor]) -> Tensor:
+        try:
+            return whole()
+        except torch.OutOfMemoryError:
+            pass  # leaving the handler lets go of what the failed attempt holds
+        return tiled()
+
+    @torch.inference_mode()
+    def _pictures(self, latent: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
+        decoded = (decode(one.to(self._device)) for one in latent.split(1))
+        return torch.cat([one.add(1).div_(2).clamp_(0, 1).movedim(1, -1).cpu() for one in decoded])
+
+    @torch.inference_mode()
+    def _latents(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         pixels = self._cropped(image[..., :3]).movedim(-1, 1)
-        latents: list[Tensor] = []
-        for one in pixels.split(1):
-            posterior = module.encode((one * 2 - 1).to(self._device, self._dtype), return_dict=False)[0]
-            latents.append(posterior.mode().float().cpu())
-        return torch.cat(latents)
+        return torch.cat([encode((one * 2 - 1).to(self._device)).cpu() for one in pixels.split(1)])
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        """(1, C, h, w) → (1, 3, H, W) float32, about [-1, 1]."""
+        module: Any = self._module()
+        return module.decode(latent.to(self._dtype), return_dict=False)[0].float()
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        module: Any = self._module()
+        return module.encode(pixels.to(self._dtype), return_dict=False)[0].mode().float()
 
     def _cropped(self, image: Tensor) -> Tensor:
         for dimension in (1, 2):
@@ -69,3 +102,14 @@ class AutoencoderNetwork:
             kept = size // self.downscale * self.downscale
             image = image.narrow(dimension, size % self.downscale // 2, kept)
         return image
+
+
+def _mean_of_tilings(
+    function: Callable[[Tensor], Tensor],
+    one: Tensor,
+    tilings: tuple[tuple[int, int], ...],
+    overlap: int,
+    scale: float,
+) -> Tensor:
+    results = [in_tiles(function, one, tile, overlap, scale) for tile in tilings]
+    return torch.stack(results).mean(0)

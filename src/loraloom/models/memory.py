@@ -19,10 +19,11 @@ from loraloom.models.autoencoder_layout import autoencoder_blueprint
 from loraloom.models.autoencoder_network import AutoencoderNetwork
 from loraloom.models.family import Blueprint, NetworkParts
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
-from loraloom.models.resident import Resident
+from loraloom.models.resident import Resident, Storage
 from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, has_native_bfloat16
 from loraloom.weights.patch import Stack
+from loraloom.weights.quantized import STORAGE_TYPES
 from loraloom.weights.source import WeightSource
 
 DtypeName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -56,7 +57,7 @@ class Memory:
         blueprint = model.family.blueprint(model.weights.shapes)
         parametrisation = model.parametrisation or model.family.parametrisation(model.weights)
         parts = NetworkParts(
-            module=self._lease("network", blueprint, model.weights, model.stack, self.dtype),
+            module=self._lease("network", blueprint, model.weights, model.stack, self.dtype, _storage(model)),
             dtype=self.dtype,
             parametrisation=parametrisation,
             latent=model.latent,
@@ -87,32 +88,35 @@ class Memory:
 
         count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
         dtype = self.dtype if count > LARGE_TEXT_ENCODER else torch.float32
+        storage: Storage = "stored" if count > LARGE_TEXT_ENCODER else "quantized"
         blueprint = text_blueprint(part.role, part.weights.shapes)
-        return self._lease("text", blueprint, part.weights, stack, dtype)()
+        return self._lease("text", blueprint, part.weights, stack, dtype, storage)()
 
     def _lease(
-        self, kind: Kind, blueprint: Blueprint, source: WeightSource, stack: Stack, dtype: torch.dtype
+        self,
+        kind: Kind,
+        blueprint: Blueprint,
+        source: WeightSource,
+        stack: Stack,
+        dtype: torch.dtype,
+        storage: Storage = "quantized",
     ) -> Callable[[], nn.Module]:
         def module() -> nn.Module:
-            resident = self._resident(kind, blueprint, source, dtype)
+            key = (kind, source, dtype, storage)
+            if key not in self._residents:
+                self._make_room(kind, source, dtype, storage)
+                resident = Resident(blueprint, source, dtype=dtype, device=self.device, storage=storage)
+                self._residents[key] = kind, resident
+            self._residents.move_to_end(key)
+            resident = self._residents[key][1]
             resident.apply(stack)
             return resident.module
 
         return module
 
-    def _resident(
-        self, kind: Kind, blueprint: Blueprint, source: WeightSource, dtype: torch.dtype
-    ) -> Resident:
-        key = (kind, source, dtype)
-        if key not in self._residents:
-            self._make_room(kind, source, dtype)
-            self._residents[key] = kind, Resident(blueprint, source, dtype=dtype, device=self.device)
-        self._residents.move_to_end(key)
-        return self._residents[key][1]
-
-    def _make_room(self, kind: Kind, source: WeightSource, dtype: torch.dtype) -> None:
+    def _make_room(self, kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage) -> None:
         """Evict until the weights fit; OutOfMemory with the figures when nothing is left to evict."""
-        needed = weights_bytes(source, dtype) + MARGIN
+        needed = weights_bytes(source, dtype, storage) + MARGIN
         while needed > (free := self._free()):
             if not self._evict():
                 names = ", ".join(file.path.name for file in source.files)
@@ -140,14 +144,27 @@ class Memory:
             torch.cuda.empty_cache()
 
 
-def weights_bytes(source: WeightSource, dtype: torch.dtype) -> int:
-    """Bytes that a source's weights take once loaded to compute in `dtype`; mapped ones take none."""
+def weights_bytes(source: WeightSource, dtype: torch.dtype, storage: Storage) -> int:
+    """Bytes that a source's weights take once loaded to compute in `dtype`.
+
+    Pages mapped from the file are counted too: the system may drop them, but then every use reads them."""
     total = 0
     for native, shape in source.shapes.items():
         stored = source.dtypes[native]
-        if stored.is_floating_point and stored != dtype:
-            total += torch.Size(shape).numel() * dtype.itemsize
+        narrow = len(shape) == 2 and (stored in STORAGE_TYPES or storage != "quantized")
+        if isinstance(storage, torch.dtype) and narrow and stored not in STORAGE_TYPES:
+            stored = storage
+        width = stored.itemsize if narrow or not stored.is_floating_point else dtype.itemsize
+        total += torch.Size(shape).numel() * width
     return total
+
+
+def _storage(model: DiffusionModel) -> Storage:
+    """How the handle wants linear weights to be kept (UNETLoader's weight_dtype)."""
+    wanted = str(model.option("weight_dtype", "default"))
+    if wanted.startswith("fp8_e4m3fn"):
+        return torch.float8_e4m3fn
+    return torch.float8_e5m2 if wanted == "fp8_e5m2" else "quantized"
 
 
 def _device(name: str) -> torch.device:

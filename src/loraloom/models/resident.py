@@ -2,23 +2,24 @@
 
 There is one copy of every weight. Which LoRAs a native weight carries is its signature; when the wanted
 signature differs, that weight alone is rebuilt: read again from the file, patched in float32, rounded once.
-An empty signature therefore is the base, bit for bit.
+An empty signature therefore is the base, bit for bit. Weights that stay in 8 bits are not rebuilt where
+the algebra allows: their LoRAs run beside them.
 """
 
 from __future__ import annotations
 
-import fnmatch
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Hashable, Iterable
+from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, Placement
+from loraloom.models.family import Blueprint
+from loraloom.models.slots import compress, find_slots
 from loraloom.weights.patch import Patch, Stack
+from loraloom.weights.quantized import STORAGE_TYPES, join_low_rank
 from loraloom.weights.source import WeightSource
 
 Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
@@ -26,56 +27,40 @@ Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
 
 Uses: TypeAlias = "list[tuple[Patch, float]]"
 
+Storage: TypeAlias = 'Literal["quantized", "stored"] | torch.dtype'
+
 _UNKNOWN: Signature = (("being rebuilt", 0.0),)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """One parameter or buffer of the module that a native weight feeds."""
-
-    owner: nn.Module
-    attribute: str
-    shape: torch.Size
-    placement: Placement
-
-    @property
-    def tensor(self) -> Tensor:
-        return getattr(self.owner, self.attribute)
-
-    def put(self, tensor: Tensor) -> None:
-        if isinstance(self.tensor, nn.Parameter):
-            self.owner._parameters[self.attribute] = nn.Parameter(tensor, requires_grad=False)
-        else:
-            self.owner._buffers[self.attribute] = tensor
-
-    def cut(self, native: Tensor) -> Tensor:
-        """The parameter's value from the native weight's: a view where the rows are in one range."""
-        rows = self.placement.rows
-        if not rows:
-            return native
-        parts = [native[begin:end] for begin, end in rows]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Resident:
     """A module with its weights in memory.
 
     dtype: the type to compute in. Weights stored in it are mapped from the file without a copy where the
-    device allows it; others are converted tensor by tensor.
+        device allows it; others are converted tensor by tensor.
+    storage: which linear weights stay narrower and are widened when used: "quantized", those that the file
+        has in 8 bits; "stored", all as the file has them; or an 8-bit type to round them to.
     """
 
     def __init__(
-        self, blueprint: Blueprint, source: WeightSource, *, dtype: torch.dtype, device: torch.device
+        self,
+        blueprint: Blueprint,
+        source: WeightSource,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        storage: Storage = "quantized",
     ) -> None:
         self.source = source
         self.dtype = dtype
         self.device = device
+        self.storage: Storage = storage
         with torch.device("meta"):
             self.module = blueprint.build()
+            compress(self.module, blueprint.placements, self._stays_narrow)
         self.module.eval().requires_grad_(False)
-        self._slots = _slots(self.module, blueprint, source)
+        self._slots = find_slots(self.module, blueprint, source)
         self._applied: dict[str, Signature] = {}
-        self._stack: Stack = ()
+        self._stack: Stack | None = ()
         for native in self._slots:
             self._restore(native)
 
@@ -91,10 +76,10 @@ class Resident:
         wanted = self._wanted(stack)
         changed = [
             native
-            for native in {*self._applied, *wanted}
-            if _signature(wanted.get(native, [])) != self._applied.get(native, ())
+            for native in dict.fromkeys((*self._applied, *wanted))
+            if _signature(wanted.get(native, ())) != self._applied.get(native, ())
         ]
-        self._stack = ((),)[:0]  # nothing is promised until all is rebuilt
+        self._stack = None  # until all is rebuilt
         for native in changed:
             self._applied[native] = _UNKNOWN
             if native in wanted:
@@ -109,48 +94,99 @@ class Resident:
     def _wanted(self, stack: Stack) -> dict[str, Uses]:
         wanted: dict[str, Uses] = defaultdict(list)
         for use in stack:
-            if use.strength == 0:
-                continue
-            for native, patches in use.source.patches().items():
-                if native in self._slots:
-                    wanted[native].extend((patch, use.strength) for patch in patches)
+            if use.strength != 0:
+                for native, patches in use.source.patches().items():
+                    if native in self._slots:
+                        wanted[native].extend((patch, use.strength) for patch in patches)
         return wanted
 
     def _restore(self, native: str) -> None:
-        """Give all parameters that a native weight feeds the file's values."""
+        """Give all slots that a native weight feeds the file's values."""
         slots = self._slots[native]
-        if self._is_mappable(native):
+        if slots[0].compressed:
+            self._restore_compressed(native)
+        elif self._is_mappable(native):
             whole = self.source.map(native)
             for slot in slots:
                 slot.put(slot.cut(whole).reshape(slot.shape))
-            return
-        whole = self.source.read(native)
-        for slot in slots:
-            self._write(slot, slot.cut(whole).reshape(slot.shape))
-
-    def _is_mappable(self, native: str) -> bool:
-        return self.device.type == "cpu" and self.source.dtypes[native] == self._dtype_of(native)
-
-    def _dtype_of(self, native: str) -> torch.dtype:
-        stored = self.source.dtypes[native]
-        return self.dtype if stored.is_floating_point else stored
+        else:
+            self._write(native, self.source.read(native))
 
     def _rebuild(self, native: str, uses: Uses) -> None:
+        """Give all slots that a native weight feeds the patched values."""
+        if self._slots[native][0].compressed and (factors := _factors(uses)) is not None:
+            self._restore_compressed(native)
+            self._attach(native, factors)
+            return
         whole = self.source.read(native, torch.float32)
         for patch, strength in uses:
             whole = _patched(whole, patch, strength)
         for slot in self._slots[native]:
-            value = slot.cut(whole)
-            self._write(slot, value.reshape(slot.shape) if value.numel() == slot.shape.numel() else value)
+            if layer := slot.compressed:
+                layer.scale = layer.low_rank = None
+        self._write(native, whole)
 
-    def _write(self, slot: _Slot, value: Tensor) -> None:
-        """Round once, into the parameter's own memory where it has some."""
-        now = slot.tensor
-        dtype = self.dtype if value.is_floating_point() else value.dtype
-        if now.device.type == "meta" or now.shape != value.shape or not now.is_contiguous():
-            slot.put(value.to(self.device, dtype, copy=True).contiguous())
+    def _write(self, native: str, whole: Tensor) -> None:
+        dtype = self.dtype if whole.is_floating_point() else whole.dtype
+        for slot in self._slots[native]:
+            slot.write(slot.cut(whole), dtype, self.device)
+
+    def _is_mappable(self, native: str) -> bool:
+        """Whether the file's own pages can serve as the weight."""
+        stored = self.source.dtypes[native]
+        is_as_needed = stored == self.dtype or not stored.is_floating_point
+        return self.device.type == "cpu" and is_as_needed and not self.source.is_scaled(native)
+
+    def _narrow_type(self, native: str) -> torch.dtype | None:
+        """The type that a linear weight stays in; None: that to compute in."""
+        stored = self.source.dtypes[native]
+        if stored in STORAGE_TYPES or self.storage == "stored":
+            return None if stored == self.dtype else stored
+        return self.storage if isinstance(self.storage, torch.dtype) else None
+
+    def _stays_narrow(self, native: str) -> bool:
+        return native in self.source and self._narrow_type(native) is not None
+
+    def _restore_compressed(self, native: str) -> None:
+        narrow, scale = self._narrow_type(native), self.source.scale(native)
+        if narrow is not None and narrow != self.source.dtypes[native]:
+            limit = torch.finfo(narrow).max
+            whole = self.source.read(native, torch.float32).clamp_(-limit, limit).to(narrow)
         else:
-            now.data.copy_(value)
+            whole = self.source.map(native) if self.device.type == "cpu" else self.source.stored(native)
+        for slot in self._slots[native]:
+            slot.put(slot.cut(whole).reshape(slot.shape).to(self.device))
+            if layer := slot.compressed:
+                layer.low_rank = layer.scale = None
+                if scale is not None:
+                    rows = scale.reshape(-1)
+                    layer.scale = (slot.cut(rows) if len(rows) > 1 else rows).to(self.device)
+
+    def _attach(self, native: str, factors: Iterable[tuple[Tensor, Tensor, int]]) -> None:
+        """Put low-rank changes (down, up, first row) beside a compressed weight."""
+        rows = self.source.shapes[native][0]
+        for slot in self._slots[native]:
+            pairs: list[tuple[Tensor, Tensor]] = []
+            for down, up, first in factors:
+                whole = up.new_zeros(rows, up.shape[1])
+                whole[first : first + len(up)] = up
+                own = slot.cut(whole)
+                if bool(own.any()):
+                    pairs.append((down.to(self.device), own.to(self.device)))
+            if layer := slot.compressed:
+                layer.low_rank = join_low_rank(pairs, self.dtype)
+
+
+def _factors(uses: Uses) -> list[tuple[Tensor, Tensor, int]] | None:
+    """All changes of a weight as (down, up · strength, first row); None where one has no such form."""
+    found: list[tuple[Tensor, Tensor, int]] = []
+    for patch, strength in uses:
+        factors = patch.factors()
+        if factors is None or factors.down.dim() != 2 or factors.up.dim() != 2:
+            return None
+        first = 0 if patch.rows is None else patch.rows[0]
+        found.append((factors.down.float(), factors.up.float() * strength, first))
+    return found
 
 
 def _patched(whole: Tensor, patch: Patch, strength: float) -> Tensor:
@@ -160,59 +196,12 @@ def _patched(whole: Tensor, patch: Patch, strength: float) -> Tensor:
     begin, end = patch.rows
     before = whole[begin:end]
     after = patch.apply(before, strength)
-    if after.shape[1:] != before.shape[1:]:
+    if after.shape != before.shape:
         raise ModelFileError("a LoRA that enlarges a weight cannot be applied to a part of its rows")
     if after.data_ptr() != before.data_ptr():
         before.copy_(after)
     return whole
 
 
-def _signature(uses: Uses) -> Signature:
+def _signature(uses: Iterable[tuple[Patch, float]]) -> Signature:
     return tuple((patch.signature, strength) for patch, strength in uses)
-
-
-def _slots(module: nn.Module, blueprint: Blueprint, source: WeightSource) -> Mapping[str, tuple[_Slot, ...]]:
-    """Native name → what it feeds; ModelFileError when file and module do not fit."""
-    found: dict[str, list[_Slot]] = defaultdict(list)
-    missing: list[str] = []
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        placement = blueprint.placements.get(name)
-        if placement is None or placement.native not in source:
-            missing.append(name if placement is None else placement.native)
-            continue
-        path, _, attribute = name.rpartition(".")
-        slot = _Slot(module.get_submodule(path), attribute, tensor.shape, placement)
-        _check_shape(slot, source.shapes[placement.native])
-        found[placement.native].append(slot)
-    extra = [
-        native
-        for native in source.shapes
-        if native not in found and not any(fnmatch.fnmatchcase(native, p) for p in blueprint.unused)
-    ]
-    if missing or extra:
-        files = ", ".join(str(file.path) for file in source.files)
-        problems = [
-            f"{len(names)} {what}: {_some(names)}"
-            for what, names in (("missing", missing), ("unknown", extra))
-            if names
-        ]
-        raise ModelFileError(f"{files}: the weights do not fit the model: {'; '.join(problems)}")
-    return {native: tuple(slots) for native, slots in found.items()}
-
-
-def _check_shape(slot: _Slot, shape: tuple[int, ...]) -> None:
-    rows = slot.placement.rows
-    count = torch.Size(shape).numel()
-    if rows:
-        per_row = count // shape[0]
-        count = sum(end - begin for begin, end in rows) * per_row
-    if count != slot.shape.numel():
-        raise ModelFileError(
-            f"the weight {slot.placement.native!r} has shape {list(shape)}; {list(slot.shape)} was expected"
-        )
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
-    return ", ".join(listed[:8]) + more

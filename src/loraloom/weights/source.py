@@ -137,6 +137,10 @@ class WeightSource:
             count *= size
         return count * self.dtypes[native].itemsize
 
+    def is_scaled(self, native: str) -> bool:
+        """Whether the stored values are to be multiplied with a scale."""
+        return native in self._scales
+
     def scale(self, native: str) -> Tensor | None:
         """The factor (float32, scalar or per row) that stored 8-bit values are multiplied with, if any."""
         entry = self._scales.get(native)
@@ -156,10 +160,10 @@ class WeightSource:
         return values if dtype is None else values.to(dtype)
 
     def map(self, native: str) -> Tensor:
-        """The weight without a copy where the file has it in one piece, else as `read`."""
+        """As `stored`, without a copy where the file has the weight in one piece."""
         entry = self._entry(native)
-        if len(entry) > 1 or native in self._scales:
-            return self.read(native)
+        if len(entry) > 1:
+            return self.stored(native)
         piece = next(iter(entry))
         return piece.cut(piece.file.map(piece.key))
 

@@ -1,0 +1,120 @@
+"""Where the weights of a file go within a module, and whether the two fit."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from loraloom.errors import ModelFileError
+from loraloom.models.family import Blueprint, Placement, Placements
+from loraloom.weights.quantized import QuantizedLinear
+from loraloom.weights.source import WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One parameter or buffer of a module that a native weight feeds."""
+
+    owner: nn.Module
+    attribute: str
+    shape: torch.Size
+    placement: Placement
+
+    @property
+    def tensor(self) -> Tensor:
+        return getattr(self.owner, self.attribute)
+
+    @property
+    def compressed(self) -> QuantizedLinear | None:
+        """The layer, when this is a weight that may stay narrower than the type to compute in."""
+        is_compressed = isinstance(self.owner, QuantizedLinear) and self.attribute == "weight"
+        return self.owner if is_compressed else None
+
+    def cut(self, native: Tensor) -> Tensor:
+        """The slot's values from the native weight's: a view where the rows are in one range."""
+        parts = [native[begin:end] for begin, end in self.placement.rows]
+        if not parts:
+            return native
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def put(self, tensor: Tensor) -> None:
+        """Let the module use this very tensor."""
+        if isinstance(self.tensor, nn.Parameter):
+            self.owner._parameters[self.attribute] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            self.owner._buffers[self.attribute] = tensor
+
+    def write(self, values: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """Round the values once, into the memory that the slot has where it fits."""
+        now = self.tensor
+        values = values.reshape(self.shape) if values.numel() == self.shape.numel() else values
+        fits = now.device.type != "meta" and now.shape == values.shape and now.dtype == dtype
+        if fits and now.is_contiguous():
+            now.data.copy_(values)
+        else:
+            self.put(values.to(device, dtype, copy=True).contiguous())
+
+
+Slots: TypeAlias = Mapping[str, tuple[Slot, ...]]
+"""Native weight name → the slots that it feeds."""
+
+
+def compress(module: nn.Module, placements: Placements, stays_narrow: Callable[[str], bool]) -> None:
+    """Exchange the linear layers whose native weights are to stay narrow for ones that widen them in use."""
+    for name, placement in placements.items():
+        path, _, attribute = name.rpartition(".")
+        owner, _, child = path.rpartition(".")
+        if attribute == "weight" and child and stays_narrow(placement.native):
+            parent = module.get_submodule(owner)
+            linear = getattr(parent, child, None)
+            if type(linear) is nn.Linear:
+                setattr(parent, child, QuantizedLinear.like(linear))
+
+
+def find_slots(module: nn.Module, blueprint: Blueprint, source: WeightSource) -> Slots:
+    """The slots of every native weight; ModelFileError names what does not fit."""
+    found: dict[str, list[Slot]] = defaultdict(list)
+    missing: list[str] = []
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        placement = blueprint.placements.get(name)
+        if placement is None or placement.native not in source:
+            missing.append(name if placement is None else placement.native)
+            continue
+        path, _, attribute = name.rpartition(".")
+        slot = Slot(module.get_submodule(path), attribute, tensor.shape, placement)
+        _check_shape(slot, source.shapes[placement.native])
+        found[placement.native].append(slot)
+    unknown = [
+        native
+        for native in source.shapes
+        if native not in found and not any(fnmatch.fnmatchcase(native, p) for p in blueprint.unused)
+    ]
+    if missing or unknown:
+        files = ", ".join(str(file.path) for file in source.files)
+        kinds = (("missing", set(missing)), ("unknown", unknown))
+        problems = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names)
+        raise ModelFileError(f"{files}: the weights do not fit the model: {problems}")
+    return {native: tuple(slots) for native, slots in found.items()}
+
+
+def _check_shape(slot: Slot, shape: tuple[int, ...]) -> None:
+    count = torch.Size(shape).numel()
+    if slot.placement.rows:
+        rows = sum(end - begin for begin, end in slot.placement.rows)
+        count = rows * (count // shape[0])
+    if count != slot.shape.numel():
+        raise ModelFileError(
+            f"the weight {slot.placement.native!r} has shape {list(shape)}; {list(slot.shape)} was expected"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    return ", ".join(listed[:8]) + more
