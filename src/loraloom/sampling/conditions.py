@@ -143,7 +143,7 @@ def _area(cond: Cond, height: int, width: int) -> Area | None:
     area = cond.options.get("area")
     if area is None:
         return None
-    numbers = tuple(cast("Sequence[float]", area))
+    numbers = tuple(cast("Sequence[float | str]", area))
     if numbers and numbers[0] == "percentage":
         h, w, y, x = (float(number) for number in numbers[1:5])
         return max(1, round(h * height)), max(1, round(w * width)), round(y * height), round(x * width)

@@ -58,7 +58,8 @@ SidesSource: TypeAlias = "Callable[[Evaluate, Tensor, Parametrisation], tuple[Te
 class SamplingOptions:
     """What nodes attach to a model for sampling; hashable where its rules are.
 
-    extra: conditionings that rules evaluate, by name. always_uncond: compute the negative side at scale 1 too.
+    extra: conditionings that rules evaluate, by name.
+    always_uncond: compute the negative side at scale 1 too.
     """
 
     combine: Rule | None = None

@@ -7,7 +7,7 @@ Everything is drawn in float32 on the CPU and moved, so that a seed means the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from loraloom.sampling.types import Noise, NoiseKind
 
 
 class _BrownianPath(Protocol):
-    def __call__(self, ta: Tensor, tb: Tensor) -> Tensor: ...
+    def __call__(self, t: Tensor, tb: Tensor) -> Tensor: ...
 
 
 def generator(seed: int) -> torch.Generator:
@@ -87,7 +87,8 @@ def brownian_noise(x: Tensor, sigmas: Tensor, seed: int, *, on_device: bool = Fa
 
     where = x.device if on_device else torch.device("cpu")
     low, high = sigmas[sigmas > 0].min().to(where), sigmas.max().to(where)
-    path: _BrownianPath = torchsde.BrownianTree(low, torch.zeros_like(x, device=where), high, entropy=seed)
+    tree = torchsde.BrownianTree(low, torch.zeros_like(x, device=where), high, entropy=seed)
+    path = cast(_BrownianPath, tree)
 
     def draw(sigma: Tensor, following: Tensor) -> Tensor:
         start, end = (sigma.to(where), following.to(where))

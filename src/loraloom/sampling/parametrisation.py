@@ -64,6 +64,20 @@ def _zero_terminal_snr(alphas_bar: Tensor) -> Tensor:
     return rescaled
 
 
+def _nearest_entry(logs: Tensor, sigma: Tensor) -> Tensor:
+    """Index of the entry whose logarithm is nearest, for sigmas of any shape."""
+    distance = sigma.log().reshape(1, -1) - logs.to(sigma.device)[:, None]
+    return distance.abs().argmin(dim=0).reshape(sigma.shape)
+
+
+def _between_entries(logs: Tensor, place: Tensor) -> Tensor:
+    """The sigma at a fractional index, interpolated in the logarithm."""
+    logs = logs.to(place.device)
+    place = place.clamp(0, len(logs) - 1)
+    low, high, part = place.floor().long(), place.ceil().long(), place.frac()
+    return ((1 - part) * logs[low] + part * logs[high]).exp()
+
+
 def _broadcast(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.reshape(sigma.shape[:1] + (1,) * (x.ndim - 1)) if sigma.ndim == 1 else sigma
 
@@ -138,17 +152,10 @@ class Discrete(_Diffusion):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The nearest place in the table, by the logarithm."""
-        logs = self.table.log_sigmas.to(sigma.device)
-        distance = sigma.log().reshape(1, -1) - logs[:, None]
-        return distance.abs().argmin(dim=0).reshape(sigma.shape)
+        return _nearest_entry(self.table.log_sigmas, sigma)
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        logs = self.table.log_sigmas.to(timestep.device)
-        place = timestep.float().clamp(0, len(logs) - 1)
-        low = place.floor().long()
-        high = place.ceil().long()
-        part = place.frac()
-        return ((1 - part) * logs[low] + part * logs[high]).exp()
+        return _between_entries(self.table.log_sigmas, timestep.float())
 
     def percent_to_sigma(self, percent: float) -> float:
         if percent <= 0.0:
@@ -169,17 +176,15 @@ class Distilled(Discrete):
     def sigmas(self) -> Tensor:
         return self.table.sigmas[self.stride - 1 :: self.stride]
 
+    @property
+    def _logs(self) -> Tensor:
+        return self.table.log_sigmas[self.stride - 1 :: self.stride]
+
     def timestep(self, sigma: Tensor) -> Tensor:
-        distance = sigma.log().reshape(1, -1) - self.sigmas.log().to(sigma.device)[:, None]
-        return distance.abs().argmin(dim=0).reshape(sigma.shape) * self.stride + (self.stride - 1)
+        return _nearest_entry(self._logs, sigma) * self.stride + (self.stride - 1)
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        logs = self.sigmas.log().to(timestep.device)
-        place = ((timestep.float() - (self.stride - 1)) / self.stride).clamp(0, len(logs) - 1)
-        low = place.floor().long()
-        high = place.ceil().long()
-        part = place.frac()
-        return ((1 - part) * logs[low] + part * logs[high]).exp()
+        return _between_entries(self._logs, (timestep.float() - (self.stride - 1)) / self.stride)
 
 
 @dataclass(frozen=True)

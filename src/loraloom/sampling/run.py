@@ -98,7 +98,7 @@ def sample(
 def completed(
     steps: Generator[Step, None, Sampled], on_step: Callable[[Step], None] | None = None
 ) -> Sampled:
-    """Run the steps to their end, showing each to `on_step` (which may raise to stop), and return the result."""
+    """Run the steps to their end, showing each to `on_step` (which may raise to stop). → the result."""
     while True:
         try:
             step = next(steps)
@@ -138,6 +138,7 @@ def _is_top(parametrisation: Parametrisation, sigma: float) -> bool:
 
 def _not_finite(step: Step, total: int, network: Network) -> LoraloomError:
     return LoraloomError(
-        f"Step {step.index + 1} of {total} (sigma {float(step.sigma):.4g}) gave values that are not finite; the network "
-        f"computes in {network.dtype_name}. Try --dtype fp32 or bf16, fewer or weaker LoRAs, or a lower cfg."
+        f"Step {step.index + 1} of {total} (sigma {float(step.sigma):.4g}) gave values that are not finite; "
+        f"the network computes in {network.dtype_name}. Try --dtype fp32 or bf16, fewer or weaker LoRAs, or "
+        "a lower cfg."
     )

@@ -109,7 +109,7 @@ def exponential_of(parametrisation: Parametrisation, steps: int) -> Tensor:
 
 @schedule("ddim_uniform")
 def ddim_uniform(parametrisation: Parametrisation, steps: int) -> Tensor:
-    """Every n-th entry of the table from its second one (Song et al. 2020); may hold more steps than asked."""
+    """Every n-th entry of the table from its second one (DDIM); may hold more steps than asked."""
     table = parametrisation.sigmas
     tail = [torch.tensor(0.0)]
     if _is_zero(table[1]):

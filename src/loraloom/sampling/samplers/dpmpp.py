@@ -41,7 +41,7 @@ def dpmpp_2s_ancestral(
             if p.is_flow and sigma == 1:
                 middle = torch.full_like(sigma, 0.9999)
             else:
-                middle = level(p, (half_log_snr(p, sigma) + half_log_snr(p, down)) / 2)
+                middle = level(p, torch.lerp(half_log_snr(p, sigma), half_log_snr(p, down), 0.5))
             halfway = denoised + (x - denoised) * (middle / sigma)
             x_0 = denoise(halfway, middle)
             x = x_0 + (x - x_0) * (down / sigma)
@@ -61,7 +61,7 @@ def dpmpp_2s_ancestral_cfg_pp(
         if down == 0:
             x = denoised + derivative(x, unconditional(denoise), sigma) * down
         else:
-            middle = (sigma * down).sqrt()
+            middle = sigma.log().lerp(down.log(), 0.5).exp()
             shrink = middle / sigma
             halfway = shrink * (x + (denoised - unconditional(denoise))) + (1 - shrink) * denoised
             x_0 = denoise(halfway, middle)

@@ -116,7 +116,7 @@ def lcm(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Iterat
 
 @sampler("ddpm", noise="reseeded")
 def ddpm(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Iterator[Step]:
-    """Ancestral sampling of Ho et al. 2020 (algorithm 2, with the posterior's variance), in VP coordinates."""
+    """Ancestral sampling of Ho et al. 2020 (algorithm 2, posterior variance), in VP coordinates."""
     for i, sigma, following in intervals(sigmas):
         denoised = denoise(x, sigma)
         eps = derivative(x, denoised, sigma)

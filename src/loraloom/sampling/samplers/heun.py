@@ -89,7 +89,7 @@ def dpm_2(
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
 ) -> Iterator[Step]:
-    """The slope at the geometric middle of the interval (DPM-Solver-2, Lu et al. 2022, in Karras' setting)."""
+    """The slope at the geometric middle of the interval (DPM-Solver-2, Lu et al. 2022)."""
     for i, _, following in intervals(sigmas):
         x, sigma = churned(
             x, sigmas, i, noise=noise, s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise

@@ -26,10 +26,17 @@ def derivative(x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
 
 
 def ancestral_levels(sigma: Tensor, following: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """The level to step down to, and the deviation of the noise that leads from there to `following`."""
+    """The level to step down to, and the deviation of the noise that leads from there to `following`.
+
+    Written as k-diffusion does: near the end the difference of squares is mostly rounding, and pictures
+    depend on it.
+    """
     if eta == 0.0:
         return following, torch.zeros_like(following)
-    up = torch.minimum(following, eta * following * (1 - (following / sigma) ** 2) ** 0.5)
+    if sigma.isinf():
+        up = min(1.0, eta) * following
+    else:
+        up = torch.minimum(following, eta * (following**2 * (sigma**2 - following**2) / sigma**2) ** 0.5)
     return (following**2 - up**2) ** 0.5, up
 
 

@@ -36,7 +36,7 @@ def _weighed(slopes: Sequence[Tensor], weights: Sequence[float | Tensor]) -> Ten
 def lms(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise, order: int = 4) -> Iterator[Step]:
     """Linear multistep (Adams-Bashforth for uneven steps): the polynomial through the slopes, integrated."""
     slopes: _Slopes = []
-    nodes = sigmas.double().cpu().numpy()
+    nodes = sigmas.cpu().numpy()
     for i, sigma, following in intervals(sigmas):
         denoised = denoise(x, sigma)
         slopes = [derivative(x, denoised, sigma), *slopes][:order]
@@ -44,18 +44,25 @@ def lms(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise, order: in
             x = denoised
         else:
             used = nodes[i - len(slopes) + 1 : i + 1][::-1]
-            x = x + _weighed(slopes, _polynomial_weights(used, float(nodes[i]), float(nodes[i + 1])))
+            x = x + _weighed(slopes, _polynomial_weights(used, nodes[i + 1]))
         yield Step(i, x, denoised, sigma)
 
 
-def _polynomial_weights(nodes: np.ndarray, start: float, end: float) -> list[float]:
-    """Integral from start to end of each Lagrange polynomial over the nodes."""
-    weights: list[float] = []
-    for j, node in enumerate(nodes):
-        others = np.delete(nodes, j)
-        antiderivative = np.polyint(np.atleast_1d(np.poly(others)) / np.prod(node - others))
-        weights.append(float(np.polyval(antiderivative, end) - np.polyval(antiderivative, start)))
-    return weights
+def _polynomial_weights(nodes: np.ndarray, end: np.floating) -> list[float]:
+    """Integral from nodes[0] to end of each Lagrange polynomial over the nodes, by quadrature in float32:
+    where levels lie close together k-diffusion's weights carry its rounding, and pictures depend on it."""
+    from scipy import integrate
+
+    def polynomial(at: float, j: int) -> float:
+        product = 1.0
+        for k in range(len(nodes)):
+            if k != j:
+                product *= (at - nodes[k]) / (nodes[j] - nodes[k])
+        return product
+
+    return [
+        float(integrate.quad(polynomial, nodes[0], end, args=(j,), epsrel=1e-4)[0]) for j in range(len(nodes))
+    ]
 
 
 @sampler("ipndm")
@@ -149,12 +156,12 @@ class _LinearVP:
         self.start = high - 0.5 * self.slope
 
     def times(self, sigmas: Tensor) -> Tensor:
-        log = (sigmas.double() ** 2 + 1).log()
+        log = (sigmas**2 + 1).log()
         return ((self.start**2 + 2 * self.slope * log).sqrt() - self.start) / self.slope
 
     def weights(self, nodes: Tensor, end: Tensor, samples: int = 10000) -> list[float]:
         """∫ L_j(t) dsigma for the Lagrange polynomials over `nodes` (the newest first), as a sum."""
-        times = torch.linspace(float(nodes[0]), float(end), samples, dtype=torch.float64)
+        times = torch.linspace(float(nodes[0]), float(end), samples)
         kept = (-0.5 * times**2 * self.slope - times * self.start).exp()
         rate = 0.5 * (times * self.slope + self.start) / (kept * (1 - kept)).sqrt()
         width = (float(end) - float(nodes[0])) / samples
