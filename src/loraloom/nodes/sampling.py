@@ -14,7 +14,7 @@ from loraloom.nodes.previews import preview_of
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
 from loraloom.sampling.guidance import CFG, Guidance, SamplingOptions
-from loraloom.sampling.noise import initial_noise, no_noise
+from loraloom.sampling.noise import initial_noise
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import Method, method, sampler_names
 from loraloom.sampling.schedules import between, schedule_names, sigmas_for
@@ -41,19 +41,13 @@ def ksampler(
 ) -> Latent:
     """Sample latents: `denoise` below 1 keeps that much less of the noise, and so more of the latent."""
     network = services(run).memory.network(model)
-    sigmas = sigmas_for(network.parametrisation, scheduler, steps, denoise)
+    sampler = method(sampler_name)
+    sigmas = sigmas_for(network.parametrisation, scheduler, steps, denoise, method=sampler)
     guidance = CFG(positive, negative, cfg)
-    return sample_latent(
-        network,
-        model,
-        guidance,
-        latent_image,
-        method(sampler_name),
-        sigmas,
-        seed=seed,
-        add_noise=True,
-        run=run,
+    result, _ = sample_latent(
+        network, model, guidance, latent_image, sampler, sigmas, seed=seed, add_noise=True, run=run
     )
+    return result
 
 
 @node("KSamplerAdvanced", category="sampling", display_name="KSampler (Advanced)")
@@ -76,20 +70,22 @@ def ksampler_advanced(
 ) -> Latent:
     """Sample some of the steps of a schedule, with or without noise at the start and left at the end."""
     network = services(run).memory.network(model)
-    whole = sigmas_for(network.parametrisation, scheduler, steps)
-    leftover = return_with_leftover_noise == "enable"
-    sigmas = between(whole, start_at_step, end_at_step, leftover_noise=leftover)
-    return sample_latent(
+    sampler = method(sampler_name)
+    whole = sigmas_for(network.parametrisation, scheduler, steps, method=sampler)
+    full = return_with_leftover_noise == "disable"
+    sigmas = between(whole, start_at_step, end_at_step, full_denoise=full)
+    result, _ = sample_latent(
         network,
         model,
         CFG(positive, negative, cfg),
         latent_image,
-        method(sampler_name),
+        sampler,
         sigmas,
         seed=noise_seed,
         add_noise=add_noise == "enable",
         run=run,
     )
+    return result
 
 
 def sample_latent(
@@ -103,11 +99,13 @@ def sample_latent(
     seed: int,
     add_noise: bool,
     run: NodeRun,
-) -> LatentValue:
-    """Run a sampler on a LATENT with progress, previews and cancelling; other keys of the latent are kept."""
+) -> tuple[LatentValue, LatentValue]:
+    """Run a sampler on a LATENT with progress, previews and cancelling; other keys of the latent are kept.
+
+    → the result, and the last prediction of the clean latent."""
     samples = fitting(latent["samples"], network)
     index = latent.get("batch_index")
-    noise = initial_noise(samples, seed, index) if add_noise else no_noise(samples)
+    noise = initial_noise(samples, seed, index) if add_noise else torch.zeros_like(samples)
     options = model.option("sampling")
     total = max(len(sigmas) - 1, 1)
 
@@ -128,12 +126,11 @@ def sample_latent(
         ),
         on_step,
     )
-    result = LatentValue(samples=sampled.latent)
-    if "noise_mask" in latent:
-        result["noise_mask"] = latent["noise_mask"]
-    if index is not None:
-        result["batch_index"] = index
-    return result
+    result = latent.copy()
+    result["samples"] = sampled.latent
+    denoised = latent.copy()
+    denoised["samples"] = sampled.denoised
+    return result, denoised
 
 
 def fitting(samples: Tensor, network: Network) -> Tensor:
