@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 Shape: TypeAlias = "tuple[int, ...]"

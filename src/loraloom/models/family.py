@@ -74,11 +74,12 @@ class NetworkParts:
     """What a family's adapter makes a `Network` of.
 
     module: gives the resident module, with the right weights in it, each time it is about to be used.
-    dtype: the type it computes in.
+    dtype, device: the type it computes in, and where.
     """
 
     module: Callable[[], nn.Module]
     dtype: torch.dtype
+    device: torch.device
     parametrisation: Parametrisation
     latent: LatentFormat
     config: Mapping[str, object]

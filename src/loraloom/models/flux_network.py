@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from loraloom.models.family import NetworkParts
 from loraloom.models.unet_network import fit
-from loraloom.sampling.types import Cond, NetworkInputs, Parametrisation
+from loraloom.sampling.types import Cond, NetworkInputs, Parametrisation, SampleContext
 
 PATCH = 2
 """Latent pixels per token, in both directions."""
@@ -28,8 +29,9 @@ class FluxNetwork:
     type before it embeds them, which in bfloat16 moves them by up to 0.4 %.
     """
 
-    def __init__(self, parts: NetworkParts) -> None:
+    def __init__(self, parts: NetworkParts, skipped: frozenset[tuple[str, int]] = frozenset()) -> None:
         self._parts = parts
+        self._skipped = skipped
         self._extra_channels = cast(int, parts.config["in_channels"]) // PATCH**2 - parts.latent.channels
 
     @property
@@ -44,7 +46,15 @@ class FluxNetwork:
     def dtype_name(self) -> str:
         return str(self._parts.dtype).removeprefix("torch.")
 
-    def inputs(self, cond: Cond, x: Tensor, *, noise: Tensor | None, seed: int | None) -> NetworkInputs:
+    @property
+    def device(self) -> torch.device:
+        return self._parts.device
+
+    def skipping(self, blocks: tuple[tuple[str, int], ...]) -> FluxNetwork:
+        """This network without some of its blocks: ("double", 7), ("single", 3) …"""
+        return FluxNetwork(self._parts, frozenset(blocks))
+
+    def inputs(self, cond: Cond, context: SampleContext) -> NetworkInputs:
         """context, "y" (1, P), "guidance" (1,) for models with it, "concat" for fill and control models."""
         width = cast(int, self._parts.config["pooled_projection_dim"])
         inputs = {
@@ -55,7 +65,7 @@ class FluxNetwork:
             guidance = cast(float, cond.options.get("guidance", DEFAULT_GUIDANCE))
             inputs["guidance"] = torch.tensor([float(guidance)])
         if self._extra_channels > 0:
-            inputs["concat"] = self._given_picture(cond, x)
+            inputs["concat"] = self._given_picture(cond, context)
         return inputs
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
@@ -67,7 +77,7 @@ class FluxNetwork:
         embedded = self._embed(module.time_text_embed, timestep, inputs, x.device)
         states = module.x_embedder(tokens.to(dtype))
         rotary = module.pos_embed(positions(context.shape[1], rows, columns, x.device))
-        for block in (*module.transformer_blocks, *module.single_transformer_blocks):
+        for block in self._blocks(module):
             context, states = block(
                 hidden_states=states, encoder_hidden_states=context, temb=embedded, image_rotary_emb=rotary
             )
@@ -80,6 +90,13 @@ class FluxNetwork:
     def process_latent_out(self, latent: Tensor) -> Tensor:
         return latent / self._parts.latent.scale + self._parts.latent.shift
 
+    def _blocks(self, module: Any) -> Iterator[Any]:
+        kinds = (("double", module.transformer_blocks), ("single", module.single_transformer_blocks))
+        for kind, blocks in kinds:
+            for number, block in enumerate(blocks):
+                if (kind, number) not in self._skipped:
+                    yield block
+
     def _embed(self, embedders: Any, timestep: Tensor, inputs: NetworkInputs, device: torch.device) -> Tensor:
         """(B, width) what the blocks are modulated by: time, guidance and the pooled prompt."""
         dtype = self._parts.dtype
@@ -89,14 +106,15 @@ class FluxNetwork:
             embedded = embedded + embedders.guidance_embedder(guidance.to(dtype))
         return embedded + embedders.text_embedder(inputs["y"].to(device, dtype))
 
-    def _given_picture(self, cond: Cond, x: Tensor) -> Tensor:
+    def _given_picture(self, cond: Cond, context: SampleContext) -> Tensor:
         """Latents of the picture to start from and, for fill models, the mask as 64 channels of pixels."""
+        x = context.latent
         picture = cond.options.get("concat_latent_image")
         given = fit(picture.to(x), x) if isinstance(picture, Tensor) else torch.zeros_like(x)
         given = self.process_latent_in(given)
         if self._extra_channels <= self.latent_channels:
             return given
-        mask = cond.options.get("concat_mask")
+        mask = cond.options.get("concat_mask", context.mask)
         mask = (
             mask.to(x).reshape(-1, 1, *mask.shape[-2:])
             if isinstance(mask, Tensor)

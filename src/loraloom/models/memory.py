@@ -59,6 +59,7 @@ class Memory:
         parts = NetworkParts(
             module=self._lease("network", blueprint, model.weights, model.stack, self.dtype, _storage(model)),
             dtype=self.dtype,
+            device=self.device,
             parametrisation=parametrisation,
             latent=model.latent,
             config=blueprint.config,

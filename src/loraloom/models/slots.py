@@ -33,8 +33,9 @@ class Slot:
     @property
     def compressed(self) -> QuantizedLinear | None:
         """The layer, when this is a weight that may stay narrower than the type to compute in."""
-        is_compressed = isinstance(self.owner, QuantizedLinear) and self.attribute == "weight"
-        return self.owner if is_compressed else None
+        if isinstance(self.owner, QuantizedLinear) and self.attribute == "weight":
+            return self.owner
+        return None
 
     def cut(self, native: Tensor) -> Tensor:
         """The slot's values from the native weight's: a view where the rows are in one range."""
@@ -46,9 +47,8 @@ class Slot:
     def put(self, tensor: Tensor) -> None:
         """Let the module use this very tensor."""
         if isinstance(self.tensor, nn.Parameter):
-            self.owner._parameters[self.attribute] = nn.Parameter(tensor, requires_grad=False)
-        else:
-            self.owner._buffers[self.attribute] = tensor
+            tensor = nn.Parameter(tensor, requires_grad=False)
+        setattr(self.owner, self.attribute, tensor)
 
     def write(self, values: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """Round the values once, into the memory that the slot has where it fits."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.models.family import NetworkParts
-from loraloom.sampling.types import Cond, NetworkInputs, Parametrisation
+from loraloom.sampling.types import Cond, NetworkInputs, Parametrisation, SampleContext
 
 SIZE_WIDTH = 256
 """Width of the embedding of each number that SDXL is told."""
@@ -43,12 +43,16 @@ class UNetNetwork:
     def dtype_name(self) -> str:
         return str(self._parts.dtype).removeprefix("torch.")
 
-    def inputs(self, cond: Cond, x: Tensor, *, noise: Tensor | None, seed: int | None) -> NetworkInputs:
-        """context, and "concat" (1 or B, C', H, W) for inpainting models."""
+    @property
+    def device(self) -> torch.device:
+        return self._parts.device
+
+    def inputs(self, cond: Cond, context: SampleContext) -> NetworkInputs:
+        """context, "y" (1, Y) for models that are told sizes, "concat" (B, C', H, W) for inpainting."""
         inputs = {"context": cond.context}
         if self._extra_channels:
-            inputs["concat"] = self._inpainting(cond, x)
-        label = self._label(cond, x)
+            inputs["concat"] = self._inpainting(cond, context)
+        label = self._label(cond, context)
         if label is not None:
             inputs["y"] = label
         return inputs
@@ -74,33 +78,33 @@ class UNetNetwork:
     def process_latent_out(self, latent: Tensor) -> Tensor:
         return latent / self._parts.latent.scale + self._parts.latent.shift
 
-    def _label(self, cond: Cond, x: Tensor) -> Tensor | None:
+    def _label(self, cond: Cond, context: SampleContext) -> Tensor | None:
         """(1, Y) what the network is told besides the prompt; None where it is told nothing."""
         return None
 
-    def _inpainting(self, cond: Cond, x: Tensor) -> Tensor:
-        """Mask (1: to be painted) and latents of the picture with the masked part blanked."""
-        mask, picture = cond.options.get("concat_mask"), cond.options.get("concat_latent_image")
-        if isinstance(mask, Tensor):
-            mask = fit(mask.reshape(-1, 1, *mask.shape[-2:]).to(x), x).round()
-        else:
-            mask = torch.ones_like(x[:, :1])
-        if isinstance(picture, Tensor):
-            picture = fit(self.process_latent_in(picture.to(x)), x)
-        else:
-            picture = torch.ones_like(x) * x.new_tensor(BLANK_LATENT)[:, None, None]
-        return torch.cat([mask, picture], dim=1)
+    def _inpainting(self, cond: Cond, context: SampleContext) -> Tensor:
+        """Mask (1: to be painted) and latents of the picture with the masked part blanked.
+
+        What the conditioning does not give is taken from the run; without a mask, all is to be painted."""
+        x = context.latent
+        mask = cond.options.get("concat_mask", context.mask)
+        picture = cond.options.get("concat_latent_image")
+        if not isinstance(mask, Tensor):
+            blank = x.new_tensor(BLANK_LATENT)[:, None, None].expand_as(x)
+            return torch.cat([torch.ones_like(x[:, :1]), blank], dim=1)
+        given = fit(self.process_latent_in(picture.to(x)), x) if isinstance(picture, Tensor) else x
+        return torch.cat([one_channel(mask, x).round(), given], dim=1)
 
 
 class SdxlNetwork(UNetNetwork):
     """The UNet that is told the picture's size, crop and target size beside the pooled prompt."""
 
-    def _label(self, cond: Cond, x: Tensor) -> Tensor | None:
-        sizes = image_sizes(cond.options, x)
+    def _label(self, cond: Cond, context: SampleContext) -> Tensor | None:
+        sizes = image_sizes(cond.options, context.latent)
         names = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
-        return self._told(cond, [sizes[name] for name in names], x)
+        return self._told(cond, [sizes[name] for name in names])
 
-    def _told(self, cond: Cond, numbers: list[float], x: Tensor) -> Tensor:
+    def _told(self, cond: Cond, numbers: list[float]) -> Tensor:
         embedded = torch.cat([embed_number(number, SIZE_WIDTH) for number in numbers])[None]
         width = cast(int, self._parts.config["projection_class_embeddings_input_dim"]) - embedded.shape[1]
         pooled = torch.zeros(1, width) if cond.pooled is None else cond.pooled.float()
@@ -110,12 +114,12 @@ class SdxlNetwork(UNetNetwork):
 class RefinerNetwork(SdxlNetwork):
     """SDXL's refiner: size, crop and an aesthetic score."""
 
-    def _label(self, cond: Cond, x: Tensor) -> Tensor | None:
-        sizes = image_sizes(cond.options, x)
-        default = 2.5 if cond.options.get("prompt_type") == "negative" else 7.0
+    def _label(self, cond: Cond, context: SampleContext) -> Tensor | None:
+        sizes = image_sizes(cond.options, context.latent)
+        default = 2.5 if context.role == "negative" else 7.0
         score = cast(float, cond.options.get("aesthetic_score", default))
         numbers = [sizes[name] for name in ("height", "width", "crop_h", "crop_w")]
-        return self._told(cond, [*numbers, score], x)
+        return self._told(cond, [*numbers, score])
 
 
 def image_sizes(options: Mapping[str, object], x: Tensor) -> dict[str, float]:
@@ -133,6 +137,13 @@ def embed_number(number: float, width: int) -> Tensor:
     frequencies = torch.exp(-math.log(10000) * torch.arange(width // 2, dtype=torch.float32) / (width // 2))
     angles = torch.tensor(number, dtype=torch.float32) * frequencies
     return torch.cat([angles.cos(), angles.sin()])
+
+
+def one_channel(mask: Tensor, x: Tensor) -> Tensor:
+    """A mask of any form (…, H', W') as (B, 1, H, W), for latents x."""
+    if mask.dim() == x.dim():
+        mask = mask[:, :1]
+    return fit(mask.reshape(-1, 1, *mask.shape[-2:]).to(x), x)
 
 
 def fit(values: Tensor, x: Tensor) -> Tensor:

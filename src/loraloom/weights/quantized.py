@@ -38,7 +38,7 @@ class QuantizedLinear(nn.Module):
     def like(cls, linear: nn.Linear) -> QuantizedLinear:
         """The same layer on the same device, without its values."""
         with linear.weight.device:
-            return cls(linear.in_features, linear.out_features, linear.bias is not None)
+            return cls(linear.in_features, linear.out_features, "bias" in dict(linear.named_parameters()))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = widened(self.weight, x.dtype)
