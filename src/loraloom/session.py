@@ -13,7 +13,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,9 +30,9 @@ from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.output_files import OutputFolder
 from loraloom.nodes.services import Services, Settings
 from loraloom.outcome import Recorder, Run
+from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph
-from loraloom.workflow.implemented import known_schemas
 from loraloom.workflow.insert_lora import insert_loras, read_lora_choice
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.sources import read_source, select
@@ -121,7 +120,11 @@ class Session:
         loras: "FILE[:MODEL[:CLIP]]", put right behind the model's loader.
         Raises InputError, WorkflowError, MissingModelsError.
         """
-        graph = source if isinstance(source, Graph) else _read(source, workflow)
+        graph = (
+            source
+            if isinstance(source, Graph)
+            else _read(source, workflow, {**core_schemas(), **self.schemas})
+        )
         return edit_graph(graph, self.schemas, self.folders, set=set, seed=seed, loras=loras)
 
     def run(
@@ -156,16 +159,16 @@ class Session:
     def events(self, graph: Graph, *, cancel: threading.Event | None = None) -> Iterator[Event]:
         """Run a prepared graph, event by event."""
         extra: dict[str, JSON] = {} if graph.ui is None else {"workflow": graph.ui}
-        stream = run_graph(
+        return run_graph(
             graph,
             self.nodes,
             cache=self._cache,
             services=self.services,
             extra_pnginfo=extra,
             cancel=cancel,
+            find_file=self.folders.find,
+            inside=torch.inference_mode,
         )
-        with torch.inference_mode(), closing(stream):
-            yield from stream
 
     def close(self) -> None:
         """Let go of models, results and temporary pictures."""
@@ -190,7 +193,7 @@ def edit_graph(
     loras: Sequence[str] = (),
 ) -> Graph:
     """A graph with LoRAs inserted, inputs set and the seed changed, validated against `schemas`."""
-    known = {**known_schemas(), **schemas}
+    known = {**core_schemas(), **schemas}
     graph = insert_loras(graph, known, [read_lora_choice(text) for text in loras])
     texts = [f"{k}={v}" for k, v in set.items()] if isinstance(set, Mapping) else list(set)
     graph = apply_assignments(graph, known, texts)
@@ -218,7 +221,11 @@ def run(
         return session.run(source, workflow=workflow, set=set, seed=seed, loras=loras)
 
 
-def _read(source: FilePath | bytes | Mapping[str, JSON], workflow: int | str | None) -> Graph:
+def _read(
+    source: FilePath | bytes | Mapping[str, JSON],
+    workflow: int | str | None,
+    schemas: Mapping[str, NodeSchema],
+) -> Graph:
     import json
 
     if isinstance(source, Mapping):
@@ -227,4 +234,4 @@ def _read(source: FilePath | bytes | Mapping[str, JSON], workflow: int | str | N
     found = select(read_source(content), None if workflow is None else str(workflow))
     if len(found) != 1:
         raise LoraloomError("choose one workflow, from 1")
-    return found[0].graph(known_schemas())
+    return found[0].graph(schemas)

@@ -148,3 +148,15 @@ def test_collect_refuses_a_name_that_two_functions_claim() -> None:
     vars(module).update(second=make())
     with pytest.raises(ValueError, match="two nodes are called 'Same'"):
         collect(module)
+
+
+def test_a_node_of_one_output_may_return_a_tuple_as_its_value() -> None:
+    from loraloom.engine.calls import returned
+    from loraloom.engine.node import Socket, node, node_types
+
+    @node("Pair", category="t")
+    def pair() -> Annotated[tuple[int, ...], Socket("PAIR")]:
+        return (1, 2)
+
+    (kind,) = node_types(pair)
+    assert returned(pair(), kind).outputs == ((1, 2),)

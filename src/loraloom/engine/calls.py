@@ -63,7 +63,7 @@ def returned(value: object, node: NodeType) -> NodeResult:
         result = value
     elif isinstance(value, Blocked):
         return NodeResult((value,) * count)
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple) and not node.single:
         result = NodeResult(cast("tuple[object, ...]", value))
     else:
         result = NodeResult() if value is None and count != 1 else NodeResult((value,))

@@ -105,6 +105,7 @@ class NodeType:
     validate: called with those literal inputs that it names; True, or a message.
     check_lazy: called with the inputs that are known (None for the rest); names of lazy inputs it needs.
     takes_run, takes_extra: whether the function has a parameter `run`, or takes inputs it does not name.
+    single: whether it returns the value of its one output as it is: a tuple is that value, not the outputs.
     """
 
     schema: NodeSchema
@@ -114,6 +115,7 @@ class NodeType:
     check_lazy: Callable[..., object] | None = None
     takes_run: bool = False
     takes_extra: bool = False
+    single: bool = False
 
     @property
     def name(self) -> str:
@@ -172,7 +174,16 @@ def node(
             python_module=python_module,
             api_node=False if v3 else None,
         )
-        found = NodeType(schema, function, is_changed, validate, check_lazy, said.takes_run, said.takes_extra)
+        found = NodeType(
+            schema,
+            function,
+            is_changed,
+            validate,
+            check_lazy,
+            takes_run=said.takes_run,
+            takes_extra=said.takes_extra,
+            single=said.single,
+        )
         setattr(function, _NODE_TYPES, (*node_types(function), found))
         return function
 

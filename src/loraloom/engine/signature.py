@@ -18,12 +18,13 @@ _PLAIN: Mapping[object, str] = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a function says about its node class."""
+    """What a function says about its node class; see `NodeType` for the last three."""
 
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     takes_run: bool
     takes_extra: bool
+    single: bool
 
 
 def read(
@@ -47,14 +48,19 @@ def read(
         for p in parameters
         if p.name != "run" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     )
+    single = False
     if output_types is None:
-        output_types = _output_types(where, signature.return_annotation)
+        output_types, single = _output_types(where, signature.return_annotation)
     lists = tuple(output_is_list) if output_is_list is not None else (False,) * len(output_types)
     if len(lists) != len(output_types):
         raise TypeError(f"{where}: {len(output_types)} outputs, but output_is_list has {len(lists)} entries")
     outputs = tuple(Output(t, t, is_list) for t, is_list in zip(output_types, lists, strict=True))
     return Signature(
-        inputs, outputs, "run" in signature.parameters, any(p.kind is p.VAR_KEYWORD for p in parameters)
+        inputs,
+        outputs,
+        takes_run="run" in signature.parameters,
+        takes_extra=any(p.kind is p.VAR_KEYWORD for p in parameters),
+        single=single,
     )
 
 
@@ -152,16 +158,17 @@ def _marked(found: Input, marker: object, options: dict[str, JSON]) -> Input:
     return found
 
 
-def _output_types(where: str, annotation: object) -> tuple[str, ...]:
+def _output_types(where: str, annotation: object) -> tuple[tuple[str, ...], bool]:
+    """The types that a return annotation says, and whether it is one type rather than a tuple of them."""
     results = (NodeResult, Blocked, type(None), None)
     kept = [a for a in _alternatives(annotation) if not any(a is r for r in results)]
     if annotation is inspect.Signature.empty or len(kept) > 1:
         raise TypeError(f"{where}: the return annotation must be a socket type, a tuple of them, or None")
     if not kept:
-        return ()
+        return (), False
     if get_origin(kept[0]) is tuple:
-        return tuple(_output_type(where, a) for a in get_args(kept[0]) if a != ())
-    return (_output_type(where, kept[0]),)
+        return tuple(_output_type(where, a) for a in get_args(kept[0]) if a != ()), False
+    return (_output_type(where, kept[0]),), True
 
 
 def _output_type(where: str, annotation: object) -> str:
