@@ -51,6 +51,6 @@ def _cause(text: str, error: json.JSONDecodeError) -> str:
             "; the page's typography replaced the straight quotes by curly ones: copy the workflow from the "
             "page's raw text or download button"
         )
-    if error.pos >= len(text.rstrip()):
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
         return "; the text ends before the JSON does: it was cut short"
     return ""

@@ -71,13 +71,13 @@ def read_source(source: str | Path | bytes, *, stdin: BinaryIO | None = None) ->
     """Every workflow in a source, at least one.
 
     source: a path, `-` for standard input, the bytes of a file, or the text itself (a str that has line
-        breaks or begins with a brace).
+        breaks or begins like JSON or HTML).
 
     Raises InputError if there is no such file or nothing in it is a workflow.
     """
     if isinstance(source, bytes):
         return workflows_of(source, "the given bytes")
-    if isinstance(source, str) and ("\n" in source or source.lstrip()[:1] in ("{", "[")):
+    if isinstance(source, str) and ("\n" in source or source.lstrip()[:1] in ("{", "[", "<")):
         return workflows_of(source.encode("utf-8", "surrogatepass"), "the given text")
     if source == "-":
         data = (stdin or sys.stdin.buffer).read(MAX_BYTES + 1)
@@ -120,7 +120,8 @@ def _read_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(path)[:200]!r} cannot be read: {reason}") from error
 
 
 def _text(data: bytes, name: str) -> str:

@@ -1,0 +1,78 @@
+"""Schemas ↔ /object_info, against the answer of ComfyUI v0.3.64 for all of its classes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loraloom.errors import WorkflowError
+from loraloom.workflow.core_classes import core_schemas
+from loraloom.workflow.object_info import from_object_info, object_info
+
+FIGURES = Path(__file__).parents[1] / "data" / "parity" / "object_info.json.gz"
+# What the server that was asked had in its folders.
+FILES = {
+    "checkpoints": ["v1-5-pruned-emaonly-fp16.safetensors"],
+    "loras": ["pixel.safetensors"],
+    "vae": ["ae.safetensors"],
+    "text_encoders": ["clip_l.safetensors"],
+    "diffusion_models": ["flux1-dev.safetensors"],
+}
+
+
+def entries() -> dict[str, Any]:
+    return json.loads(gzip.decompress(FIGURES.read_bytes()))
+
+
+def listed(folder: str) -> list[str]:
+    return FILES.get(folder, [])
+
+
+def comparable(entry: Any) -> Any:
+    """An entry without descriptions; inputs without options have empty ones."""
+    entry = json.loads(json.dumps(entry))
+    del entry["description"]
+    return entry
+
+
+def with_options(entry: Any) -> Any:
+    entry = json.loads(json.dumps(entry))
+    for section in ("required", "optional"):
+        for spec in entry["input"].get(section, {}).values():
+            if len(spec) == 1:
+                spec.append({})
+    return entry
+
+
+def test_every_class_of_the_table_equals_comfyui() -> None:
+    found = entries()
+    assert len(found) == 382
+    schemas = core_schemas()
+    for name, entry in found.items():
+        assert comparable(object_info(schemas[name], listed)) == with_options(entry), name
+
+
+def test_every_entry_survives_the_way_there_and_back() -> None:
+    for name, entry in entries().items():
+        schema = from_object_info(entry)
+        assert comparable(object_info(schema, lambda _: ())) == with_options(entry), name
+        assert schema.name == name
+
+
+def test_order_of_inputs_is_kept() -> None:
+    for name, entry in entries().items():
+        sections = entry["input_order"]
+        wanted = [*sections.get("required", ()), *sections.get("optional", ())]
+        assert [i.name for i in core_schemas()[name].inputs] == wanted
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"name": "X", "input": 3}, {"name": "X", "input": {"required": {"a": []}}}]
+)
+def test_other_things_are_refused(entry: Any) -> None:
+    with pytest.raises(WorkflowError, match="not in ComfyUI's form"):
+        from_object_info(entry)
