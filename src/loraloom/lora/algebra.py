@@ -25,13 +25,14 @@ class Ingredients:
     gamma: float
     comfyui: bool = False
 
-    def matrix(self, role: str) -> Tensor:
-        """A tensor in float32, flattened behind its first dimension."""
-        return self.tensors[role].to(torch.float32).flatten(1)
+    def exact(self, role: str, like: Tensor | None = None) -> Tensor:
+        """A tensor in float32, its shape kept, on the device of `like`."""
+        device = None if like is None else like.device
+        return self.tensors[role].to(device, torch.float32)
 
-    def exact(self, role: str) -> Tensor:
-        """A tensor in float32, its shape kept."""
-        return self.tensors[role].to(torch.float32)
+    def matrix(self, role: str, like: Tensor | None = None) -> Tensor:
+        """The same, flattened behind its first dimension."""
+        return self.exact(role, like).flatten(1)
 
 
 class Change(Protocol):
@@ -74,7 +75,7 @@ class Nothing(Additive):
 
 
 def cayley(skew: Tensor, bound: float) -> Tensor:
-    """R = (I + Q)(I − Q)⁻¹ of skew matrices; where `bound` is positive, Q is first scaled down to that norm."""
+    """R = (I + Q)(I − Q)⁻¹ of skew matrices Q, first scaled down to norm `bound` where that is positive."""
     if bound > 0:
         norm = torch.linalg.vector_norm(skew) + 1e-8
         if norm > bound:

@@ -16,7 +16,7 @@ class BiasOfUp(Additive):
     scaled: Tensor
 
     def delta(self, weight: Tensor) -> Tensor:
-        return self.scaled.clone()
+        return self.scaled.to(weight, copy=True)
 
 
 def build(given: Ingredients) -> BiasOfUp:

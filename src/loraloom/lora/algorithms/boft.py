@@ -40,10 +40,10 @@ class Butterfly:
 
     def _through(self, weight: Tensor, strength: float) -> Tensor:
         stages, _, size, _ = self.turns.shape
-        same = torch.eye(size)
+        same, turns = torch.eye(size, device=weight.device), self.turns.to(weight)
         rows = weight
         for stage in range(stages):
-            turn = torch.lerp(same, self.turns[stage], strength) if strength != 1 else self.turns[stage]
+            turn = torch.lerp(same, turns[stage], strength) if strength != 1 else turns[stage]
             stride = 2**stage * (size // 2)
             rows = _pair(rows, 2, stride).unflatten(0, (-1, size))
             rows = torch.einsum("b i j, b j ... -> b i ...", turn, rows).flatten(0, 1)
@@ -51,7 +51,8 @@ class Butterfly:
         if self.rescale is None:
             return rows
         amount = 1.0 if self.again else strength
-        factor = torch.lerp(torch.ones_like(self.rescale), self.rescale, amount)
+        rescale = self.rescale.to(weight)
+        factor = torch.lerp(torch.ones_like(rescale), rescale, amount)
         return rows * factor.view(-1, *[1] * (weight.dim() - 1))
 
 

@@ -36,7 +36,7 @@ class Decomposed:
         target = self.direction.delta(weight).add_(weight)
         norm = _norm(weight if self.base_norm else target, on_input=self.on_input)
         norm += torch.finfo(torch.float32).eps
-        return target.mul_(self.magnitude / norm).sub_(weight)
+        return target.mul_(self.magnitude.to(weight) / norm).sub_(weight)
 
     def factors(self) -> Factors | None:
         return None

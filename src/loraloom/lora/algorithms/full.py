@@ -16,10 +16,10 @@ class Difference(Additive):
     stored: Tensor
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
-        return weight.add_(self.stored, alpha=strength)
+        return weight.add_(self.stored.to(weight.device), alpha=strength)
 
     def delta(self, weight: Tensor) -> Tensor:
-        return self.stored.to(weight.dtype, copy=True)
+        return self.stored.to(weight, copy=True)
 
 
 def build(given: Ingredients) -> Difference:

@@ -28,13 +28,12 @@ class Generalised(Additive):
     gamma: float
 
     def delta(self, weight: Tensor) -> Tensor:
-        if self.b_core is None:
-            made = self.b1 @ self.b2
-        else:
-            inner = torch.einsum("m n ..., n j -> m j ...", self.b_core, self.b2)
-            made = self.b1 @ inner.flatten(1)
-        narrow = torch.einsum("o i ..., i r -> o r ...", weight, self.a1)
-        scaled = torch.einsum("o r ..., r j -> o j ...", narrow, self.a2)
+        a1, a2, b1, b2 = (factor.to(weight) for factor in (self.a1, self.a2, self.b1, self.b2))
+        if self.b_core is not None:
+            b2 = torch.einsum("m n ..., n j -> m j ...", self.b_core.to(weight), b2).flatten(1)
+        made = b1 @ b2
+        narrow = torch.einsum("o i ..., i r -> o r ...", weight, a1)
+        scaled = torch.einsum("o r ..., r j -> o j ...", narrow, a2)
         return scaled.add_(made.view(weight.shape)).mul_(self.gamma)
 
 

@@ -19,7 +19,7 @@ class Scaling(Additive):
     deviation: Tensor
 
     def delta(self, weight: Tensor) -> Tensor:
-        return weight * self.deviation
+        return weight * self.deviation.to(weight)
 
 
 def build(given: Ingredients) -> Scaling:

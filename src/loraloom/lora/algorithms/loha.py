@@ -21,14 +21,14 @@ class Hadamard(Additive):
     given: Ingredients
 
     def delta(self, weight: Tensor) -> Tensor:
-        first, second = self._product("1"), self._product("2")
+        first, second = self._product("1", weight), self._product("2", weight)
         return first.mul_(second).mul_(self.given.gamma).view(self.given.shape)
 
-    def _product(self, index: str) -> Tensor:
-        a, b = self.given.exact(f"hada_w{index}_a"), self.given.exact(f"hada_w{index}_b")
+    def _product(self, index: str, like: Tensor) -> Tensor:
+        a, b = (self.given.exact(f"hada_w{index}_{side}", like) for side in "ab")
         if f"hada_t{index}" not in self.given.tensors:
             return a @ b
-        core = self.given.exact(f"hada_t{index}")
+        core = self.given.exact(f"hada_t{index}", like)
         inner = torch.einsum("i j ..., j r -> i r ...", core, b)
         return torch.einsum("i r ..., i p -> p r ...", inner, a).flatten(1)
 

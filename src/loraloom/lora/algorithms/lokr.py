@@ -20,24 +20,24 @@ class Kronecker(Additive):
     given: Ingredients
 
     def delta(self, weight: Tensor) -> Tensor:
-        first, second = self._first(), self._second()
+        first, second = self._first(weight), self._second(weight)
         return torch.kron(first, second).mul_(self.given.gamma).view(self.given.shape)
 
-    def _first(self) -> Tensor:
+    def _first(self, like: Tensor) -> Tensor:
         if "lokr_w1" in self.given.tensors:
-            return self.given.exact("lokr_w1")
-        return self.given.exact("lokr_w1_a") @ self.given.exact("lokr_w1_b")
+            return self.given.exact("lokr_w1", like)
+        return self.given.exact("lokr_w1_a", like) @ self.given.exact("lokr_w1_b", like)
 
-    def _second(self) -> Tensor:
+    def _second(self, like: Tensor) -> Tensor:
         """w2, its kernel flattened into its columns."""
         if "lokr_w2" in self.given.tensors:
-            return self.given.matrix("lokr_w2")
+            return self.given.matrix("lokr_w2", like)
         if "lokr_t2" not in self.given.tensors:
-            return self.given.exact("lokr_w2_a") @ self.given.matrix("lokr_w2_b")
+            return self.given.exact("lokr_w2_a", like) @ self.given.matrix("lokr_w2_b", like)
         inner = torch.einsum(
-            "i j ..., j r -> i r ...", self.given.exact("lokr_t2"), self.given.exact("lokr_w2_b")
+            "i j ..., j r -> i r ...", self.given.exact("lokr_t2", like), self.given.exact("lokr_w2_b", like)
         )
-        return torch.einsum("i r ..., i p -> p r ...", inner, self.given.exact("lokr_w2_a")).flatten(1)
+        return torch.einsum("i r ..., i p -> p r ...", inner, self.given.exact("lokr_w2_a", like)).flatten(1)
 
 
 def build(given: Ingredients) -> Kronecker | Nothing:

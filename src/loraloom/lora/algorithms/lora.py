@@ -29,11 +29,11 @@ class LowRank(Additive):
         if tuple(weight.shape) != self.shape:
             weight = _enlarge(weight, self.shape)
         flat = weight.view(self.shape[0], -1)
-        flat.addmm_(self.up.to(torch.float32), self.down.to(torch.float32), alpha=strength * self.gamma)
+        flat.addmm_(self.up.to(weight), self.down.to(weight), alpha=strength * self.gamma)
         return weight
 
     def delta(self, weight: Tensor) -> Tensor:
-        product = self.up.to(torch.float32) @ self.down.to(torch.float32)
+        product = self.up.to(weight) @ self.down.to(weight)
         return product.mul_(self.gamma).view(self.shape)
 
     def factors(self) -> Factors | None:
@@ -53,8 +53,8 @@ class Tucker(Additive):
     shape: Shape
 
     def delta(self, weight: Tensor) -> Tensor:
-        inner = torch.einsum("p q ..., q i -> p i ...", self.core, self.down)
-        made = self.up @ inner.flatten(1)
+        inner = torch.einsum("p q ..., q i -> p i ...", self.core.to(weight), self.down.to(weight))
+        made = self.up.to(weight) @ inner.flatten(1)
         return made.mul_(self.gamma).view(self.shape)
 
 

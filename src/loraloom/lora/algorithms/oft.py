@@ -29,10 +29,10 @@ class Rotation:
     def delta(self, weight: Tensor) -> Tensor:
         count, size, _ = self.turn.shape
         blocks = weight.reshape(count, size, -1)
-        changed = torch.bmm(self.turn.transpose(1, 2), blocks).view(weight.shape)
+        changed = torch.bmm(self.turn.to(weight).transpose(1, 2), blocks).view(weight.shape)
         if self.rescale is None:
             return changed
-        factor = self.rescale.view(-1, *[1] * (weight.dim() - 1))
+        factor = self.rescale.to(weight).view(-1, *[1] * (weight.dim() - 1))
         return changed.mul_(factor).add_(weight * (factor - 1))
 
     def factors(self) -> Factors | None:

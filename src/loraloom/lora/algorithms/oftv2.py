@@ -25,7 +25,7 @@ class InputRotation(Additive):
 
     def delta(self, weight: Tensor) -> Tensor:
         columns = weight.reshape(weight.shape[0], -1, self.turn.shape[-1])
-        turn = self.turn.expand(columns.shape[1], -1, -1)
+        turn = self.turn.to(weight).expand(columns.shape[1], -1, -1)
         changed = torch.bmm(columns.transpose(0, 1), turn)
         return changed.transpose(0, 1).reshape(weight.shape)
 

@@ -23,7 +23,7 @@ class Replacement:
         return weight.copy_(self.value)
 
     def delta(self, weight: Tensor) -> Tensor:
-        return self.value - weight
+        return self.value.to(weight) - weight
 
     def factors(self) -> Factors | None:
         return None

@@ -18,7 +18,7 @@ class SparseBias(Additive):
     dense: Tensor
 
     def delta(self, weight: Tensor) -> Tensor:
-        return self.dense.clone()
+        return self.dense.to(weight, copy=True)
 
 
 def build(given: Ingredients) -> SparseBias:
