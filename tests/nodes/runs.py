@@ -1,0 +1,50 @@
+"""A node's run context for calling node functions in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from loraloom.folders import ModelFolders
+from loraloom.models.memory import Memory
+from loraloom.nodes.lora_shelf import LoraShelf
+from loraloom.nodes.output_files import OutputFolder
+from loraloom.nodes.services import Services
+from loraloom.workflow.graph import JSON, GraphNode
+
+
+class PlainRun:
+    """A `NodeRun` that keeps what nodes tell it."""
+
+    def __init__(self, root: Path) -> None:
+        self.node_id = "1"
+        self.node = GraphNode("1", "Test", {})
+        self.prompt: dict[str, JSON] = {}
+        self.extra_pnginfo: Mapping[str, JSON] = {}
+        self.warnings: list[str] = []
+        self.notes: list[tuple[str, JSON]] = []
+        self.steps: list[tuple[float, float]] = []
+        (root / "input").mkdir(parents=True, exist_ok=True)
+        self.services: object = Services(
+            folders=ModelFolders([root / "models"], input_dir=root / "input"),
+            memory=Memory("cpu", "fp32"),
+            loras=LoraShelf(),
+            output=OutputFolder(root / "output"),
+            temp=OutputFolder(root / "temp"),
+            input_dir=root / "input",
+        )
+
+    def progress(self, value: float, total: float, preview: object | None = None) -> None:
+        self.steps.append((value, total))
+
+    def check_cancelled(self) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def note(self, kind: str, payload: JSON) -> None:
+        self.notes.append((kind, payload))
+
+    def cached(self, key: str, make: Callable[[], object]) -> object:
+        return make()

@@ -1,0 +1,70 @@
+"""Inpainting latents and tiled autoencoding on a narrow autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests import tiny_models
+from tests.nodes.runs import PlainRun
+
+from loraloom.models.checkpoint import open_autoencoder
+from loraloom.models.handles import Autoencoder
+from loraloom.nodes import inpainting
+from loraloom.nodes.services import services
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> PlainRun:
+    return PlainRun(tmp_path)
+
+
+@pytest.fixture
+def vae(tmp_path: Path) -> Autoencoder:
+    return open_autoencoder(tiny_models.write_vae(tmp_path / "vae.safetensors"))
+
+
+def test_the_hole_is_grey_and_its_mask_grown(run: PlainRun, vae: Autoencoder) -> None:
+    pixels = torch.rand(1, 67, 64, 3, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 67, 64)
+    mask[:, 20:40, 20:40] = 1
+    latent = inpainting.encode_for_inpainting(pixels, vae, mask, 6, run=run)
+    hole = latent["noise_mask"]
+    assert hole.shape == (1, 64, 64) and hole.sum() == 25 * 25
+    grey = pixels[:, 1:65].clone()
+    grey[:, 19:39, 20:40] = 0.5
+    expected = services(run).memory.autoencoder(vae).encode(grey)
+    torch.testing.assert_close(latent["samples"], expected)
+    assert inpainting.encode_for_inpainting(pixels, vae, mask, 0, run=run)["noise_mask"].sum() == 400
+
+
+def test_tiles_give_nearly_the_same_picture(run: PlainRun, vae: Autoencoder) -> None:
+    network = services(run).memory.autoencoder(vae)
+    samples = torch.randn(1, 4, 8, 10, generator=torch.Generator().manual_seed(2))
+    whole = network.decode(samples)
+    torch.testing.assert_close(inpainting.decode_tiled({"samples": samples}, vae, run=run), whole)
+    tiled = inpainting.decode_tiled({"samples": samples}, vae, 64, 64, run=run)
+    assert tiled.shape == whole.shape
+    assert 0 < (tiled - whole).abs().mean() < 0.2
+    encoded = inpainting.encode_tiled(whole, vae, 64, 16, run=run)["samples"]
+    assert encoded.shape == samples.shape
+
+
+def test_too_little_memory_falls_back_to_tiles(
+    run: PlainRun, vae: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = services(run).memory.autoencoder(vae)
+    samples = torch.randn(1, 4, 2, 160, generator=torch.Generator().manual_seed(3))
+    expected = network.decode_tiled(samples)
+    plain = network._decode  # pyright: ignore[reportPrivateUsage]
+
+    def small(latent: torch.Tensor) -> torch.Tensor:
+        if latent.shape[-1] == 160:
+            raise torch.OutOfMemoryError("too large")
+        return plain(latent)
+
+    monkeypatch.setattr(network, "_decode", small)
+    with pytest.raises(torch.OutOfMemoryError):
+        small(samples)
+    assert network.decode(samples).shape == expected.shape

@@ -1,0 +1,79 @@
+"""Prompt nodes on narrow checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests import tiny_models
+from tests.nodes.runs import PlainRun
+
+from loraloom.errors import InputError
+from loraloom.models.checkpoint import open_checkpoint, open_text_encoders
+from loraloom.models.handles import TextEncoders
+from loraloom.nodes import text
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> PlainRun:
+    return PlainRun(tmp_path)
+
+
+@pytest.fixture
+def sdxl(tmp_path: Path) -> TextEncoders:
+    _, clip, _ = open_checkpoint(tiny_models.write_sdxl(tmp_path / "tiny.safetensors"))
+    assert clip is not None
+    return clip
+
+
+def test_prompts_and_clip_skip(run: PlainRun, tmp_path: Path) -> None:
+    _, clip, _ = open_checkpoint(tiny_models.write_sd15(tmp_path / "tiny.safetensors"))
+    assert clip is not None
+    (cond,) = text.encode_text("a red rose", clip, run=run)
+    (skipped,) = text.encode_text("a red rose", text.set_last_layer(clip, -2), run=run)
+    assert cond.context.shape == (1, 77, 64) and not cond.options
+    assert not torch.allclose(cond.context, skipped.context)
+
+
+def test_unknown_embeddings_are_warned_of(run: PlainRun, sdxl: TextEncoders) -> None:
+    text.encode_text("a embedding:nowhere", sdxl, run=run)
+    (warning,) = run.warnings
+    assert "nowhere" in warning
+
+
+def test_sdxl_carries_its_sizes(run: PlainRun, sdxl: TextEncoders) -> None:
+    (cond,) = text.encode_text_sdxl(
+        clip=sdxl, width=640, height=512, crop_h=8, target_width=700, text_g="a", text_l="b", run=run
+    )
+    assert cond.options == {
+        "width": 640,
+        "height": 512,
+        "crop_w": 0,
+        "crop_h": 8,
+        "target_width": 700,
+        "target_height": 1024,
+    }
+    (same,) = text.encode_text("a", sdxl, run=run)
+    assert torch.equal(cond.context[..., 64:], same.context[..., 64:])
+
+
+def test_the_refiner_carries_its_score(run: PlainRun, tmp_path: Path) -> None:
+    _, clip, _ = open_checkpoint(tiny_models.write_refiner(tmp_path / "refiner.safetensors"))
+    assert clip is not None
+    (cond,) = text.encode_text_sdxl_refiner(ascore=2.5, width=8, height=16, text="a", clip=clip, run=run)
+    assert cond.options == {"aesthetic_score": 2.5, "width": 8, "height": 16}
+
+
+def test_flux_carries_guidance_and_heeds_the_padding(run: PlainRun, tmp_path: Path) -> None:
+    paths = (tiny_models.write_t5(tmp_path / "t5"), tiny_models.write_clip_l(tmp_path / "l"))
+    clip = open_text_encoders(paths, "flux")
+    (cond,) = text.encode_text_flux(clip, "a", "b", 2.0, run=run)
+    assert cond.options == {"guidance": 2.0} and cond.context.shape == (1, 256, 64)
+    (short,) = text.encode_text("a", text.t5_tokenizer_options(clip, 0, 8), run=run)
+    assert short.context.shape == (1, 8, 64)
+
+
+def test_a_checkpoint_without_text_encoders_is_explained(run: PlainRun) -> None:
+    with pytest.raises(InputError, match="CLIPLoader"):
+        text.encode_text("a", None, run=run)  # type: ignore[arg-type]
