@@ -19,9 +19,9 @@ from rich.table import Table
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
 from loraloom.folders import model_folders
-from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph
+from loraloom.workflow.implemented import implemented_schemas, known_schemas
 from loraloom.workflow.report import Report
 from loraloom.workflow.schema import Input, NodeSchema
 from loraloom.workflow.sources import Found, read_source, select
@@ -61,10 +61,10 @@ def chosen_graphs(
 
     The seed also decides what `{a|b}` becomes, so that the same command gives the same graph.
     """
-    schemas = core_schemas()
+    schemas = known_schemas()
     out: list[tuple[Found, Graph]] = []
     for found in select(read_source(source), workflow):
-        graph = found.graph(queueing=Queueing.fresh(seed))
+        graph = found.graph(schemas, queueing=Queueing.fresh(seed))
         graph = apply_assignments(graph, schemas, assignments or ())
         out.append((found, graph if seed is None else set_seed(graph, schemas, seed)))
     return out
@@ -80,9 +80,9 @@ def validate_command(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check workflows against ComfyUI's node classes and your model files, without running anything."""
+    """Check workflows against the node classes and your model files, without running anything."""
     folders = model_folders(models, extra_paths, input_dir or Path("input"))
-    schemas = core_schemas()
+    schemas = implemented_schemas()
     # Every workflow of the source, unless one is chosen: checking all costs nothing.
     chosen = chosen_graphs(source, workflow or "all", assignments, seed)
     reports = [(found, validate(graph, schemas, folders.list)) for found, graph in chosen]
@@ -120,7 +120,9 @@ def print_report(found: Found, report: Report) -> None:
 
 def missing_table(missing: tuple[MissingModel, ...]) -> Table:
     """The model files that are missing: node, folder, name, nearest existing names, download source."""
-    table = Table("node", "folder", "missing file", "nearest", "source", title="Missing model files")
+    table = Table(title="Missing model files")
+    for heading in ("node", "folder", "missing file", "nearest", "source"):
+        table.add_column(heading, overflow="fold")
     for entry in missing:
         node = f"{entry.node_id} {entry.node_title}"
         nearest = "\n".join(entry.nearest)
@@ -192,8 +194,8 @@ def nodes_command(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A class, for all of it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List ComfyUI's node classes, or show one class with its inputs and outputs."""
-    schemas = core_schemas()
+    """List the node classes and which of them run here, or show one with its inputs and outputs."""
+    schemas = known_schemas()
     if name is None:
         _list_classes([schemas[key] for key in sorted(schemas)], as_json)
         return
@@ -207,7 +209,7 @@ def nodes_command(
 
 
 def _find_class(name: str) -> NodeSchema:
-    schemas = core_schemas()
+    schemas = known_schemas()
     if name in schemas:
         return schemas[name]
     titles = {schema.display_name or key: key for key, schema in schemas.items()}
@@ -221,14 +223,24 @@ def _find_class(name: str) -> NodeSchema:
 
 
 def _list_classes(schemas: list[NodeSchema], as_json: bool) -> None:
+    implemented = implemented_schemas()
     if as_json:
-        rows = [{"name": s.name, "title": s.display_name or s.name, "category": s.category} for s in schemas]
+        rows = [
+            {
+                "name": s.name,
+                "title": s.display_name or s.name,
+                "category": s.category,
+                "runs": s.name in implemented,
+            }
+            for s in schemas
+        ]
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table("class", "title", "category", box=None)
+    table = Table("class", "runs", "title", "category", box=None)
     for schema in schemas:
         title = schema.display_name if schema.display_name != schema.name else ""
-        table.add_row(*(escape(text) for text in (schema.name, title, schema.category)))
+        runs = "yes" if schema.name in implemented else ""
+        table.add_row(*(escape(text) for text in (schema.name, runs, title, schema.category)))
     Console().print(table)
 
 
@@ -237,6 +249,8 @@ def _show_class(schema: NodeSchema) -> None:
     flags = [flag for flag in ("output_node", "deprecated", "experimental") if getattr(schema, flag)]
     about = " · ".join((schema.category, *(flag.replace("_", " ") for flag in flags)))
     console.print(f"[bold]{escape(schema.name)}[/]  {escape(schema.display_name)}\n{escape(about)}")
+    if schema.name not in implemented_schemas():
+        console.print("[yellow]Known from ComfyUI; Loraloom cannot run it yet.[/]")
     if schema.newer:
         console.print("[dim]Newer than the table of ComfyUI's classes: names are right, ranges unknown.[/]")
     inputs = Table("input", "type", "default", "range or choices", box=None)

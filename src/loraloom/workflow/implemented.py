@@ -7,6 +7,7 @@ that ComfyUI has too are listed by name, their schemas stand in `core_classes`; 
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -31,7 +32,9 @@ def implemented_schemas() -> Mapping[str, NodeSchema]:
 @cache
 def known_schemas() -> Mapping[str, NodeSchema]:
     """The schemas to read workflows by: Loraloom's nodes and all of ComfyUI's core classes."""
-    return {**core_schemas(), **implemented_schemas()}
+    own = {name: s for name, s in implemented_schemas().items() if name not in core_schemas()}
+    # ChainMap asks for mutable maps though it writes to the first alone; the core table decodes on demand.
+    return ChainMap(own, cast("dict[str, NodeSchema]", core_schemas()))
 
 
 @cache
