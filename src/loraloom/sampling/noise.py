@@ -7,6 +7,7 @@ Everything is drawn in float32 on the CPU and moved, so that a seed means the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol, cast
 
 import torch
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from loraloom.sampling.types import Noise, NoiseKind
 
+TREE_DIGITS = 6
+"""Torchsde rounds the ends of a tree to its tolerance, and warns of times beyond them."""
+
 
 class _BrownianPath(Protocol):
-    def __call__(self, t: Tensor, tb: Tensor) -> Tensor: ...
+    def __call__(self, t: float, tb: float) -> Tensor: ...
 
 
 def generator(seed: int) -> torch.Generator:
@@ -86,14 +90,17 @@ def brownian_noise(x: Tensor, sigmas: Tensor, seed: int, *, on_device: bool = Fa
     import torchsde
 
     where = x.device if on_device else torch.device("cpu")
-    low, high = sigmas[sigmas > 0].min().to(where), sigmas.max().to(where)
-    tree = torchsde.BrownianTree(low, torch.zeros_like(x, device=where), high, entropy=seed)
-    path = cast(_BrownianPath, tree)
+
+    @cache
+    def path() -> tuple[_BrownianPath, float, float]:
+        low, high = sigmas[sigmas > 0].min().to(where), sigmas.max().to(where)
+        tree = torchsde.BrownianTree(low, torch.zeros_like(x, device=where), high, entropy=seed)
+        return cast(_BrownianPath, tree), round(float(low), TREE_DIGITS), round(float(high), TREE_DIGITS)
 
     def draw(sigma: Tensor, following: Tensor) -> Tensor:
-        start, end = (sigma.to(where), following.to(where))
-        increment = path(torch.minimum(start, end), torch.maximum(start, end))
-        sign = 1 if start < end else -1
-        return (sign * increment / (end - start).abs().sqrt()).to(x)
+        tree, low, high = path()
+        start, end = (min(max(float(level), low), high) for level in (sigma, following))
+        increment = tree(min(start, end), max(start, end)) * (1 if start < end else -1)
+        return (increment / (following - sigma).abs().sqrt().to(where)).to(x)
 
     return draw

@@ -76,7 +76,7 @@ def sample(
     if start.count_nonzero() > 0:
         start = network.process_latent_in(start)
     mask = None if noise_mask is None else mask_like(noise_mask, start)
-    context = SampleContext(start, noise, mask, seed)
+    context = SampleContext(noise=noise, latent=start, mask=mask, seed=seed)
     denoise: Denoiser = _guided(network, guidance, options, context, needs_uncond=method.needs_uncond)
     if mask is not None:
         kept_noise = random_like(noise, seed + 1) if method.own_mask_noise else noise

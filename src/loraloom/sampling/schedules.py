@@ -228,3 +228,33 @@ def log_linear(levels: Sequence[float], count: int) -> Tensor:
     wanted = np.linspace(0, 1, count)
     logs = np.log(np.array(levels[::-1], dtype=np.float64))
     return torch.tensor(np.exp(np.interp(wanted, ramp, logs))[::-1].copy(), dtype=torch.float32)
+
+
+def sd_turbo(parametrisation: Parametrisation, steps: int, denoise: float = 1.0) -> Tensor:
+    """Every hundredth level, for models distilled to few steps (Sauer et al. 2023)."""
+    first = 10 - int(10 * denoise)
+    places = (torch.arange(1, 11) * 100 - 1).flip(0)[first : first + steps]
+    return _ending_in_zero(parametrisation.sigma(places))
+
+
+ALIGN_YOUR_STEPS = {
+    "SD1": (14.6146, 6.4746, 3.8637, 2.6946, 1.8842, 1.3944, 0.9643, 0.6524, 0.3977, 0.1515, 0.0292),
+    "SDXL": (14.6146, 6.3184, 3.7682, 2.1811, 1.3405, 0.8621, 0.5550, 0.3799, 0.2332, 0.1114, 0.0292),
+    "SVD": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""Levels found for ten steps of each model (Sabour et al. 2024)."""
+
+
+def align_your_steps(model: str, steps: int, denoise: float = 1.0) -> Tensor:
+    """Levels optimised for a model, interpolated for other counts. Raises InputError for an unknown model."""
+    if model not in ALIGN_YOUR_STEPS:
+        known = ", ".join(ALIGN_YOUR_STEPS)
+        raise InputError(f"There are no optimised levels for {model!r}; there are some for {known}.")
+    if denoise <= 0.0:
+        return torch.zeros(0)
+    kept = round(steps * denoise) if denoise < 1.0 else steps
+    levels = ALIGN_YOUR_STEPS[model]
+    sigmas = torch.tensor(levels) if steps + 1 == len(levels) else log_linear(levels, steps + 1)
+    sigmas = sigmas[-(kept + 1) :]
+    sigmas[-1] = 0.0
+    return sigmas
