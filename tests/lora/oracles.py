@@ -38,7 +38,6 @@ def _lycoris(kind: str, shape: Shape, **options: Any) -> Oracle:
     """A LyCORIS module with every parameter drawn at random."""
     from lycoris.modules.boft import ButterflyOFTModule
     from lycoris.modules.diag_oft import DiagOFTModule
-    from lycoris.modules.full import FullModule
     from lycoris.modules.glora import GLoRAModule
     from lycoris.modules.ia3 import IA3Module
     from lycoris.modules.locon import LoConModule
@@ -47,7 +46,7 @@ def _lycoris(kind: str, shape: Shape, **options: Any) -> Oracle:
 
     classes: dict[str, Any] = {
         "locon": LoConModule, "loha": LohaModule, "lokr": LokrModule, "glora": GLoRAModule,
-        "oft": DiagOFTModule, "boft": ButterflyOFTModule, "ia3": IA3Module, "full": FullModule,
+        "oft": DiagOFTModule, "boft": ButterflyOFTModule, "ia3": IA3Module,
     }  # fmt: skip
     base = base_module(shape)
     options = {"rank": 4, "alpha": 2.0, "std": 0.1, **options}
@@ -102,7 +101,16 @@ def _oftv2(shape: Shape) -> Oracle:
     weight = base.weight.detach().clone()
     layer.merge()
     merged = layer.get_base_layer().weight.detach().clone()
-    return Oracle(weight, {"oft_R.weight": stored.detach().clone()}, lambda strength: strength * (merged - weight))
+    return Oracle(
+        weight, {"oft_R.weight": stored.detach().clone()}, lambda strength: strength * (merged - weight)
+    )
+
+
+def _full(shape: Shape) -> Oracle:
+    """A full difference is its own oracle."""
+    difference = 0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    weight = base_module(shape).weight.detach()
+    return Oracle(weight, {"diff": difference}, lambda strength: strength * difference)
 
 
 def _peft_layer(kind: Any, base: nn.Module, config: Any) -> Any:
@@ -138,7 +146,7 @@ ALGORITHMS: Mapping[str, Callable[[Shape], Oracle]] = {
     "oftv2": _oftv2,
     "ia3-output": lambda shape: _lycoris("ia3", shape),
     "ia3-input": lambda shape: _lycoris("ia3", shape, train_on_input=True),
-    "full": lambda shape: _lycoris("full", shape),
+    "full": _full,
 }
 """Algorithm → a trained module for a weight of that shape."""
 

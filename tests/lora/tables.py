@@ -41,7 +41,11 @@ def model(name: str) -> Component:
         for key, value in table["lora_keys"].items()
         if key.startswith(prefix)
     }
-    shapes = {key.removeprefix(NATIVE): tuple(shape) for key, shape in table["weights"].items()}
+    shapes = {
+        key.removeprefix(NATIVE): tuple(shape)
+        for key, shape in table["weights"].items()
+        if key.startswith(NATIVE)
+    }
     return Component(name, shapes, names)
 
 

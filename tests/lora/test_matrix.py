@@ -78,7 +78,9 @@ def _write(folder: Path, family: str, dialect: str, algorithm: str) -> Path:
     return where
 
 
-def changes(lora: LoadedLora, component: Component, target: Target, weight: Tensor, strength: float) -> Tensor:
+def changes(
+    lora: LoadedLora, component: Component, target: Target, weight: Tensor, strength: float
+) -> Tensor:
     """ΔW of all patches on a target, applied in order to a copy of its weight."""
     changed = weight.clone()
     for patch in lora.model.patches()[target.weight]:

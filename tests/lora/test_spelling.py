@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from loraloom.lora.comfyui import known_names
 from loraloom.lora.component import Component
 from loraloom.lora.spelling import Names, take_apart
 from loraloom.weights.patch import Target
@@ -37,3 +38,15 @@ def test_every_name_of_a_network_resolves(family: str) -> None:
 @pytest.mark.parametrize("family", tables.MEASURED)
 def test_every_name_of_text_encoders_resolves(family: str) -> None:
     assert _misses(tables.clip(family), "clip", f"clip_{family}") == []
+
+
+@pytest.mark.parametrize("family", tables.MEASURED)
+def test_the_names_comfyui_knows_are_exactly_the_measured_ones(family: str) -> None:
+    for kind, component in tables.components(family).items():
+        table = family if kind == "model" else f"clip_{family}"
+        measured = {
+            key
+            for key, value in tables.measured(table)["lora_keys"].items()
+            if tables.target_of(value).weight in component.shapes
+        }
+        assert known_names(kind, component) == measured

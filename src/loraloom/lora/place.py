@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from loraloom.lora.comfyui import SKIPPED, UNREAD_KINDS, known_names
 from loraloom.lora.component import Component, ComponentName, Shape, bias_of
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.fit import lora_shape, misfit
@@ -67,6 +68,7 @@ class _Placing:
         self.file = file
         self.names = {name: Names(component) for name, component in components.items()}
         self.comfyui = comfyui
+        self.known = {name: known_names(name, part) for name, part in components.items()} if comfyui else {}
         self.configs = peft_configs(file.config, file.metadata)
         side = [key for module in file.modules for role, key in module.tensors.items()
                 if role in ("alpha", "gamma")]  # fmt: skip
@@ -103,6 +105,9 @@ class _Placing:
         if target is None or component is None:
             self.unplaced.append(module.name)
             return
+        if self.comfyui and module.name not in self.known[component]:
+            self.ignored.setdefault(SKIPPED, []).append(module.name)
+            return
         shapes = self.file.shapes(module)
         found, unused = recognise(shapes)
         if not found:
@@ -134,6 +139,9 @@ class _Placing:
         return offset + rows
 
     def _piece(self, component: ComponentName, module: Module, target: Target, found: Found) -> None:
+        if self.comfyui and (found.kind in UNREAD_KINDS or found.part is not None):
+            self.ignored.setdefault(SKIPPED, []).append(f"{module.name} ({found.kind})")
+            return
         keys = {role.split(".")[0]: module.tensors[role] for role in found.roles}
         shapes = {role: self.file.header.tensors[key].shape for role, key in keys.items()}
         known = self.names[component].component

@@ -1,0 +1,82 @@
+"""Which names and algebras ComfyUI v0.3.64 applies: what `compat="comfyui"` leaves out as it does.
+
+Facts measured on that version: it reads a fixed product of prefixes and names, fewer than this package does,
+and goes on without what it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loraloom.lora.component import Component, ComponentName
+
+UNREAD_KINDS = frozenset({"oftv2", "ia3", "sparse", "bias"})
+"""Algebras that it does not know."""
+
+SKIPPED = "ComfyUI v0.3.64 does not load it (compat comfyui)"
+
+_TEXT_MODULES = (
+    "mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj", "self_attn.out_proj",
+)  # fmt: skip
+
+
+def known_names(kind: ComponentName, component: Component) -> frozenset[str]:
+    """Every module name by which it finds a weight of this component."""
+    if kind == "clip":
+        return frozenset(_text_names(component))
+    flux = "double_blocks.0.img_attn.qkv.weight" in component.shapes
+    names = _flux_names(component) if flux else _unet_names(component)
+    return frozenset((*_native_names(component), *names))
+
+
+def _native_names(component: Component) -> Iterator[str]:
+    for weight in component.shapes:
+        path = weight.removesuffix(".weight")
+        yield "diffusion_model." + path
+        if path != weight:
+            yield "lora_unet_" + path.replace(".", "_")
+
+
+def _unet_names(component: Component) -> Iterator[str]:
+    for path, target in component.names.items():
+        if target.weight not in component.shapes:
+            continue
+        flat = path.replace(".", "_")
+        yield "lora_unet_" + flat
+        yield "lycoris_" + flat
+        dotted = path.replace(".to_", ".processor.to_").removesuffix(".0") if ".to_" in path else path
+        yield dotted
+        yield "unet." + dotted
+
+
+def _flux_names(component: Component) -> Iterator[str]:
+    for path, target in component.names.items():
+        if target.weight not in component.shapes:
+            continue
+        flat = path.replace(".", "_")
+        yield "transformer." + path
+        yield "lycoris_" + flat
+        yield "lora_transformer_" + flat
+    for weight in component.shapes:
+        if weight.endswith(".linear1.weight"):
+            yield "diffusion_model." + weight.removesuffix(".weight") + "_qkv"
+
+
+def _text_names(component: Component) -> Iterator[str]:
+    encoders = {path.split(".", 1)[0] for path in component.names}
+    for path, target in component.names.items():
+        if target.weight not in component.shapes or not target.weight.endswith(".weight"):
+            continue
+        encoder, rest = path.split(".", 1)
+        flat = rest.replace(".", "_")
+        yield "text_encoders." + target.weight.removesuffix(".weight")
+        if encoder == "t5xxl":
+            yield "lora_te3_" + flat
+            if "clip_g" not in encoders:
+                yield "lora_te2_" + flat
+        elif rest.endswith(_TEXT_MODULES):
+            second = encoder == "clip_g" and "clip_l" in encoders
+            yield ("text_encoder_2." if second else "text_encoder.") + rest
+            yield ("lora_te2_" if second else "lora_te_") + flat
+            if not second:
+                yield "lora_te1_" + flat
