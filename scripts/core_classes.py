@@ -51,8 +51,30 @@ BY_CLASS = {
 }
 # Choices that ComfyUI adds to a list of files.
 BESIDE_FILES = ("pixel_space", "[None]")
+# Widgets of classes whose nodes never name all of them.
+SIZE = ["width", "height"]
+NAMES = {
+    "EmptyFlux2LatentImage": [*SIZE, "batch_size"],
+    "EmptyHiDreamO1LatentImage": [*SIZE, "batch_size"],
+    "EmptyHunyuanVideo15Latent": [*SIZE, "length", "batch_size"],
+    "EmptyQwenImageLayeredLatentImage": [*SIZE, "layers", "batch_size"],
+    "HunyuanVideo15ImageToVideo": [*SIZE, "length", "batch_size"],
+    "HunyuanVideo15SuperResolution": ["noise_augmentation"],
+    "DualModelGuider": ["cfg"],
+    "Flux2Scheduler": ["steps", *SIZE],
+}
+# Further widgets of choices that no workflow at hand makes.
+VARIANTS = {
+    ("ResizeImageMaskNode", "resize_type"): {
+        "scale by multiplier": ["multiplier"],
+        "scale shorter dimension": ["shorter_size"],
+        "scale width": ["width"],
+        "scale height": ["height"],
+        "scale total pixels": ["megapixels"],
+        "match size": ["crop"],
+    },
+}
 FRONTEND_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "GetNode", "SetNode"}
-CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
 
 
 def row(name: str, entry: dict) -> dict:
@@ -147,58 +169,86 @@ def newer_row(name: str, nodes: list[dict]) -> dict:
 
     Nothing says which inputs are required, nor which values are allowed: none is, and all are.
     """
-    types: dict[str, str] = {}
-    widget_names: set[str] = set()
+    types: dict[str, set[str]] = {}
+    widget_names: dict[str, None] = {}
     for node in nodes:
         for slot in node.get("inputs") or ():
-            types.setdefault(slot["name"], str(slot["type"]))
-            if slot.get("widget"):
-                widget_names.add(slot["name"])
-    order = widget_order(nodes)
-    rows = [[n, t] for n, t in types.items() if n not in widget_names and n not in order]
-    widgets = order or [n for n in types if n in widget_names]
-    rows.extend(newer_widget(name, widget, types, nodes) for widget in widgets)
+            if "." not in slot["name"] or not slot.get("widget"):
+                types.setdefault(slot["name"], set()).add(str(slot["type"]))
+            if slot.get("widget") and "." not in slot["name"]:
+                widget_names[slot["name"]] = None
+    order = NAMES.get(name) or widget_order(nodes) or list(widget_names)
+    sockets = [n for n in types if n not in widget_names and n not in order]
+    rows = [[n, one_type(types[n])] for n in sockets]
+    rows.extend(newer_widget(name, widget, types, nodes) for widget in order)
     outputs = max((node.get("outputs") or [] for node in nodes), key=len)
-    made = [[o["name"], str(o["type"])] if o["name"] != o["type"] else str(o["type"]) for o in outputs]
+    made = []
+    for index, output in enumerate(outputs):
+        seen = {str(n["outputs"][index]["type"]) for n in nodes if len(n.get("outputs") or ()) > index}
+        kind = one_type(seen)
+        made.append([output["name"], kind] if output["name"] != kind else kind)
     out: dict = {"optional": rows, "outputs": made, "newer": True}
     if not any(o.get("links") for node in nodes for o in node.get("outputs") or ()):
         out["output_node"] = True
     return out
 
 
+def one_type(seen: set[str]) -> str:
+    """The socket type that nodes of a class show; one that adapts to its links is any type."""
+    return next(iter(seen)) if len(seen) == 1 else "*"
+
+
+def named_values(nodes: list[dict]) -> list[dict]:
+    return [n["widgets_values_named"] for n in nodes if n.get("widgets_values_named")]
+
+
 def widget_order(nodes: list[dict]) -> list[str]:
-    """The widget names of the class, in order, from the newest node that names its values."""
-    named = [n["widgets_values_named"] for n in nodes if n.get("widgets_values_named")]
-    if not named:
-        return []
-    best = max(named, key=len)
+    """The widget names of the class, in order, from the node that names most of its values."""
+    best: dict = max(named_values(nodes), key=len, default={})
     return [n for n in best if "." not in n and n not in ("control_after_generate", "upload", "audioUI")]
 
 
+def variants(widget: str, nodes: list[dict]) -> dict[str, list[str]]:
+    """The further widgets that a choice brings with it ("resize_type.width"), by choice."""
+    found: dict[str, list[str]] = {}
+    for named in named_values(nodes):
+        parts = [n.removeprefix(f"{widget}.") for n in named if n.startswith(f"{widget}.")]
+        parts = [n for n in parts if n != "control_after_generate"]
+        if parts and isinstance(named.get(widget), str):
+            best = found.setdefault(named[widget], parts)
+            found[named[widget]] = max(best, parts, key=len)
+    return found
+
+
 def newer_widget(name: str, widget: str, types: dict, nodes: list[dict]) -> list:
-    values = [n["widgets_values_named"].get(widget) for n in nodes if n.get("widgets_values_named")]
-    value = next((v for v in values if v is not None), None)
-    kind = types.get(widget)
-    if kind is None:
-        kind = (
-            "BOOLEAN"
-            if isinstance(value, bool)
-            else "FLOAT"
-            if isinstance(value, float)
-            else "INT"
-            if isinstance(value, int)
-            else "STRING"
-            if isinstance(value, str)
-            else "*"
-        )
+    named = named_values(nodes)
+    if widget in types:
+        kind = one_type(types[widget])
+    elif any(widget in n for n in named):
+        kind = value_type([n.get(widget) for n in named])
+    else:
+        kind = "FLOAT" if widget in ("cfg", "noise_augmentation") else "INT"
     options: dict = {}
     if kind not in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
         options["widgetType"] = kind
-    if any("control_after_generate" in n.get("widgets_values_named", {}) for n in nodes) and "seed" in widget:
+    if any("control_after_generate" in n for n in named) and "seed" in widget:
         options["control_after_generate"] = True
+    choices = {**VARIANTS.get((name, widget), {}), **variants(widget, nodes)}
+    if choices:
+        kind, options["variants"] = "COMBO", choices
+        options.pop("widgetType", None)
     folder = BY_CLASS.get((name, widget)) or (FOLDERS.get(widget) if kind == "COMBO" else None)
     fixed = {"folders": [folder]} if folder and folder != "input" else {}
     return [widget, kind, *([options] if options or fixed else []), *([fixed] if fixed else [])]
+
+
+def value_type(values: list) -> str:
+    """The type of a widget without a socket, by the values that its nodes hold."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return "FLOAT"
+    names = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
+    return names.get(next(iter(kinds)), "*") if len(kinds) == 1 else "*"
 
 
 def main() -> None:

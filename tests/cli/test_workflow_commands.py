@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from loraloom.cli.workflow_commands import convert_command, nodes_command, validate_command
 from loraloom.errors import InputError

@@ -85,7 +85,7 @@ def test_parts_of_an_assignment() -> None:
 
 
 def test_the_seed_is_set_everywhere() -> None:
-    prompt = {
+    prompt: dict[str, Any] = {
         **PROMPT,
         "10": {"class_type": "RandomNoise", "inputs": {"noise_seed": 5}},
         "11": {"class_type": "PrimitiveInt", "inputs": {"value": 6}},

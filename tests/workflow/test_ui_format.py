@@ -36,8 +36,8 @@ needs_templates = pytest.mark.skipif(
 
 def api(ui: Ui, **options: Any) -> dict[str, Any]:
     """The API form of a sample, without titles."""
-    graph = parse_ui(ui, **options).to_api()
-    return {key: {k: v for k, v in entry.items() if k != "_meta"} for key, entry in graph.items()}  # type: ignore[union-attr]
+    graph: dict[str, Any] = parse_ui(ui, **options).to_api()
+    return {key: {k: entry[k] for k in entry if k != "_meta"} for key, entry in graph.items()}
 
 
 @needs_templates
@@ -438,3 +438,14 @@ def test_every_core_class_has_a_schema() -> None:
     schemas = core_schemas()
     assert len(schemas) > 600
     assert all(schemas[name].name == name for name in schemas)
+
+
+def test_choices_of_newer_classes_bring_further_widgets() -> None:
+    ui = workflow(node(1, "ResizeImageMaskNode", values=["scale dimensions", 512, 256, "center", "area"]))
+    assert api(ui)["1"]["inputs"] == {
+        "resize_type": "scale dimensions",
+        "resize_type.width": 512,
+        "resize_type.height": 256,
+        "resize_type.crop": "center",
+        "scale_method": "area",
+    }

@@ -187,15 +187,12 @@ def test_file_names_in_other_spellings(name: str, found: str, note: bool) -> Non
 
 
 def test_backslashes_in_the_folder_list_are_understood_too() -> None:
-    lora = {"class_type": "LoraLoaderModelOnly", "inputs": {"lora_name": "1.5/style.safetensors"}}
-    files = validate(parse_api({"1": lora}), core_schemas(), lambda folder: FILES.get(folder, []))
-    assert files.problems[0].type == "prompt_no_outputs"
-    prompt = {
-        "1": lora,
+    inputs = {"lora_name": "1.5/style.safetensors", "strength_model": 1, "model": ["5", 0]}
+    prompt: dict[str, Any] = {
+        "1": {"class_type": "LoraLoaderModelOnly", "inputs": inputs},
         "2": {"class_type": "ModelSave", "inputs": {"model": ["1", 0], "filename_prefix": "x"}},
+        "5": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "other.safetensors"}},
     }
-    lora["inputs"] |= {"strength_model": 1, "model": ["5", 0]}
-    prompt["5"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "other.safetensors"}}
     report = check(prompt)
     assert report.ok, report.problems
     assert report.graph.nodes["1"].inputs["lora_name"] == "1.5\\style.safetensors"
@@ -221,7 +218,7 @@ def test_input_pictures_with_annotations() -> None:
 
 
 def test_unknown_classes_are_each_named_where_an_output_needs_them() -> None:
-    prompt = {
+    prompt: dict[str, Any] = {
         "1": {"class_type": "Strange", "inputs": {}, "_meta": {"title": "Odd"}},
         "2": save(images=["1", 0]),
         "3": {"class_type": "Stranger", "inputs": {}},

@@ -68,13 +68,14 @@ def _schema(name: str, row: dict[str, Any], lists: dict[str, list[JSON]]) -> Nod
 
 
 def _input(spec: list[Any], lists: dict[str, list[JSON]], required: bool) -> Input:
-    name, kind, options, fixed = (*spec, {}, {})[:4]
+    options: dict[str, JSON] = spec[2] if len(spec) > 2 else {}
+    fixed: dict[str, Any] = spec[3] if len(spec) > 3 else {}
     choices: str | list[JSON] = fixed.get("choices", [])
     if isinstance(choices, str):
         choices = lists[choices]
     return Input(
-        name=name,
-        type=kind,
+        name=spec[0],
+        type=spec[1],
         choices=tuple(choices),
         folders=tuple(fixed.get("folders", ())),
         options=options,

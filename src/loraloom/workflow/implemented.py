@@ -54,8 +54,11 @@ def index(schemas: Mapping[str, NodeSchema]) -> str:
 
 
 def _read(row: dict[str, Any]) -> NodeSchema:
-    inputs = tuple(
-        Input(**{**i, "choices": tuple(i["choices"]), "folders": tuple(i["folders"])}) for i in row["inputs"]
-    )
-    outputs = tuple(Output(**o) for o in row["outputs"])
-    return NodeSchema(**{**row, "inputs": inputs, "outputs": outputs})
+    parts: dict[str, Any] = {**row, "outputs": tuple(Output(**o) for o in row["outputs"])}
+    inputs: list[Input] = []
+    for entry in row["inputs"]:
+        fields: dict[str, Any] = dict(entry)
+        fields.update(choices=tuple(entry["choices"]), folders=tuple(entry["folders"]))
+        inputs.append(Input(**fields))
+    parts["inputs"] = tuple(inputs)
+    return NodeSchema(**parts)

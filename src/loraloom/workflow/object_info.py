@@ -82,7 +82,7 @@ def _from_entry(entry: Mapping[str, Any]) -> NodeSchema:
     required = [_input(name, spec, True) for name, spec in sections.get("required", {}).items()]
     optional = [_input(name, spec, False) for name, spec in sections.get("optional", {}).items()]
     hidden = {
-        name: str(kind[0] if isinstance(kind, list) else kind)
+        name: str(cast("list[Any]", kind)[0] if isinstance(kind, list) else kind)
         for name, kind in sections.get("hidden", {}).items()
     }
     outputs = zip(entry["output_name"], entry["output"], entry["output_is_list"], strict=True)

@@ -74,10 +74,10 @@ class Routes:
 
     def origin(self, instance: Instance, node: UiNode, slot: int) -> Origin | Literal | None:
         """What input `slot` of a node receives; None if nothing arrives."""
-        step: _Step | None = _Step(instance, node, slot, False, None)
+        step = _Step(instance, node, slot, False, None)
         walked: dict[tuple[int, int, int, bool, str | None], None] = {}
         result: Origin | Literal | None = None
-        while step is not None:
+        while True:
             key = (id(step.instance), id(step.node), step.slot, step.output, step.type)
             if key in self._found:
                 result = self._found[key]

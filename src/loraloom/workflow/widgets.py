@@ -51,8 +51,8 @@ def widget_values(node: UiNode, schema: NodeSchema | None) -> dict[str, JSON]:
     named = _named(node)
     if not node.values and node.named_values is not None:
         values = {i.name: named[i.name] for i in schema.widgets() if i.name in named}
-    elif schema.newer and named:
-        values = named
+    elif schema.newer:
+        values = named or _with_variants(node.values, schema)
     else:
         values = _positional(node.values, schema)
     if schema.newer:
@@ -75,6 +75,24 @@ def default_value(entry: Input) -> JSON:
     if entry.type == "BOOLEAN":
         return False
     return {"INT": 0, "FLOAT": 0, "STRING": ""}.get(entry.type)
+
+
+def _with_variants(values: tuple[JSON, ...], schema: NodeSchema) -> dict[str, JSON]:
+    """The values of a class known from workflows: a choice may bring further widgets behind it."""
+    out: dict[str, JSON] = {}
+    rest = list(reversed(values))
+    for entry in schema.widgets():
+        if not rest:
+            break
+        value = out[entry.name] = rest.pop()
+        if has_control(entry) and rest and rest[-1] in CONTROL_VALUES:
+            rest.pop()
+        variants = entry.options.get("variants")
+        names = variants.get(value) if isinstance(variants, dict) and isinstance(value, str) else None
+        for name in names if isinstance(names, list) else ():
+            if rest:
+                out[f"{entry.name}.{name}"] = rest.pop()
+    return out
 
 
 def _named(node: UiNode) -> dict[str, JSON]:
