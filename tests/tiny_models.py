@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 Shape: TypeAlias = "tuple[int, ...]"
 Shapes: TypeAlias = "dict[str, Shape]"
+Writer: TypeAlias = Callable[[Path], Path]
 
 VOCABULARY = 49408
 """Rows of CLIP's token table: prompts are tokenised with the real vocabulary."""
@@ -51,10 +52,13 @@ def write(
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str] | None = None,
     seed: str = "",
+    change: Mapping[str, float] | None = None,
 ) -> Path:
-    """A safetensors file of seeded tensors; the folder is made when needed."""
+    """A safetensors file of seeded tensors; the folder is made when needed. change: name → factor."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor(name, shape, seed).to(dtype) for name, shape in shapes.items()}
+    for name, factor in (change or {}).items():
+        tensors[name] *= factor
     save_file(tensors, path, metadata=dict(metadata) if metadata else {"format": "pt"})
     return path
 

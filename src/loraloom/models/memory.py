@@ -29,6 +29,12 @@ from loraloom.weights.source import WeightSource
 DtypeName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Kind: TypeAlias = Literal["network", "autoencoder", "text"]
 
+_KINDS: Mapping[Kind, str] = {
+    "network": "network",
+    "autoencoder": "autoencoder",
+    "text": "text encoder",
+}
+
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 LARGE_TEXT_ENCODER = 2_000_000_000
@@ -57,7 +63,7 @@ class Memory:
         blueprint = model.family.blueprint(model.weights.shapes)
         parametrisation = model.parametrisation or model.family.parametrisation(model.weights)
         parts = NetworkParts(
-            module=self._lease("network", blueprint, model.weights, model.stack, self.dtype, _storage(model)),
+            module=self._network_lease(model, blueprint),
             dtype=self.dtype,
             device=self.device,
             parametrisation=parametrisation,
@@ -75,10 +81,19 @@ class Memory:
         """Role → text encoder with the stack applied. Valid until the next call of this object."""
         return {part.role: self._text_part(part, encoders.stack) for part in encoders.parts}
 
+    def resident_module(self, model: DiffusionModel) -> nn.Module:
+        """The diffusers module behind `network`, patched. Valid until the next call of this object."""
+        return self._network_lease(model, model.family.blueprint(model.weights.shapes))()
+
     def release(self) -> None:
         """Let go of everything; networks that were handed out load again when next called."""
         self._residents.clear()
         self._empty_cache()
+
+    @property
+    def resident_kinds(self) -> tuple[Kind, ...]:
+        """What is in memory, the least used first."""
+        return tuple(kind for kind, _ in self._residents.values())
 
     @property
     def resident_bytes(self) -> int:
@@ -92,6 +107,9 @@ class Memory:
         storage: Storage = "stored" if count > LARGE_TEXT_ENCODER else "quantized"
         blueprint = text_blueprint(part.role, part.weights.shapes)
         return self._lease("text", blueprint, part.weights, stack, dtype, storage)()
+
+    def _network_lease(self, model: DiffusionModel, blueprint: Blueprint) -> Callable[[], nn.Module]:
+        return self._lease("network", blueprint, model.weights, model.stack, self.dtype, _storage(model))
 
     def _lease(
         self,
@@ -122,8 +140,9 @@ class Memory:
             if not self._evict():
                 names = ", ".join(file.path.name for file in source.files)
                 raise OutOfMemory(
-                    f"{names}: the {kind} needs {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')};"
-                    f" {free / 1e9:.1f} GB are available on {self.device}. Close other programs, or use a"
+                    f"{names}: the {_KINDS[kind]} needs {needed / 1e9:.2f} GB as"
+                    f" {str(dtype).removeprefix('torch.')}; {max(free, 0) / 1e9:.2f} GB are available on"
+                    f" {self.device}. Close other programs, or use a"
                     " smaller type (--dtype bf16) or an 8-bit file"
                 )
 

@@ -60,6 +60,7 @@ class Resident:
         self.module.eval().requires_grad_(False)
         self._slots = find_slots(self.module, blueprint, source)
         self._applied: dict[str, Signature] = {}
+        self._mapped: set[str] = set()  # native weights that are the file's own pages: not to be written to
         self._stack: Stack | None = ()
         for native in self._slots:
             self._restore(native)
@@ -107,6 +108,7 @@ class Resident:
             self._restore_compressed(native)
         elif self._is_mappable(native):
             whole = self.source.map(native)
+            self._mapped.add(native)
             for slot in slots:
                 slot.put(slot.cut(whole).reshape(slot.shape))
         else:
@@ -129,7 +131,8 @@ class Resident:
     def _write(self, native: str, whole: Tensor) -> None:
         dtype = self.dtype if whole.is_floating_point() else whole.dtype
         for slot in self._slots[native]:
-            slot.write(slot.cut(whole), dtype, self.device)
+            slot.write(slot.cut(whole), dtype, self.device, in_place=native not in self._mapped)
+        self._mapped.discard(native)
 
     def _is_mappable(self, native: str) -> bool:
         """Whether the file's own pages can serve as the weight."""

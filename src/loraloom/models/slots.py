@@ -50,11 +50,11 @@ class Slot:
             tensor = nn.Parameter(tensor, requires_grad=False)
         setattr(self.owner, self.attribute, tensor)
 
-    def write(self, values: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """Round the values once, into the memory that the slot has where it fits."""
+    def write(self, values: Tensor, dtype: torch.dtype, device: torch.device, *, in_place: bool) -> None:
+        """Round the values once; in_place: into the memory that the slot has, where it fits."""
         now = self.tensor
         values = values.reshape(self.shape) if values.numel() == self.shape.numel() else values
-        fits = now.device.type != "meta" and now.shape == values.shape and now.dtype == dtype
+        fits = in_place and now.device.type != "meta" and now.shape == values.shape and now.dtype == dtype
         if fits and now.is_contiguous():
             now.data.copy_(values)
         else:
