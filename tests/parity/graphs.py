@@ -55,7 +55,9 @@ def flux_graph(case: Api, unet: str, clips: list[str], vae: str) -> Api:
     """The tutorial's second workflow (Flux.1) with the settings of a case."""
     graph: Api = {
         "unet": _node("UNETLoader", unet_name=unet, weight_dtype="default"),
-        "clip": _node("DualCLIPLoader", clip_name1=clips[0], clip_name2=clips[1], type="flux", device="default"),
+        "clip": _node(
+            "DualCLIPLoader", clip_name1=clips[0], clip_name2=clips[1], type="flux", device="default"
+        ),
         "vae": _node("VAELoader", vae_name=vae),
         "latent": _node(
             "EmptySD3LatentImage", width=case["width"], height=case["height"], batch_size=case["batch"]

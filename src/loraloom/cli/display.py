@@ -114,6 +114,4 @@ def receipt_table(receipts: tuple[dict[str, Any], ...]) -> Table:
 
 def _strengths(receipt: Mapping[str, Any]) -> str:
     found = {part: receipt.get(f"strength_{part}") for part in ("model", "clip")}
-    return " · ".join(
-        f"{part} {value:g}" for part, value in found.items() if value is not None
-    )
+    return " · ".join(f"{part} {value:g}" for part, value in found.items() if value is not None)

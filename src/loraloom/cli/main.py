@@ -6,13 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from loraloom import __version__
-from loraloom.cli.lora_commands import lora_app
 from loraloom.cli.models_commands import models_app
 from loraloom.cli.run_command import run_command
 from loraloom.cli.workflow_commands import (
@@ -34,19 +32,23 @@ app.command("run")(run_command)
 app.command("validate")(validate_command)
 app.command("convert")(convert_command)
 app.command("nodes")(nodes_command)
-app.add_typer(lora_app, name="lora")
 app.add_typer(models_app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loraloom {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"loraloom {__version__}")
-        raise typer.Exit
+    del version  # said by its callback
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,18 +60,17 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; messages go to standard error."""
     console = Console(stderr=True, soft_wrap=True)
     try:
-        code = app(None if arguments is None else list(arguments), standalone_mode=False)
+        app(None if arguments is None else list(arguments))
     except MissingModelsError as error:
         console.print(missing_table(error.missing))
         console.print("Put the files into these folders, or name their place with --models DIR.")
         return error.exit_code
-    except (Cancelled, KeyboardInterrupt, click.Abort):
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except (Cancelled, KeyboardInterrupt):
         console.print("stopped")
         return Cancelled.exit_code
     except LoraloomError as error:
         console.print(f"[red]error:[/] {escape(str(error))}")
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    return code if isinstance(code, int) else 0
+    return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loraloom.workflow.graph import JSON
 
@@ -71,4 +71,4 @@ class Optional_:
 class Options:
     """Any further option of ComfyUI's input specification: `image_upload`, `forceInput`, `tooltip`, …"""
 
-    values: Mapping[str, JSON]
+    values: Mapping[str, JSON] = field(hash=False)  # so that `Annotated[…] | None` can be said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from loraloom.engine.node import Choice, Files, NodeRun, Optional_, Options, node
+from loraloom.engine.node import Choice, Files, NodeRun, Options, node
 from loraloom.models.checkpoint import (
     open_autoencoder,
     open_checkpoint,
@@ -15,7 +15,7 @@ from loraloom.nodes.services import services
 from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
 
 TextEncoderFile = Annotated[str, Files("text_encoders")]
-Device = Annotated[str, Choice(("default", "cpu")), Options({"advanced": True}), Optional_()]
+Device = Annotated[str, Choice(("default", "cpu")), Options({"advanced": True})]
 
 
 @node("CheckpointLoaderSimple", category="loaders", display_name="Load Checkpoint")
@@ -54,7 +54,7 @@ def load_clip(
             )
         ),
     ],
-    device: Device = "default",
+    device: Device | None = None,
     *,
     run: NodeRun,
 ) -> Clip:  # fmt: skip
@@ -67,7 +67,7 @@ def load_dual_clip(
     clip_name1: TextEncoderFile,
     clip_name2: TextEncoderFile,
     type: Annotated[str, Choice(("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"))],
-    device: Device = "default",
+    device: Device | None = None,
     *,
     run: NodeRun,
 ) -> Clip:
