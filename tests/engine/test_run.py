@@ -9,7 +9,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, cast
@@ -723,7 +723,7 @@ def test_nodes_run_inside_the_given_context() -> None:
     entered: list[str] = []
 
     @contextmanager
-    def inside() -> Iterator[None]:
+    def inside() -> Generator[None, None, None]:
         entered.append(threading.current_thread().name)
         yield
         entered.append("left")

@@ -152,7 +152,7 @@ def test_collect_refuses_a_name_that_two_functions_claim() -> None:
 
 def test_a_node_of_one_output_may_return_a_tuple_as_its_value() -> None:
     from loraloom.engine.calls import returned
-    from loraloom.engine.node import Socket, node, node_types
+    from loraloom.engine.node import node, node_types
 
     @node("Pair", category="t")
     def pair() -> Annotated[tuple[int, ...], Socket("PAIR")]:

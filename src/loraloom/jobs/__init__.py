@@ -1,0 +1,1 @@
+"""The durable queue: jobs, their store, and the worker process that runs them."""

@@ -1,0 +1,158 @@
+"""A job and what may happen to it. Pure: every change returns a new job; `store` makes it last.
+
+pending ─claim→ running ─succeed→ completed
+   ↑               ├─fail→ failed
+   │               ├─stop→ cancelled
+   ├─worker_died───┤         (the second death: quarantined)
+   ├─interrupted───┘         (the server ended: the job runs again)
+   └─retry── failed, cancelled, quarantined
+pending ─stop→ cancelled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from loraloom.errors import LoraloomError
+from loraloom.workflow.graph import JSON
+
+MAX_WORKER_DEATHS = 2
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    QUARANTINED = "quarantined"
+
+    @property
+    def final(self) -> bool:
+        return self not in (Status.PENDING, Status.RUNNING)
+
+
+class WrongStatus(LoraloomError):
+    """Something was asked of a job that its status does not allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asked for.
+
+    prompt: the graph as API JSON. extra_data: what came with it; `extra_pnginfo.workflow` is the editor's
+    JSON. targets: the output nodes to run, None for all.
+    """
+
+    prompt: Mapping[str, JSON]
+    extra_data: Mapping[str, JSON] = field(default_factory=lambda: dict[str, JSON]())
+    targets: tuple[str, ...] | None = None
+    client_id: str | None = None
+    webhook: str | None = None
+
+    def to_json(self) -> dict[str, JSON]:
+        targets: list[JSON] | None = None if self.targets is None else [*self.targets]
+        return {
+            "prompt": dict(self.prompt),
+            "extra_data": dict(self.extra_data),
+            "targets": targets,
+            "client_id": self.client_id,
+            "webhook": self.webhook,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Request:
+        targets = data["targets"]
+        return cls(
+            prompt=data["prompt"],
+            extra_data=data["extra_data"],
+            targets=None if targets is None else tuple(targets),
+            client_id=data["client_id"],
+            webhook=data["webhook"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job. Times are seconds since 1970.
+
+    number: its place in the queue among jobs of its priority, lowest first (ComfyUI's "number").
+    claims: how often a worker has begun it; deaths: how often it took its worker with it.
+    result: outputs, receipts, warnings and timings. error: type, message, and what else is known.
+    """
+
+    id: str
+    number: float
+    request: Request
+    priority: int = 0
+    status: Status = Status.PENDING
+    created: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    claims: int = 0
+    deaths: int = 0
+    result: Mapping[str, JSON] | None = None
+    error: Mapping[str, JSON] | None = None
+
+    def claim(self, now: float) -> Job:
+        """A worker takes the job."""
+        self._expect("start", Status.PENDING)
+        return replace(self, status=Status.RUNNING, started=now, claims=self.claims + 1)
+
+    def succeed(self, now: float, result: Mapping[str, JSON]) -> Job:
+        self._expect("finish", Status.RUNNING)
+        return replace(self, status=Status.COMPLETED, finished=now, result=result)
+
+    def fail(self, now: float, error: Mapping[str, JSON], result: Mapping[str, JSON] | None = None) -> Job:
+        self._expect("fail", Status.RUNNING)
+        return replace(self, status=Status.FAILED, finished=now, error=error, result=result)
+
+    def stop(self, now: float, result: Mapping[str, JSON] | None = None) -> Job:
+        """The user cancels the job; a finished job keeps its result."""
+        self._expect("cancel", Status.PENDING, Status.RUNNING)
+        return replace(self, status=Status.CANCELLED, finished=now, result=result)
+
+    def worker_died(self, now: float, reason: str) -> Job:
+        """The worker ended while it ran the job: once it runs again, the second time it is put aside."""
+        self._expect("lose its worker", Status.RUNNING)
+        deaths = self.deaths + 1
+        if deaths < MAX_WORKER_DEATHS:
+            return replace(self, status=Status.PENDING, started=None, deaths=deaths)
+        error: dict[str, JSON] = {
+            "type": "quarantined",
+            "message": f"the worker ended {deaths} times while it ran this job, the last time because "
+            f"{reason}; it will not be tried again unless you retry it",
+        }
+        return replace(self, status=Status.QUARANTINED, finished=now, deaths=deaths, error=error)
+
+    def interrupted(self) -> Job:
+        """The server ended while the job ran, through no fault of the job: it runs again."""
+        self._expect("be interrupted", Status.RUNNING)
+        return replace(self, status=Status.PENDING, started=None)
+
+    def retry(self, number: float) -> Job:
+        """Queue a job that came to nothing once more, under its old id."""
+        self._expect("be retried", Status.FAILED, Status.CANCELLED, Status.QUARANTINED)
+        return replace(
+            self,
+            status=Status.PENDING,
+            number=number,
+            started=None,
+            finished=None,
+            deaths=0,
+            result=None,
+            error=None,
+        )
+
+    def move(self, number: float, priority: int) -> Job:
+        """Give a waiting job another place."""
+        self._expect("be moved", Status.PENDING)
+        return replace(self, number=number, priority=priority)
+
+    def _expect(self, what: str, *statuses: Status) -> None:
+        if self.status not in statuses:
+            wanted = " or ".join(statuses)
+            raise WrongStatus(f"job {self.id} is {self.status} and cannot {what}; that takes {wanted}")

@@ -1,0 +1,62 @@
+"""The queue's tables. Migrations are only ever appended: a folder of any age is brought up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from loraloom.errors import InputError
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        number REAL NOT NULL,
+        priority INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        claims INTEGER NOT NULL,
+        deaths INTEGER NOT NULL,
+        request TEXT NOT NULL,
+        result TEXT,
+        error TEXT
+    );
+    CREATE INDEX jobs_waiting ON jobs (priority DESC, number) WHERE status = 'pending';
+    CREATE INDEX jobs_finished ON jobs (finished) WHERE finished IS NOT NULL;
+    CREATE INDEX jobs_by_status ON jobs (status, created);
+    CREATE TABLE events (
+        job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        sequence INTEGER NOT NULL,
+        at REAL NOT NULL,
+        kind TEXT NOT NULL,
+        payload TEXT NOT NULL,
+        PRIMARY KEY (job, sequence)
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE deliveries (
+        job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+        url TEXT NOT NULL,
+        due REAL NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0
+    );
+    """,
+)
+
+
+def migrate(database: sqlite3.Connection) -> None:
+    """Bring the tables up to date, each step in a transaction of its own.
+
+    Raises InputError for a folder that a newer version has written.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise InputError(
+            f"the queue was written by a newer version of Loraloom (format {version}, this one knows "
+            f"{len(MIGRATIONS)}); use that version, or another --user-dir"
+        )
+    for index in range(version, len(MIGRATIONS)):
+        database.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[index]} PRAGMA user_version = {index + 1}; COMMIT;"
+        )

@@ -1,0 +1,271 @@
+"""The queue at work, with real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tiny_runner import prompt
+
+from loraloom.jobs.dispatcher import Dispatcher, Limits, Notice
+from loraloom.jobs.job import Job, Request, Status
+from loraloom.jobs.worker_process import WorkerSettings
+from loraloom.jobs.writer import StoreThread
+from loraloom.workflow.graph import JSON
+
+
+class Queue:
+    """A dispatcher over a folder, with what it has told."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.notices: list[Notice] = []
+        self._news = asyncio.Event()
+        dispatcher.listen(self._hear)
+
+    def _hear(self, notice: Notice) -> None:
+        self.notices.append(notice)
+        self._news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def heard(self, kind: str) -> Notice:
+        await self.until(lambda: any(n.kind == kind for n in self.notices))
+        return next(n for n in self.notices if n.kind == kind)
+
+    async def submit(self, graph: dict[str, JSON], **more: JSON) -> Job:
+        return await self.dispatcher.submit(Request(graph, dict(more)))
+
+    async def done(self, job: Job) -> Job:
+        def over() -> bool:
+            return any(n.job is not None and n.job.id == job.id and n.job.status.final for n in self.notices)
+
+        await self.until(over)
+        return await self.dispatcher.call(lambda s: s.get(job.id))
+
+
+@asynccontextmanager
+async def queue(
+    folder: Path, limits: Limits | None = None, factory: str = "make", paused: bool = False
+) -> AsyncGenerator[Queue, None]:
+    store = StoreThread(folder / "queue.db", max_pending=100, max_finished=100)
+    log: list[str] = []
+    how = WorkerSettings(f"tiny_runner:{factory}", {"output": str(folder / "output")}, log.append)
+    dispatcher = Dispatcher(store, how, limits=limits, paused=paused)
+    found = Queue(dispatcher)
+    await dispatcher.start()
+    try:
+        yield found
+    finally:
+        await dispatcher.stop()
+        store.close()
+
+
+def play(test: Coroutine[None, None, None]) -> None:
+    asyncio.run(test)
+
+
+@pytest.fixture(autouse=True)
+def importable_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+
+
+def test_a_job_runs_and_its_result_is_kept(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            job = await q.done(await q.submit(prompt("Wait"), preview_method="auto"))
+            assert job.status is Status.COMPLETED
+            result = job.result
+            assert result is not None
+            assert result["outputs"] == {
+                "9": {"images": [{"filename": "out_00000_.txt", "subfolder": "", "type": "output"}]}
+            }
+            assert result["receipts"] == [{"node": "2", "kind": "lora", "matched": 2, "name": "a"}]
+            assert result["warnings"] == ["node 2: slow"]
+            assert (tmp_path / "output/out_00000_.txt").read_text() == "7"
+            kinds = [n.kind for n in q.notices if n.job is not None and n.kind not in ("queue", "progress")]
+            assert kinds[:2] == ["started", "run_started"]
+            assert kinds[-1] == "completed"
+            assert any(n.preview.startswith(b"\xff\xd8") for n in q.notices)
+            events = await q.dispatcher.call(lambda s: s.events(job.id))
+            assert [e.kind for e in events] == [n.event.kind for n in q.notices if n.event is not None]
+            assert [e.sequence for e in events] == [
+                n.event.sequence for n in q.notices if n.event is not None
+            ]
+
+    play(test())
+
+
+def test_previews_are_off_unless_asked_for(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            await q.done(await q.submit(prompt("Wait")))
+            assert not any(n.preview for n in q.notices)
+
+    play(test())
+
+
+def test_the_result_is_committed_before_it_is_told(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            seen: list[Status] = []
+            other = StoreThread(tmp_path / "queue.db", max_pending=1, max_finished=1)
+
+            def hear(notice: Notice) -> None:
+                if notice.kind == "completed" and notice.job is not None:
+                    job_id = notice.job.id
+                    seen.append(other.call(lambda s: s.get(job_id)).result().status)
+
+            q.dispatcher.listen(hear)
+            await q.done(await q.submit(prompt()))
+            other.close()
+            assert seen == [Status.COMPLETED]
+
+    play(test())
+
+
+def test_a_failing_node_fails_its_job_and_the_worker_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            bad, good = await q.submit(prompt("Fail")), await q.submit(prompt())
+            failed = await q.done(bad)
+            assert failed.status is Status.FAILED
+            assert failed.error is not None
+            assert failed.error["node"] == "2"
+            assert failed.error["message"] == "node 2 “middle” (Fail): cannot use 7"
+            assert (await q.done(good)).status is Status.COMPLETED
+            assert len([n for n in q.notices if n.kind == "worker"]) == 1
+
+    play(test())
+
+
+def test_a_prompt_that_cannot_run_fails_its_job(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            failed = await q.done(await q.submit({"1": {"class_type": "Number", "inputs": {}}}))
+            assert failed.error is not None
+            assert "no node whose result is shown or saved" in str(failed.error["message"])
+
+    play(test())
+
+
+def test_a_crash_costs_one_attempt_and_the_second_puts_the_job_aside(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            bad = await q.submit(prompt("Crash"))
+            unlucky = await q.submit(prompt("Crash", once=str(tmp_path / "once")))
+            good = await q.submit(prompt())
+            quarantined = await q.done(bad)
+            assert quarantined.status is Status.QUARANTINED
+            assert quarantined.error is not None
+            assert "memory runs out" in str(quarantined.error["message"])
+            lucky = await q.done(unlucky)
+            assert (lucky.status, lucky.deaths) == (Status.COMPLETED, 1)
+            assert (await q.done(good)).status is Status.COMPLETED
+            kinds = [e.kind for e in await q.dispatcher.call(lambda s: s.events(bad.id))]
+            assert [k for k in kinds if k in ("started", "requeued", "quarantined")] == [
+                "started",
+                "requeued",
+                "started",
+                "quarantined",
+            ]
+
+    play(test())
+
+
+def test_a_job_without_progress_is_ended_by_the_watchdog(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, Limits(stall=1.5)) as q:
+            hung, good = await q.submit(prompt("Hang")), await q.submit(prompt())
+            job = await q.done(hung)
+            assert job.status is Status.QUARANTINED
+            assert job.error is not None
+            assert "no progress for 1.5 s" in str(job.error["message"])
+            assert (await q.done(good)).status is Status.COMPLETED
+
+    play(test())
+
+
+def test_cancel_a_running_a_waiting_and_a_finished_job(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            running, waiting = await q.submit(prompt("Wait", seconds=60)), await q.submit(prompt())
+            await q.heard("progress")
+            assert await q.dispatcher.cancel(waiting.id)
+            assert await q.dispatcher.cancel(running.id)
+            assert (await q.done(running)).status is Status.CANCELLED
+            assert (await q.done(waiting)).status is Status.CANCELLED
+            assert not await q.dispatcher.cancel(running.id)
+            assert not await q.dispatcher.interrupt()
+            again = await q.dispatcher.retry(waiting.id)
+            q.notices.clear()
+            assert (await q.done(again)).status is Status.COMPLETED
+
+    play(test())
+
+
+def test_a_job_that_will_not_stop_loses_its_worker(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, Limits(cancel=1.0)) as q:
+            job = await q.submit(prompt("Hang"))
+            await q.until(
+                lambda: any(n.kind == "node_started" and n.payload["node"] == "2" for n in q.notices)
+            )
+            assert await q.dispatcher.interrupt(job.id)
+            assert (await q.done(job)).status is Status.CANCELLED
+            assert (await q.done(await q.submit(prompt()))).status is Status.COMPLETED
+
+    play(test())
+
+
+def test_a_paused_queue_starts_nothing_until_it_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, paused=True) as q:
+            job = await q.submit(prompt())
+            await q.heard("worker")
+            await asyncio.sleep(0.3)
+            assert not any(n.kind == "started" for n in q.notices)
+            q.dispatcher.pause(False)
+            assert (await q.done(job)).status is Status.COMPLETED
+
+    play(test())
+
+
+def test_a_restart_runs_what_was_left(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            running = await q.submit(prompt("Wait", seconds=60))
+            others = [await q.submit(prompt()) for _ in range(3)]
+            await q.heard("progress")
+        async with queue(tmp_path) as q:
+            await q.until(lambda: q.dispatcher.live is not None)
+            assert q.dispatcher.live is not None
+            assert q.dispatcher.live.job.id == running.id
+            assert q.dispatcher.live.job.claims == 2
+            await q.dispatcher.cancel(running.id)
+            for job in others:
+                assert (await q.done(job)).status is Status.COMPLETED
+
+    play(test())
+
+
+def test_a_worker_that_cannot_start_leaves_jobs_waiting(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, factory="broken") as q:
+            job = await q.submit(prompt())
+            async with asyncio.timeout(20):
+                while "error" not in q.dispatcher.worker_info:
+                    await asyncio.sleep(0.05)
+            assert "could not start" in str(q.dispatcher.worker_info["error"])
+            assert (await q.dispatcher.call(lambda s: s.get(job.id))).status is Status.PENDING
+
+    play(test())

@@ -1,0 +1,204 @@
+"""Jobs on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from loraloom.errors import InputError
+from loraloom.jobs.job import Job, Request, Status, WrongStatus
+from loraloom.jobs.lock import FolderInUse, FolderLock
+from loraloom.jobs.schema import MIGRATIONS
+from loraloom.jobs.store import JobExists, QueueFull, Store, UnknownJob
+from loraloom.jobs.writer import StoreThread
+
+REQUEST = Request({"1": {"class_type": "X", "inputs": {}}}, {"a": [1, "ü"]}, ("1",), "client")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "queue.db", max_pending=1000, max_finished=5)
+
+
+def finish(store: Store, job: Job) -> None:
+    store.change(job.id, lambda j: j.succeed(time.time(), {"outputs": {}}))
+
+
+def test_a_job_comes_back_as_it_went_in(store: Store, tmp_path: Path) -> None:
+    job = store.submit(REQUEST)
+    store.close()
+    assert Store(tmp_path / "queue.db").get(job.id) == job
+
+
+def test_jobs_run_by_priority_then_number(store: Store) -> None:
+    a, b = store.submit(REQUEST), store.submit(REQUEST)
+    front, urgent = store.submit(REQUEST, front=True), store.submit(REQUEST, priority=5)
+    expected = [urgent.id, front.id, a.id, b.id]
+    assert [j.id for j in store.waiting()] == expected
+    store.change(b.id, lambda j: j.move(-100, 0))
+    claimed = [job.id for _ in range(4) if (job := store.claim()) is not None]
+    assert claimed == [urgent.id, b.id, front.id, a.id]
+    assert store.claim() is None
+
+
+def test_numbers_go_on_after_a_restart(store: Store, tmp_path: Path) -> None:
+    numbers = [store.submit(REQUEST).number for _ in range(3)]
+    assert numbers == sorted(set(numbers))
+    store.close()
+    assert Store(tmp_path / "queue.db").submit(REQUEST).number > numbers[-1]
+
+
+def test_limits_and_ids(store: Store, tmp_path: Path) -> None:
+    job = store.submit(REQUEST, job_id="mine")
+    with pytest.raises(JobExists):
+        store.submit(REQUEST, job_id="mine")
+    with pytest.raises(UnknownJob):
+        store.get("yours")
+    store.close()
+    small = Store(tmp_path / "queue.db", max_pending=1)
+    with pytest.raises(QueueFull):
+        small.submit(REQUEST)
+    assert small.get("mine") == job
+
+
+def test_recovery_runs_again_what_was_running(store: Store, tmp_path: Path) -> None:
+    first, second = store.submit(REQUEST), store.submit(REQUEST)
+    store.claim()
+    store.close()
+    store = Store(tmp_path / "queue.db")
+    assert [j.id for j in store.recover()] == [first.id]
+    again = store.claim()
+    assert again is not None
+    assert (again.id, again.claims, again.deaths) == (first.id, 2, 0)
+    assert [j.id for j in store.waiting()] == [second.id]
+
+
+def test_history_is_limited_and_can_be_cleared(store: Store) -> None:
+    jobs = [store.submit(REQUEST) for _ in range(8)]
+    for _ in jobs[:7]:
+        claimed = store.claim()
+        assert claimed is not None
+        finish(store, claimed)
+    store.prune()
+    assert [j.id for j in store.finished()] == [j.id for j in reversed(jobs[2:7])]
+    assert [j.id for j in store.finished(2, 1)] == [jobs[5].id, jobs[4].id]
+    assert [j.id for j in store.delete([jobs[6].id, jobs[7].id, "nobody"])] == [jobs[6].id]
+    store.clear_finished()
+    assert (store.finished(), [j.id for j in store.waiting()]) == ([], [jobs[7].id])
+
+
+def test_a_transition_that_is_not_allowed_changes_nothing(store: Store) -> None:
+    job = store.submit(REQUEST)
+    with pytest.raises(WrongStatus):
+        store.change(job.id, lambda j: j.succeed(1.0, {}), [("completed", {})])
+    assert store.get(job.id) == job
+    assert store.events(job.id) == []
+
+
+def test_sequence_numbers_grow_over_attempts(store: Store) -> None:
+    job = store.submit(REQUEST)
+    numbers: list[int] = []
+    for reason in ("one", "two"):
+        store.claim()
+        store.change(
+            job.id,
+            lambda j, why=reason: j.worker_died(1.0, why),
+            [("started", {}), ("lost", {"why": reason})],
+        )
+        numbers = [e.sequence for e in store.events(job.id)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 4
+    assert [e.payload for e in store.events(job.id, after=numbers[2])] == [{"why": "two"}]
+
+
+def test_webhooks_wait_in_the_store(store: Store) -> None:
+    job = store.submit(Request({}, webhook="http://127.0.0.1/x"))
+    store.claim()
+    assert store.due_deliveries(time.time()) == []
+    finish(store, job)
+    assert store.due_deliveries(time.time()) == [(job.id, "http://127.0.0.1/x", 0)]
+    store.postpone_delivery(job.id, time.time() + 60)
+    assert store.due_deliveries(time.time()) == []
+    assert store.due_deliveries(time.time() + 61)[0][2] == 1
+    store.delivered(job.id)
+    assert store.due_deliveries(time.time() + 61) == []
+
+
+def test_damaged_and_newer_files_are_refused_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "bad.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(InputError, match="cannot be opened .*move it away"):
+        Store(tmp_path / "bad.db")
+    Store(tmp_path / "new.db").close()
+    database = sqlite3.connect(tmp_path / "new.db")
+    database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    database.close()
+    with pytest.raises(InputError, match="newer version"):
+        Store(tmp_path / "new.db")
+
+
+def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "old.db")
+    database.executescript(f"{MIGRATIONS[0]} PRAGMA user_version = 1;")
+    database.close()
+    store = Store(tmp_path / "old.db")
+    store.submit(Request({}, webhook="http://127.0.0.1/"))
+    store.claim()
+    finish(store, store.jobs((Status.RUNNING,))[0])
+    assert len(store.due_deliveries(time.time())) == 1
+
+
+def test_every_job_is_claimed_once_by_many_claimers(tmp_path: Path) -> None:
+    threads = StoreThread(tmp_path / "queue.db", max_pending=1000, max_finished=1000)
+    submitted = {threads.call(lambda s: s.submit(REQUEST)) for _ in range(50)}
+    ids = {future.result().id for future in submitted}
+    claimed: list[str] = []
+
+    def claim() -> None:
+        while (job := threads.call(lambda s: s.claim()).result()) is not None:
+            claimed.append(job.id)
+
+    claimers = [threading.Thread(target=claim) for _ in range(8)]
+    for claimer in claimers:
+        claimer.start()
+    for claimer in claimers:
+        claimer.join()
+    threads.close()
+    assert sorted(claimed) == sorted(ids)
+
+
+def test_a_failing_call_does_not_undo_those_that_share_its_commit(tmp_path: Path) -> None:
+    threads = StoreThread(tmp_path / "queue.db", max_pending=3, max_finished=1000)
+    gate = threading.Event()
+    threads.call(lambda _: gate.wait())
+    futures = [threads.call(lambda s: s.submit(REQUEST)) for _ in range(5)]
+    gate.set()
+    outcomes = [future.exception() for future in futures]
+    assert [type(o) for o in outcomes] == [type(None)] * 3 + [QueueFull] * 2
+    assert len(threads.call(lambda s: s.waiting()).result()) == 3
+    threads.close()
+
+
+def test_a_second_server_on_the_folder_is_told_who_has_it(tmp_path: Path) -> None:
+    code = (
+        "import sys,time; from pathlib import Path; from loraloom.jobs.lock import FolderLock; "
+        f"lock = FolderLock(Path({str(tmp_path)!r})); lock.acquire(); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(FolderInUse, match=f'"pid": {other.pid}'):
+            FolderLock(tmp_path).acquire()
+    finally:
+        other.kill()
+        other.communicate()
+    lock = FolderLock(tmp_path)
+    lock.acquire(2.0)
+    lock.release()

@@ -1,0 +1,120 @@
+"""A runner without tensors, for tests: its nodes sleep, save, fail, crash or hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from loraloom.engine.cache import Cache
+from loraloom.engine.events import Event
+from loraloom.engine.node import NodeResult, NodeRun, NodeType, Socket, node, node_types
+from loraloom.engine.run import run
+from loraloom.jobs.job import Request
+from loraloom.workflow.api_format import parse_api
+from loraloom.workflow.graph import JSON
+
+Any_ = Annotated[object, Socket("*")]
+
+
+class Picture:
+    def save(self, file: Any, kind: str, quality: int) -> None:
+        file.write(b"\xff\xd8 not really a JPEG")
+
+
+@node("Number", category="test")
+def number(value: int = 0) -> int:
+    return value
+
+
+@node("Save", category="test", output_node=True)
+def save(value: Any_, name: str = "x", *, run: NodeRun) -> NodeResult:
+    folder = cast("Path", run.services)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len([*folder.iterdir()])
+    file = folder / f"{name}_{count:05}_.txt"
+    file.write_text(str(value))
+    return NodeResult(ui={"images": [{"filename": file.name, "subfolder": "", "type": "output"}]})
+
+
+@node("Wait", category="test")
+def wait(value: Any_, seconds: float = 0.1, *, run: NodeRun) -> Annotated[object, Socket("*")]:
+    steps = max(1, int(seconds / 0.02))
+    for step in range(steps):
+        run.progress(step + 1, steps, Picture())
+        time.sleep(0.02)
+    run.note("lora", {"matched": 2, "name": "a"})
+    run.warn("slow")
+    return value
+
+
+@node("Fail", category="test")
+def fail(value: Any_) -> Annotated[object, Socket("*")]:
+    raise RuntimeError(f"cannot use {value}")
+
+
+@node("Crash", category="test")
+def crash(value: Any_, once: str = "") -> Annotated[object, Socket("*")]:
+    if once and Path(once).exists():
+        return value
+    if once:
+        Path(once).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+@node("Hang", category="test")
+def hang(value: Any_) -> Annotated[object, Socket("*")]:
+    print("hanging", file=sys.stdout)  # noqa: T201 - what nodes print must not disturb the worker
+    threading.Event().wait(3600)
+    return value
+
+
+NODES: dict[str, NodeType] = {
+    t.name: t for f in (number, save, wait, fail, crash, hang) for t in node_types(f)
+}
+
+
+class TinyRunner:
+    def __init__(self, settings: Mapping[str, JSON]) -> None:
+        self._output = Path(str(settings["output"]))
+        self._cache = Cache("none")
+
+    def run(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
+        return run(
+            parse_api(dict(request.prompt)), NODES, targets=request.targets, cache=self._cache,
+            services=self._output, cancel=cancel,
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, JSON]:
+        return {"devices": [], "pid": os.getpid()}
+
+    def free(self, models: bool, results: bool) -> None:
+        self._cache.clear()
+
+    def close(self) -> None:
+        pass
+
+
+def make(settings: Mapping[str, JSON]) -> TinyRunner:
+    return TinyRunner(settings)
+
+
+def broken(settings: Mapping[str, JSON]) -> TinyRunner:
+    raise RuntimeError("no such device")
+
+
+def prompt(kind: str = "Number", **inputs: JSON) -> dict[str, JSON]:
+    """A graph that gives a number through a node of some kind to Save."""
+    graph: dict[str, JSON] = {"1": {"class_type": "Number", "inputs": {"value": inputs.pop("value", 7)}}}
+    last: JSON = ["1", 0]
+    if kind != "Number":
+        graph["2"] = {"class_type": kind, "inputs": {"value": last, **inputs}, "_meta": {"title": "middle"}}
+        last = ["2", 0]
+    graph["9"] = {"class_type": "Save", "inputs": {"value": last, "name": "out"}}
+    return graph
