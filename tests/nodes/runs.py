@@ -22,7 +22,7 @@ class PlainRun:
         self.prompt: dict[str, JSON] = {}
         self.extra_pnginfo: Mapping[str, JSON] = {}
         self.warnings: list[str] = []
-        self.notes: list[tuple[str, JSON]] = []
+        self.noted: list[tuple[str, JSON]] = []
         self.steps: list[tuple[float, float]] = []
         (root / "input").mkdir(parents=True, exist_ok=True)
         self.services: object = Services(
@@ -44,7 +44,10 @@ class PlainRun:
         self.warnings.append(message)
 
     def note(self, kind: str, payload: JSON) -> None:
-        self.notes.append((kind, payload))
+        self.noted.append((kind, payload))
+
+    def notes(self, kind: str) -> list[JSON]:
+        return [payload for noted, payload in self.noted if noted == kind]
 
     def cached(self, key: str, make: Callable[[], object]) -> object:
         return make()

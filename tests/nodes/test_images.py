@@ -71,7 +71,9 @@ def test_stitching(direction: str, match: bool, shape: tuple[int, ...]) -> None:
     assert stitched.shape == shape
     red = (stitched == torch.tensor([1.0, 0.0, 0.0])).all(-1)
     assert red.any()
-    corner = stitched[0, shape[1] // 2, 0] if direction in ("left", "right") else stitched[0, 0, shape[2] // 2]
+    corner = (
+        stitched[0, shape[1] // 2, 0] if direction in ("left", "right") else stitched[0, 0, shape[2] // 2]
+    )
     expected = 0.25 if direction in ("right", "down") else 0.75
     torch.testing.assert_close(corner, torch.full((3,), expected), atol=0.003, rtol=0)
 

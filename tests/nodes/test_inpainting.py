@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests import tiny_models
-from tests.nodes.runs import PlainRun
 
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.models.handles import Autoencoder
 from loraloom.nodes import inpainting
 from loraloom.nodes.services import services
+from tests import tiny_models
+from tests.nodes.runs import PlainRun
 
 
 @pytest.fixture

@@ -20,9 +20,7 @@ def samples(value: LatentValue) -> Tensor:
 
 def test_upscale_sizes_are_pixels_and_zero_keeps_proportions() -> None:
     small = latent(1, 4, 8, 16)
-    up = latents.upscale_latent(
-        samples=small, upscale_method="bislerp", width=256, height=0, crop="disabled"
-    )
+    up = latents.upscale_latent(samples=small, upscale_method="bislerp", width=256, height=0, crop="disabled")
     assert samples(up).shape == (1, 4, 16, 32)
     same = latents.upscale_latent(samples=small, upscale_method="area", width=0, height=0, crop="disabled")
     assert same is small

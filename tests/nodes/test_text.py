@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests import tiny_models
-from tests.nodes.runs import PlainRun
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_text_encoders
 from loraloom.models.handles import TextEncoders
 from loraloom.nodes import text
+from tests import tiny_models
+from tests.nodes.runs import PlainRun
 
 
 @pytest.fixture
