@@ -63,9 +63,14 @@ def test_one_module_of_each_format(key: str, tmp_path: Path) -> None:
 
 def _files() -> Iterator[tuple[str, str]]:
     for family in ("sd15", "flux"):
-        path = tables.PARITY / f"lora_{family}.json.gz"
-        for key in json.loads(gzip.decompress(path.read_bytes()))["files"]:
+        for key in _figures(family):
             yield family, key
+
+
+@cache
+def _figures(family: str) -> dict[str, Any]:
+    path = tables.PARITY / f"lora_{family}.json.gz"
+    return json.loads(gzip.decompress(path.read_bytes()))["files"]
 
 
 def _weights(models: Path, family: str) -> Callable[[str], Tensor]:

@@ -77,7 +77,7 @@ class LoraFile:
         """BLAKE3 of the content, and of the PEFT config where there is one: equal digests, equal effect."""
         digest = content_digest(self.identity)
         if self.config:
-            digest += ":" + blake3(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
+            digest += ":" + blake3(json.dumps(dict(self.config), sort_keys=True).encode()).hexdigest()[:16]
         return digest
 
     def shapes(self, module: Module) -> dict[str, tuple[int, ...]]:

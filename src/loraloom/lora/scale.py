@@ -104,8 +104,6 @@ def _positive_int(value: object) -> int | None:
 
 def rank_of(found: Found, shapes: Mapping[str, Shape]) -> int | None:
     """The rank that alpha is divided by; None where the algebra has none (both LoKr factors whole)."""
-    if found.part is not None:
-        return _dimension(shapes[f"down.{found.part}"], 0)
     match found.kind:
         case "lora" | "bias":
             return _dimension(shapes["down"], 0) if "down" in shapes else None
