@@ -123,7 +123,9 @@ def test_a_mask_of_zeros_keeps_the_latent(sampler: str) -> None:
     network, latent = toy(), noise(7)
     sigmas = sigmas_for(network.parametrisation, "karras", 5)
     kept = run(network, sampler, sigmas, seed=1, latent=latent, mask=torch.zeros(1, 1, 64, 64))
-    last = {"uni_pc": 0.001, "uni_pc_bh2": 0.001, "dpm_fast": 0.0292, "dpm_adaptive": 0.0292}.get(sampler, 0.0)
+    last = {"uni_pc": 0.001, "uni_pc_bh2": 0.001, "dpm_fast": 0.0292, "dpm_adaptive": 0.0292}.get(
+        sampler, 0.0
+    )
     difference = network.process_latent_in(kept - latent).abs().max()
     assert difference < 5 * last + 1e-4, "what the sampler's last level leaves of noise"
 

@@ -138,11 +138,11 @@ class CFG:
         return {"positive": (self.positive, "positive"), "negative": (self.negative, "negative")}
 
     def __call__(self, at: Moment) -> Guided:
-        if at.options.sides is not None:
-            cond, uncond = at.options.sides(at.evaluate, at.sigma, at.parametrisation)
-        elif math.isclose(self.scale, 1.0) and not (at.needs_uncond or at.options.always_uncond):
+        if math.isclose(self.scale, 1.0) and not (at.needs_uncond or at.options.always_uncond):
             (cond,) = at.evaluate("positive")
             uncond = torch.zeros_like(cond)
+        elif at.options.sides is not None:
+            cond, uncond = at.options.sides(at.evaluate, at.sigma, at.parametrisation)
         else:
             cond, uncond = at.evaluate("positive", "negative")
         return Guided(at.combined(cond, uncond, self.scale), uncond)

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Prediction = Literal["eps", "v", "x0", "edm", "lcm"]
-"""What the network's output stands for."""
+Prediction = Literal["eps", "v", "x0", "edm", "lcm", "img_to_img"]
+"""What the network's output stands for; "img_to_img" is x0 from an input that is not scaled."""
 
 BEFORE_THE_START = 999999999.9
 """Noise level of percent 0 for models of the variance-exploding view: above every sigma."""
@@ -98,6 +98,8 @@ class _Diffusion:
         raise NotImplementedError
 
     def scale_input(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if self.prediction == "img_to_img":
+            return x
         sigma = _broadcast(sigma, x)
         return x / (sigma**2 + self.sigma_data**2) ** 0.5
 
@@ -107,7 +109,7 @@ class _Diffusion:
         match self.prediction:
             case "eps":
                 return x - output * level
-            case "x0":
+            case "x0" | "img_to_img":
                 return output
             case "v":
                 return x * self.sigma_data**2 / variance - output * level * self.sigma_data / variance**0.5
