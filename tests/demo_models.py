@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
 
 from tests.tiny_models import lora, unet_shapes, write_sd15, write_vae
 
@@ -24,7 +25,7 @@ def write_demo_models(root: Path) -> None:
     save_file(demo_lora(), path, {"modelspec.trigger_phrase": TRIGGER, "ss_base_model_version": "sd_v1"})
 
 
-def demo_lora() -> dict[str, object]:
+def demo_lora() -> dict[str, Tensor]:
     """Kohya names for every attention projection of the UNet, and for the text encoder's."""
     from loraloom.models.families.sd15 import FAMILY
 

@@ -54,12 +54,12 @@ class Run:
     @property
     def images(self) -> list[Image]:
         """The pictures in the output folder, opened (Pillow)."""
-        from PIL import Image
+        from PIL.Image import open as open_picture
 
-        pictures: list[Image.Image] = []
+        pictures: list[Image] = []
         for output in self.outputs:
             if output.kind == "output" and output.width:
-                with Image.open(output.path) as picture:
+                with open_picture(output.path) as picture:
                     picture.load()
                     pictures.append(picture)
         return pictures

@@ -151,7 +151,9 @@ class Session:
             if on_event is not None:
                 on_event(event)
             if isinstance(event, RunFailed):
-                raise NodeFailure(event.failure) from event.error if event.failure else event.error
+                if event.failure is None:
+                    raise event.error
+                raise NodeFailure(event.failure) from event.error
             if isinstance(event, RunCancelled):
                 raise Cancelled("the run was cancelled")
         return recorder.run()

@@ -5,7 +5,7 @@ On a terminal the bars move; elsewhere (a log, a pipe) plain lines say when a no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ class Display:
         self._graph: Graph | None = None
 
     @contextmanager
-    def running(self, graph: Graph) -> Iterator[None]:
+    def running(self, graph: Graph) -> Generator[None]:
         """Show a run of this graph; its events go to `see`."""
         self._graph = graph
         self._bars = {}

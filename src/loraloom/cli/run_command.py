@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -151,7 +151,7 @@ def _say_ready(graphs: list[Graph], as_json: bool) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
+def _stop_on_interrupt() -> Generator[threading.Event]:
     """Ctrl-C stops the run between two steps; a second one stops the program where it is."""
     cancel = threading.Event()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from loraloom.engine.node import Choice, Files, NodeRun, Options, node
+from loraloom.engine.node import Blocked, Choice, Files, NodeRun, Options, node
 from loraloom.models.checkpoint import (
     open_autoencoder,
     open_checkpoint,
@@ -19,9 +19,16 @@ Device = Annotated[str, Choice(("default", "cpu")), Options({"advanced": True})]
 
 
 @node("CheckpointLoaderSimple", category="loaders", display_name="Load Checkpoint")
-def load_checkpoint(ckpt_name: CheckpointFile, *, run: NodeRun) -> tuple[Model, Clip, Vae]:
+def load_checkpoint(
+    ckpt_name: CheckpointFile, *, run: NodeRun
+) -> tuple[Model, Clip | Blocked, Vae | Blocked]:
     """Open a checkpoint: a diffusion model with its text encoders and autoencoder in one file."""
-    return open_checkpoint(services(run).folders.resolve("checkpoints", ckpt_name))
+    model, clip, vae = open_checkpoint(services(run).folders.resolve("checkpoints", ckpt_name))
+    return (
+        model,
+        clip or Blocked(f"{ckpt_name} holds no text encoder: load it with CLIPLoader or DualCLIPLoader"),
+        vae or Blocked(f"{ckpt_name} holds no autoencoder: load it with VAELoader"),
+    )
 
 
 @node("VAELoader", category="loaders", display_name="Load VAE")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loraloom.errors import InputError
+from loraloom.workflow.graph import JSON
 
 MAX_NAME_BYTES = 200
 
@@ -26,7 +27,7 @@ class SavedFile:
     subfolder: str
     kind: str
 
-    def as_ui(self) -> dict[str, str]:
+    def as_ui(self) -> dict[str, JSON]:
         """The form in which ComfyUI names a result."""
         return {"filename": self.path.name, "subfolder": self.subfolder, "type": self.kind}
 

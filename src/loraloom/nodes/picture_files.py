@@ -21,6 +21,7 @@ from loraloom.errors import InputError, LoraloomError
 from loraloom.nodes.output_files import OutputFolder
 from loraloom.nodes.services import Services, services
 from loraloom.nodes.sockets import BatchSize, Image, Mask
+from loraloom.workflow.graph import JSON
 
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 PictureFile = Annotated[str, Files("input"), Options({"image_upload": True})]
@@ -130,7 +131,7 @@ def _frame(frame: PillowImage.Image) -> tuple[Tensor, Tensor]:
 def _write(
     images: Tensor, prefix: str, folder: OutputFolder, run: NodeRun, compress_level: int
 ) -> NodeResult:
-    saved: list[dict[str, str]] = []
+    saved: list[JSON] = []
     for index, array in enumerate(picture_arrays(images)):
         run.check_cancelled()
         buffer = io.BytesIO()

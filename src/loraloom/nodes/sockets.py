@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, Required, TypedDict
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ class LatentValue(TypedDict, total=False):
     """samples: (B, C, H/8, W/8) float32. noise_mask: (B, H, W) or (H, W), 1 where new content is wanted.
     batch_index: the index in its original batch of each latent, which decides its noise."""
 
-    samples: Tensor
+    samples: Required[Tensor]
     noise_mask: Tensor
     batch_index: list[int]
 
