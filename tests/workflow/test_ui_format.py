@@ -449,3 +449,52 @@ def test_choices_of_newer_classes_bring_further_widgets() -> None:
         "resize_type.crop": "center",
         "scale_method": "area",
     }
+
+
+def test_group_nodes_unfold() -> None:
+    group: Ui = {
+        "nodes": [
+            {"index": 0, "type": "CLIPTextEncode", "widgets_values": ["inner"]},
+            {
+                "index": 1,
+                "type": "EmptyLatentImage",
+                "widgets_values": [64, 64, 1],
+                "outputs": [{"name": "LATENT"}],
+            },
+            {"index": 2, "type": "KSampler", "widgets_values": [1, "fixed", 20, 8, "euler", "normal", 1]},
+        ],
+        "links": [[0, 0, 2, 1, 5, "CONDITIONING"], [1, 0, 2, 3, 6, "LATENT"]],
+        "external": [],
+    }
+    values = ["outer", 128, 96, 2, 77, "randomize", 9, 8, "euler", "normal", 1]
+    ui = workflow(
+        node(1, "CheckpointLoaderSimple", values=["a"], outputs=["MODEL", "CLIP", "VAE"]),
+        node(2, "CLIPTextEncode", values=["no"], inputs=[("clip", "CLIP", 3)], outputs=["CONDITIONING"]),
+        node(
+            12,
+            "workflow>Mine",
+            values=values,
+            inputs=[("clip", "CLIP", 1), ("model", "MODEL", 2), ("negative", "CONDITIONING", 4)],
+            outputs=["LATENT"],
+        ),
+        node(13, "VAEDecode", inputs=[("samples", "LATENT", 5), ("vae", "VAE", 6)]),
+        links=[
+            link(1, 1, 1, 12, 0),
+            link(2, 1, 0, 12, 1),
+            link(3, 1, 1, 2, 0),
+            link(4, 2, 0, 12, 2),
+            link(5, 12, 0, 13, 0),
+            link(6, 1, 2, 13, 1),
+        ],
+    )
+    ui["extra"] = {"groupNodes": {"Mine": group}}
+    found = api(ui)
+    assert found["12:0"]["inputs"] == {"text": "outer", "clip": ["1", 1]}
+    assert found["12:1"]["inputs"] == {"width": 128, "height": 96, "batch_size": 2}
+    sampler = found["12:2"]["inputs"]
+    assert (sampler["seed"], sampler["steps"]) == (77, 9)
+    assert sampler["model"] == ["1", 0]
+    assert sampler["positive"] == ["12:0", 0]
+    assert sampler["negative"] == ["2", 0]
+    assert sampler["latent_image"] == ["12:1", 0]
+    assert found["13"]["inputs"] == {"samples": ["12:2", 0], "vae": ["1", 2]}

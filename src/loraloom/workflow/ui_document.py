@@ -15,6 +15,7 @@ from loraloom.workflow.graph import JSON
 
 NEVER, BYPASS = 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"
+GROUP_PREFIXES = ("workflow>", "workflow/")
 NO_LINKS: Mapping[tuple[str, int], list[UiLink]] = {}
 
 
@@ -264,6 +265,8 @@ def with_unique_ids(document: Document, last_id: int) -> Document:
     last = max((last_id, *numbers))
     renamed: dict[str, dict[str, str]] = {}
     for key, scope in document.definitions.items():
+        if key.startswith(GROUP_PREFIXES):
+            continue  # Nodes of a group are numbered from 0 in each.
         changes: dict[str, str] = {}
         for node_id in scope.nodes:
             if node_id in taken:
