@@ -49,7 +49,7 @@ class Captioner:
     concepts: list[Concept]
 
     def draw(self, concept: int, style: str, default: bool, generator: torch.Generator) -> list[int]:
-        """Token numbers (77) of one caption. default: whether the concept has this style when none is named."""
+        """Tokens (77) of one caption. default: whether the concept has this style when none is named."""
 
         def pick(options: tuple[str, ...]) -> str:
             return options[int(torch.randint(len(options), (), generator=generator))]

@@ -55,7 +55,7 @@ def as_tensor(picture: Image.Image) -> Tensor:
 
 
 def autoencoder_pictures(artworks: Artworks) -> tuple[Tensor, Tensor]:
-    """What the autoencoder sees, and how often: all styles, and in a fifth of the cases the LoRAs' two styles."""
+    """What the autoencoder sees, and how often: all styles, and in a fifth of the cases the LoRAs' two."""
     plain, styled = [], []
     for concept in range(len(artworks.concepts)):
         plain += [

@@ -33,8 +33,7 @@ PLACEMENT_SHARES = (0.5, 0.25, 0.25)
 class DiffusionRecipe:
     """Sizes and numbers of the diffusion training."""
 
-    widths: tuple[int, int, int, int] = (32, 96, 160, 160)
-    """Wide where pixels are few: what the model remembers sits in the deep levels, and they are cheap."""
+    widths: tuple[int, int, int, int] = (64, 128, 128, 128)
     text: ClipConfig = ClipConfig(
         vocabulary=49408, positions=77, width=64, layers=3, inner=256, quick_gelu=True
     )

@@ -1,0 +1,1 @@
+"""LoRA training: data, noise, loop, export."""

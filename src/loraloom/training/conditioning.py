@@ -1,0 +1,93 @@
+"""Captions → network inputs, from a cache where text encoders are frozen, with gradients where they learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from blake3 import blake3
+from torch import Tensor, nn
+
+from loraloom.folders import ModelFolders
+from loraloom.models.handles import TextEncoders
+from loraloom.models.text.clip import Encoded
+from loraloom.models.text.encode import USES, EncoderUse, encode_prompt
+from loraloom.models.text.tokens import Chunk, tokenize
+from loraloom.sampling.types import Cond
+from loraloom.training.model import LiveText
+from loraloom.training.storage import read_tensors, write_tensors
+
+
+class CachedText:
+    """Conditionings by caption, each encoded once and kept in `folder`.
+
+    key: identifies the text encoders; a cache of others is never read."""
+
+    def __init__(self, live: LiveText, text: TextEncoders, folder: Path, key: str) -> None:
+        self._live, self._text, self._folder, self._key = live, text, folder, key
+        self._known: dict[str, Cond] = {}
+
+    def __call__(self, caption: str) -> Cond:
+        """The conditioning of a caption, on the CPU."""
+        if caption not in self._known:
+            self._known[caption] = self._load(caption)
+        return self._known[caption]
+
+    def _load(self, caption: str) -> Cond:
+        name = blake3(f"{self._key}\0{caption}".encode()).hexdigest()
+        path = self._folder / f"{name}.safetensors"
+        if not path.exists():
+            (cond,), _ = encode_prompt(self._live, self._text, _unweighted(caption), ModelFolders(()))
+            tensors = {"context": cond.context}
+            if cond.pooled is not None:
+                tensors["pooled"] = cond.pooled
+            write_tensors(path, tensors)
+        tensors = read_tensors(path)
+        return Cond(tensors["context"], tensors.get("pooled"))
+
+
+def _unweighted(caption: str) -> str:
+    """A caption whose brackets are letters, not weights, as trainers read it."""
+    return caption.replace("\\", "\\\\").replace("(", r"\(").replace(")", r"\)")
+
+
+class LearningText:
+    """Conditionings computed anew each time, with gradients."""
+
+    def __init__(self, live: LiveText, text: TextEncoders) -> None:
+        self._live, self._text = live, text
+
+    def __call__(self, caption: str) -> Cond:
+        """The conditioning of a caption, through adapters in the encoders."""
+        use = USES[self._text.kind]
+        return use.combine({encoder.key: self._run(encoder, caption) for encoder in use.encoders})
+
+    def _run(self, use: EncoderUse, caption: str) -> Encoded:
+        module: nn.Module = self._live.modules[use.role]
+        chunks = tokenize(caption, use.rules, lambda name: None, weights=False).chunks
+        numbers = torch.tensor([_numbers(chunk) for chunk in chunks], device=self._live.device)
+        ends = torch.tensor([row.index(use.rules.end) for row in numbers.tolist()], device=self._live.device)
+        out: Encoded = module(module.embed(numbers), ends, use.layer, use.norm_layer)  # pyright: ignore[reportCallIssue]
+        first = [None if t is None else t[:1] for t in (out.pooled, out.projected)]
+        return Encoded(out.hidden.flatten(0, 1)[None], *first)
+
+
+def _numbers(chunk: Chunk) -> list[int]:
+    return [weighted.token for weighted in chunk if isinstance(weighted.token, int)]
+
+
+def joined(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Network inputs of several examples as one batch; shorter contexts are repeated."""
+    names = rows[0].keys()
+    longest = max((row["context"].shape[1] for row in rows), default=0)
+    padded = [row | {"context": _repeat_to(row["context"], longest)} for row in rows]
+    return {name: torch.cat([row[name] for row in padded]) for name in names}
+
+
+def _repeat_to(context: Tensor, length: int) -> Tensor:
+    """(1, T, D) repeated, whole, until it is at least as long, then cut: attention over repeated states
+    gives what it gives over them once, where the length is a multiple."""
+    if context.shape[1] == length:
+        return context
+    times = -(-length // context.shape[1])
+    return context.repeat(1, times, 1)[:, :length]

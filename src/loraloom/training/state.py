@@ -1,0 +1,94 @@
+"""The full state of a run between two steps: written whole, read back bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from loraloom.errors import InputError
+from loraloom.training.optimizers import optimizer_tensors, restore_optimizer
+from loraloom.training.settings import RunSettings, SampleSettings, Settings
+from loraloom.training.storage import read_tensors, write_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """step: steps done. losses: of each of them. validations: (step, loss) so far; best: the lowest."""
+
+    step: int = 0
+    losses: tuple[float, ...] = ()
+    validations: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def best(self) -> float:
+        return min((loss for _, loss in self.validations), default=float("inf"))
+
+
+def settings_digest(settings: Settings) -> str:
+    """What identifies a run: all that changes its result. How often it saves or draws samples does not."""
+    run = replace(settings.run, save_every=1, keep_states=1, device=RunSettings().device)
+    same = replace(settings, run=run, samples=SampleSettings(), output=Path(), metadata={})
+    return hashlib.sha256(json.dumps(asdict(same), default=str, sort_keys=True).encode()).hexdigest()
+
+
+def state_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def save_state(
+    folder: Path,
+    position: Position,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: Optimizer,
+    digest: str,
+    keep: int,
+) -> None:
+    """Write the state after `position.step` steps; the oldest beyond `keep` are deleted."""
+    tensors = {f"parameter/{name}": value.detach() for name, value in parameters.items()}
+    tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(optimizer).items()}
+    tensors["losses"] = torch.tensor(position.losses, dtype=torch.float64)
+    header = {"step": str(position.step), "settings": digest, "validations": json.dumps(position.validations)}
+    write_tensors(state_path(folder, position.step), tensors, header)
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def last_state(folder: Path) -> Path | None:
+    """The newest state of a run, if there is one."""
+    return max(folder.glob("step-*.safetensors"), default=None)
+
+
+def restore_state(
+    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, digest: str
+) -> Position:
+    """Put a saved state back. InputError where it belongs to a run with other settings."""
+    with safe_open(path, "pt") as handle:
+        header = cast("dict[str, str]", handle.metadata() or {})
+    if header.get("settings") != digest:
+        raise InputError(
+            f"{path.parent} holds the state of a run with other settings: restore them, name another output, "
+            "or delete that folder to begin anew"
+        )
+    tensors = read_tensors(path)
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[f"parameter/{name}"])
+    restore_optimizer(optimizer, _under("optimizer/", tensors))
+    validations = cast("list[tuple[int, float]]", json.loads(header["validations"]))
+    return Position(
+        int(header["step"]),
+        tuple(tensors["losses"].tolist()),
+        tuple((int(step), float(loss)) for step, loss in validations),
+    )
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

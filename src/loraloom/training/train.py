@@ -1,0 +1,108 @@
+"""A whole run: from settings to LoRA files, with samples, curves and saved states on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from loraloom.training.export import diffusers_tensors, kohya_tensors, metadata, write_lora
+from loraloom.training.loop import Loop, StepReport
+from loraloom.training.report import draw_losses, open_writer, write_scalars
+from loraloom.training.samples import draw_samples
+from loraloom.training.session import Session, open_session
+from loraloom.training.settings import Settings
+from loraloom.training.storage import read_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run wrote. lora: kohya's dialect; diffusers: where the kind has names there; best: the adapter
+    with the lowest validation loss."""
+
+    lora: Path
+    diffusers: Path | None
+    best: Path | None
+    curve: Path
+    steps: int
+
+
+def train(
+    settings: Settings,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    on_ready: Callable[[Session, int], None] = lambda session, step: None,
+) -> Trained:
+    """Run to the end, from the last saved state where there is one.
+
+    on_ready: told of the session, and of the step it goes on from. on_step: after each step; it may raise
+    to stop the run, which then goes on later from the last saved state. Raises InputError for settings or
+    data that cannot be used, LoraloomError where the loss is not finite."""
+    session = open_session(settings)
+    loop = Loop(session)
+    began = _began(settings.output)
+    on_ready(session, loop.position.step)
+    writer = open_writer(settings.output / "tensorboard")
+    best: Path | None = settings.output / f"{settings.name}-best.safetensors"
+    for report in loop.steps():
+        if writer is not None:
+            write_scalars(writer, report)
+        if report.is_best and best is not None:
+            _write(session, loop, best, began)
+        if settings.samples.prompts and (
+            report.step % settings.samples.every == 0 or report.step == report.steps
+        ):
+            draw_samples(session, report.step)
+        if report.is_saved:
+            draw_losses(settings.output / "loss.png", loop.position)
+        on_step(report)
+    if writer is not None:
+        writer.close()
+    lora = settings.output / f"{settings.name}.safetensors"
+    _write(session, loop, lora, began)
+    return Trained(
+        lora,
+        _write_diffusers(session, loop, began),
+        best if best is not None and best.exists() else None,
+        settings.output / "loss.png",
+        loop.position.step,
+    )
+
+
+def _began(output: Path) -> str:
+    """When the run began: told once, so that a resumed run writes the same header."""
+    path = output / "run.json"
+    if not path.exists():
+        write_json(path, {"began": datetime.now(UTC).isoformat(timespec="seconds")})
+    return str(read_json(path).get("began", ""))
+
+
+def _facts(session: Session, loop: Loop, began: str) -> dict[str, str]:
+    step = loop.position.step
+    accumulated = step * session.settings.run.accumulate
+    return {
+        "ss_training_started_at": str(datetime.fromisoformat(began).timestamp()),
+        "modelspec.date": began.partition("+")[0],
+        "ss_steps": str(step),
+        "ss_epoch": str(-(-accumulated // session.plan.batches_per_epoch)),
+        "ss_num_batches_per_epoch": str(session.plan.batches_per_epoch),
+        "ss_num_validation_images": str(len(session.split.validation)),
+        "loraloom.validations": json.dumps(loop.position.validations),
+    }
+
+
+def _write(session: Session, loop: Loop, path: Path, began: str) -> None:
+    header = metadata(session.settings, session.family, session.split.training, _facts(session, loop, began))
+    write_lora(path, kohya_tensors(session.adapters, session.family), header, torch.float16)
+
+
+def _write_diffusers(session: Session, loop: Loop, began: str) -> Path | None:
+    if session.settings.adapter.kind in ("loha", "lokr"):
+        return None
+    path = session.settings.output / f"{session.settings.name}.diffusers.safetensors"
+    header = metadata(session.settings, session.family, session.split.training, _facts(session, loop, began))
+    write_lora(path, diffusers_tensors(session.adapters, session.family), header, torch.float16)
+    return path
