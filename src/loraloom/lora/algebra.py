@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,19 +46,29 @@ class Change(Protocol):
         """γΔ at strength 1, in fresh memory, for a weight that stays as it is."""
         ...
 
+    def norm(self, weight: Callable[[], Tensor]) -> float:
+        """‖γΔ‖ at strength 1; `weight` makes the weight for the algebras that need it."""
+        ...
+
     def factors(self) -> Factors | None:
         """The change as down (r, in) and up (out, r), γ in it; None where it has no such form."""
         ...
 
 
 class Additive:
-    """A change whose Δ does not depend on the strength: W += strength · Δ(W)."""
+    """A change whose Δ does not depend on the strength: W += strength · Δ(W).
+
+    Algorithms extend it with their Δ, and with shorter ways to apply or measure it where they have one.
+    """
 
     def delta(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
         return weight.add_(self.delta(weight), alpha=strength)
+
+    def norm(self, weight: Callable[[], Tensor]) -> float:
+        return float(torch.linalg.vector_norm(self.delta(weight())))
 
     def factors(self) -> Factors | None:
         return None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from loraloom.weights.patch import NameTable, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape: TypeAlias = "tuple[int, ...]"
 
@@ -23,6 +26,8 @@ class Component:
         "input_blocks.1.1.proj_in", and "double_blocks.0.img_attn.norm.key_norm.scale" to itself.
     names: further module names → target: diffusers' names, with rows where the native weight is fused.
 
+    read: native weight → its values, mapped where possible; None where only the header is at hand.
+
     For the diffusion network ("model") names are module paths ("down_blocks.0.attentions.0.proj_in").
     For the text encoders ("clip") every module path and every native weight name starts with the encoder:
     "clip_l.text_model.encoder.layers.0.mlp.fc1", "clip_g.…", "t5xxl.encoder.block.0.layer.0.SelfAttention.q";
@@ -32,6 +37,7 @@ class Component:
     family: str
     shapes: Mapping[str, Shape]
     names: NameTable = field(default_factory=lambda: dict[str, Target]())
+    read: Callable[[str], Tensor] | None = None
 
     def find(self, path: str) -> Target | None:
         """The target of a module path, or of a parameter path that ends in .bias or .scale."""

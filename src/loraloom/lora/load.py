@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,14 +15,18 @@ from torch import Tensor
 from loraloom.errors import InputError
 from loraloom.lora.algebra import Change, Ingredients
 from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.effect import effect_of
 from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.place import Piece, Placement, place
 from loraloom.lora.receipt import ComponentReceipt, Receipt, Rejected, shorten
-from loraloom.weights.patch import Factors, Patch, PatchSet, Rows
+from loraloom.weights.patch import Factors, PatchSet, Rows
 from loraloom.weights.tensor_file import TensorFile
 
 Compat = Literal["trainer", "comfyui"]
+
+AnyPatch: TypeAlias = "ModulePatch | SwappedPatch"
+Found: TypeAlias = "dict[str, list[AnyPatch]]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +39,10 @@ class ModulePatch:
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
         return self.change.apply(weight, strength)
+
+    def norm(self, weight: Callable[[], Tensor]) -> float:
+        """‖ΔW‖ at strength 1."""
+        return self.change.norm(weight)
 
     def factors(self) -> Factors | None:
         return self.change.factors()
@@ -50,6 +58,9 @@ class SwappedPatch:
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
         return _swap(self.change.apply(_swap(weight), strength))
+
+    def norm(self, weight: Callable[[], Tensor]) -> float:
+        return self.change.norm(lambda: _swap(weight()))
 
     def factors(self) -> Factors | None:
         found = self.change.factors()
@@ -101,7 +112,7 @@ def load_lora(
     """
     placement = place(file, components, compat=compat)
     tensors = TensorFile(file.path)
-    patches: dict[str, dict[str, list[Patch]]] = {"model": {}, "clip": {}}
+    patches: dict[ComponentName, Found] = {"model": {}, "clip": {}}
     digest = f"{file.digest}/{compat}"
     rejected = list(placement.rejected)
     placed: list[Piece] = []
@@ -119,11 +130,18 @@ def load_lora(
         placed.append(piece)
     receipt = _receipt(file, placement, placed, rejected, components, compat)
     _refuse(file, receipt, components, strict=strict)
+    receipt = receipt.with_effects(
+        tuple(
+            effect_of(name, patches[name], part.read)
+            for name, part in components.items()
+            if part.read is not None and patches[name]
+        )
+    )
     sources = {name: Source(f"{digest}/{name}", _frozen(found)) for name, found in patches.items()}
     return LoadedLora(sources["model"], sources["clip"], receipt, _embeddings(file, tensors))
 
 
-def _frozen(found: Mapping[str, list[Patch]]) -> PatchSet:
+def _frozen(found: Found) -> PatchSet:
     return MappingProxyType({weight: tuple(patches) for weight, patches in found.items()})
 
 
@@ -191,8 +209,6 @@ def _component_receipts(
 
 
 def _with_warning(receipt: Receipt, warning: str) -> Receipt:
-    from dataclasses import replace
-
     return replace(receipt, warnings=(*receipt.warnings, warning))
 
 

@@ -64,6 +64,10 @@ class Effect:
     def relative(self) -> float:
         return self.delta_norm / self.base_norm if self.base_norm else 0.0
 
+    def scaled(self, factor: float) -> Effect:
+        blocks = tuple(replace(block, relative=block.relative * factor) for block in self.blocks)
+        return replace(self, delta_norm=self.delta_norm * factor, blocks=blocks)
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -110,8 +114,10 @@ class Receipt:
         return not (self.unplaced or self.rejected or self.unknown)
 
     def at(self, model: float | None, clip: float | None) -> Receipt:
-        """The receipt of one use, at these strengths."""
-        return replace(self, strength_model=model, strength_clip=clip)
+        """The receipt of one use, at these strengths; effects known for strength 1 are scaled to them."""
+        strengths = {"model": model, "clip": clip}
+        effects = tuple(effect.scaled(abs(strengths.get(effect.component) or 0.0)) for effect in self.effects)
+        return replace(self, strength_model=model, strength_clip=clip, effects=effects)
 
     def with_effects(self, effects: tuple[Effect, ...]) -> Receipt:
         return replace(self, effects=effects)

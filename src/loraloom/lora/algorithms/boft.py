@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loraloom.lora.algebra import Ingredients, Nothing, cayley
-from loraloom.weights.patch import Factors
+from loraloom.lora.algebra import Additive, Ingredients, Nothing, cayley
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Butterfly:
+class Butterfly(Additive):
     """Rotations by stage and block (m, k, b, b), and the factor of each output row.
 
     again: the strength also scales the change as a whole (ComfyUI v0.3.64).
@@ -34,9 +33,6 @@ class Butterfly:
 
     def delta(self, weight: Tensor) -> Tensor:
         return self._through(weight, 1.0) - weight
-
-    def factors(self) -> Factors | None:
-        return None
 
     def _through(self, weight: Tensor, strength: float) -> Tensor:
         stages, _, size, _ = self.turns.shape

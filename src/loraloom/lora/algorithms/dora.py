@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loraloom.lora.algebra import Change, Ingredients, Nothing
-from loraloom.weights.patch import Factors
+from loraloom.lora.algebra import Additive, Change, Ingredients, Nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decomposed:
+class Decomposed(Additive):
     """A direction and its trained magnitude, shaped to broadcast over the weight.
 
     base_norm: divide by ‖W‖ instead of ‖V‖ (ComfyUI v0.3.64 on the output axis).
@@ -29,17 +28,11 @@ class Decomposed:
     on_input: bool
     base_norm: bool = False
 
-    def apply(self, weight: Tensor, strength: float) -> Tensor:
-        return weight.add_(self.delta(weight), alpha=strength)
-
     def delta(self, weight: Tensor) -> Tensor:
         target = self.direction.delta(weight).add_(weight)
         norm = _norm(weight if self.base_norm else target, on_input=self.on_input)
         norm += torch.finfo(torch.float32).eps
         return target.mul_(self.magnitude.to(weight) / norm).sub_(weight)
-
-    def factors(self) -> Factors | None:
-        return None
 
 
 def _norm(weight: Tensor, *, on_input: bool) -> Tensor:

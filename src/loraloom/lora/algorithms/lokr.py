@@ -5,6 +5,7 @@ LyCORIS (arXiv:2309.14859). γ is 1 where both factors are whole, whatever alpha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,12 @@ class Kronecker(Additive):
     def delta(self, weight: Tensor) -> Tensor:
         first, second = self._first(weight), self._second(weight)
         return torch.kron(first, second).mul_(self.given.gamma).view(self.given.shape)
+
+    def norm(self, weight: Callable[[], Tensor]) -> float:
+        """A Kronecker product's norm is the product of the norms."""
+        like = torch.empty(0)
+        first, second = self._first(like), self._second(like)
+        return abs(self.given.gamma) * float(first.norm()) * float(second.norm())
 
     def _first(self, like: Tensor) -> Tensor:
         if "lokr_w1" in self.given.tensors:

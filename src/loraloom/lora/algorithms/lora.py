@@ -6,6 +6,8 @@ Hu et al. 2021 (arXiv:2106.09685); LyCORIS (arXiv:2309.14859), whose core contra
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,11 @@ class LowRank(Additive):
     def delta(self, weight: Tensor) -> Tensor:
         product = self.up.to(weight) @ self.down.to(weight)
         return product.mul_(self.gamma).view(self.shape)
+
+    def norm(self, weight: Callable[[], Tensor]) -> float:
+        """‖up · down‖² = tr((upᵀ up)(down downᵀ)): rank × rank products instead of the whole."""
+        up, down = self.up.to(torch.float32), self.down.to(torch.float32)
+        return abs(self.gamma) * math.sqrt(max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0))
 
     def factors(self) -> Factors | None:
         if len(self.shape) != 2 and self.down.shape[1] != self.shape[1]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from loraloom.lora.algebra import Additive, Ingredients
@@ -17,6 +19,9 @@ class Difference(Additive):
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
         return weight.add_(self.stored.to(weight.device), alpha=strength)
+
+    def norm(self, weight: Callable[[], Tensor]) -> float:
+        return float(torch.linalg.vector_norm(self.stored.to(torch.float32)))
 
     def delta(self, weight: Tensor) -> Tensor:
         return self.stored.to(weight, copy=True)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loraloom.lora.algebra import Ingredients, cayley
-from loraloom.weights.patch import Factors
+from loraloom.lora.algebra import Additive, Ingredients, cayley
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rotation:
+class Rotation(Additive):
     """R − I by block (k, n, n), and the factor of each output row. power: how often the strength counts."""
 
     turn: Tensor
@@ -34,9 +33,6 @@ class Rotation:
             return changed
         factor = self.rescale.to(weight).view(-1, *[1] * (weight.dim() - 1))
         return changed.mul_(factor).add_(weight * (factor - 1))
-
-    def factors(self) -> Factors | None:
-        return None
 
 
 def build(given: Ingredients) -> Rotation:

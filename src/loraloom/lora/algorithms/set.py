@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from loraloom.lora.algebra import Ingredients
-from loraloom.weights.patch import Factors
+from loraloom.lora.algebra import Additive, Ingredients
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Replacement:
+class Replacement(Additive):
     """The value that replaces the weight."""
 
     value: Tensor
@@ -24,9 +23,6 @@ class Replacement:
 
     def delta(self, weight: Tensor) -> Tensor:
         return self.value.to(weight) - weight
-
-    def factors(self) -> Factors | None:
-        return None
 
 
 def build(given: Ingredients) -> Replacement:
