@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, cast
 
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import Input, NodeSchema, Output
+
+# Not importlib.resources: it imports archives and networks, and this must load in milliseconds.
+TABLE = Path(__file__).parent / "data" / "core_classes.json"
 
 
 class ClassTable(Mapping[str, NodeSchema]):
@@ -43,8 +46,7 @@ class ClassTable(Mapping[str, NodeSchema]):
 @cache
 def core_schemas() -> ClassTable:
     """Every class of the table, by name."""
-    text = resources.files("loraloom.workflow").joinpath("data/core_classes.json").read_text("utf-8")
-    table = cast("dict[str, Any]", json.loads(text))
+    table = cast("dict[str, Any]", json.loads(TABLE.read_text("utf-8")))
     return ClassTable(table["classes"], table["lists"])
 
 
