@@ -237,7 +237,7 @@ class Execution:
         missing: set[str] = set()
         declared = self._declared(node.class_type)
         for name, value in node.inputs.items():
-            if name not in declared and not (kind.takes_extra and isinstance(value, Link)):
+            if name not in declared and not kind.takes_extra:
                 continue
             if not isinstance(value, Link) or (name in declared and declared[name].options.get("rawLink")):
                 inputs[name] = [value]

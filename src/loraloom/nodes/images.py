@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.engine.node import Choice, Number, Options, node
+from loraloom.errors import InputError
 from loraloom.nodes.latents import Flip, Rotation, quarter_turns
 from loraloom.nodes.resampling import CROPS, IMAGE_METHODS, resize_image
 from loraloom.nodes.sockets import BatchSize, Image, Mask, Seed
@@ -231,11 +234,40 @@ def pad_for_outpainting(
 @node("ImageBatch", category="image", display_name="Batch Images")
 def batch_images(image1: Image, image2: Image) -> Image:
     """Join two batches of pictures; the second is resized to the first."""
-    channels = max(image1.shape[3], image2.shape[3])
-    first, second = (F.pad(image, (0, channels - image.shape[3]), value=1.0) for image in (image1, image2))
-    if first.shape[1:] != second.shape[1:]:
-        second = resize_image(second, first.shape[2], first.shape[1], "bilinear", "center")
-    return torch.cat([first, second])
+    return _joined([image1, image2])
+
+
+@node(
+    "BatchImagesNode",
+    category="image",
+    display_name="Batch Images",
+    v3=True,
+    python_module="comfy_extras.nodes_post_processing",
+)
+def batch_many_images(**images: Image) -> Image:
+    """Join any number of batches of pictures, `images.image0` and on; all are resized to the first."""
+    given = [images[name] for name in sorted(images, key=_last_number)]
+    if not given:
+        raise InputError("no pictures are connected; connect images.image0, images.image1 …")
+    return _joined(given)
+
+
+def _last_number(name: str) -> int:
+    digits = re.search(r"\d+$", name)
+    return int(digits[0]) if digits else 0
+
+
+def _joined(batches: Sequence[Tensor]) -> Tensor:
+    channels = max(image.shape[3] for image in batches)
+    height, width = batches[0].shape[1:3]
+    return torch.cat(
+        [
+            opaque
+            if opaque.shape[1:3] == (height, width)
+            else resize_image(opaque, width, height, "bilinear", "center")
+            for opaque in (F.pad(image, (0, channels - image.shape[3]), value=1.0) for image in batches)
+        ]
+    )
 
 
 @node("RepeatImageBatch", category="image/batch", display_name="RepeatImageBatch", python_module=EXTRA)

@@ -143,15 +143,20 @@ def _write(
     return NodeResult(ui={"images": saved})
 
 
-def _metadata(run: NodeRun) -> PngInfo | None:
+def metadata_texts(run: NodeRun) -> dict[str, str]:
+    """What a picture says of its origin, by PNG keyword; nothing when metadata is switched off."""
     if not services(run).settings.metadata:
-        return None
-    info = PngInfo()
-    if run.prompt:
-        info.add_text("prompt", json.dumps(run.prompt))
-    for key, value in run.extra_pnginfo.items():
-        info.add_text(key, json.dumps(value))
+        return {}
+    texts = {"prompt": json.dumps(run.prompt)} if run.prompt else {}
+    texts |= {key: json.dumps(value) for key, value in run.extra_pnginfo.items()}
     receipts = run.notes("lora")
     if receipts:
-        info.add_text("loraloom", json.dumps({"loras": receipts}))
+        texts["loraloom"] = json.dumps({"loras": receipts})
+    return texts
+
+
+def _metadata(run: NodeRun) -> PngInfo:
+    info = PngInfo()
+    for keyword, text in metadata_texts(run).items():
+        info.add_text(keyword, text)
     return info
