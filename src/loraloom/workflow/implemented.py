@@ -1,6 +1,6 @@
 """Which node classes Loraloom runs, told without importing them.
 
-`data/implemented.json` is written by `scripts/index-nodes` from the node library; a test compares. Classes
+`data/implemented.json` is written by `scripts/index_nodes.py` from the node library; a test compares. Classes
 that ComfyUI has too are listed by name, their schemas stand in `core_classes`; the others stand there whole.
 """
 
