@@ -20,6 +20,8 @@ from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.place import Piece, Placement, place
 from loraloom.lora.receipt import ComponentReceipt, Receipt, Rejected, shorten
+from loraloom.lora.sidecars import read_sidecars
+from loraloom.lora.triggers import triggers_of
 from loraloom.weights.patch import Factors, PatchSet, Rows
 from loraloom.weights.tensor_file import TensorFile
 
@@ -190,7 +192,8 @@ def _receipt(
         file=str(file.path), digest=file.digest, dialect=dialect_of(file), trainer=trainer_of(file),
         base=title_of(base_of(file)), algorithms=dict(kinds), alpha=_alpha(placed), components=parts,
         ignored=placement.ignored, unplaced=placement.unplaced, unknown=placement.unknown,
-        rejected=tuple(rejected), warnings=placement.warnings, compat=compat,
+        rejected=tuple(rejected), triggers=triggers_of(file.metadata, read_sidecars(file.path)).words,
+        warnings=placement.warnings, compat=compat,
     )  # fmt: skip
     if receipt.complete:
         return receipt
