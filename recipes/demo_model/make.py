@@ -1,20 +1,24 @@
 """Make the demo model from nothing: `python recipes/demo_model/make.py --work DIR`.
 
-Stages, each resumable and skipped when done: autoencoder, diffusion, export.
+Stages, each resumable and skipped when done: autoencoder, diffusion, decoder, export. Decoder and diffusion
+need only the autoencoder, so they may run beside each other: give each its own `--stages`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import autoencoder
 import dataset
+import decoder
 import diffusion
+import export
 from captions import Captioner
 
-STAGES = ("autoencoder", "diffusion")
+STAGES = ("autoencoder", "diffusion", "decoder", "export")
 
 
 def main() -> None:
@@ -33,11 +37,18 @@ def main() -> None:
     pictures, weights = dataset.autoencoder_pictures(artworks)
     if "autoencoder" in options.stages:
         autoencoder.train(pictures, weights, work, vae_recipe, options.save_every, options.threads)
+    vae = autoencoder.finish(pictures[: len(artworks.concepts) * 3], work, vae_recipe)
     if "diffusion" in options.stages:
-        vae = autoencoder.finish(pictures[: len(artworks.concepts) * 3], work, vae_recipe)
         latents = diffusion.encode_pictures(artworks, vae, work)
         captioner = Captioner(artworks.concepts)
         diffusion.train(latents, captioner, work, recipe, options.save_every, options.threads)
+    if "decoder" in options.stages:
+        decoder.train(vae, pictures, weights, work, vae_recipe, options.save_every, options.threads)
+    if "export" in options.stages:
+        unet, text = diffusion.load_averages(work, recipe)
+        told = {f"loraloom.recipe.{name}": str(value) for name, value in asdict(recipe).items()}
+        made = decoder.refined(vae, work, vae_recipe)
+        export.export(work / "loraloom-demo.safetensors", unet, text, made, told)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.markup import escape
 from loraloom import __version__
 from loraloom.cli.models_commands import models_app
 from loraloom.cli.run_command import run_command
+from loraloom.cli.train import train_command
 from loraloom.cli.workflow_commands import (
     convert_command,
     missing_table,
@@ -32,6 +33,7 @@ app.command("run")(run_command)
 app.command("validate")(validate_command)
 app.command("convert")(convert_command)
 app.command("nodes")(nodes_command)
+app.command("train")(train_command)
 app.add_typer(models_app, name="models")
 
 

@@ -1,0 +1,112 @@
+"""`loraloom train`: from a settings file, or from a folder of pictures and a base, to a LoRA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from loraloom.errors import Cancelled, InputError
+from loraloom.training.settings import FolderSettings, ModelSettings, RunSettings, Settings
+from loraloom.training.toml import read_toml
+
+if TYPE_CHECKING:
+    from loraloom.training.loop import StepReport
+    from loraloom.training.session import Session
+    from loraloom.training.train import Trained
+
+LINE_EVERY = 50
+"""Steps between lines where standard error is no terminal."""
+
+
+def train_command(
+    config: Annotated[
+        Path | None, typer.Argument(help="Settings of the run, as TOML.", show_default=False)
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of pictures, instead of a settings file.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Checkpoint to train on, with --data.")] = None,
+    trigger: Annotated[str, typer.Option(help="Word that calls the LoRA, with --data.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the LoRA, with --data.")] = "lora",
+    output: Annotated[Path, typer.Option(help="Folder of the run, with --data.")] = Path("training"),
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps, with --data.")] = 1000,
+    resolution: Annotated[int, typer.Option(min=16, help="Side of the pictures, with --data.")] = 512,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Train a LoRA. A run that was stopped goes on from its last saved state when started again."""
+    if config is not None:
+        if data is not None or base is not None:
+            raise InputError("give a settings file, or --data and --base, not both")
+        settings = read_toml(config, Settings)
+    else:
+        if data is None or base is None:
+            raise InputError("give a settings file, or both --data FOLDER and --base CHECKPOINT")
+        settings = Settings(
+            name=name,
+            output=output / name,
+            model=ModelSettings(base),
+            data=(FolderSettings(data, trigger=trigger),),
+            run=RunSettings(steps=steps, resolution=resolution),
+        )
+    trained = _run(settings)
+    if as_json:
+        typer.echo(json.dumps(_as_json(trained)))
+
+
+def _run(settings: Settings) -> Trained:
+    """Train with a progress bar on a terminal, with lines elsewhere."""
+    from loraloom.training.train import train
+
+    console = Console(stderr=True, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("[dim]loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(escape(settings.name), total=settings.run.steps, loss="-")
+
+        def ready(session: Session, step: int) -> None:
+            count = len(session.split.training)
+            layers = sum(len(adapter.modules) for adapter in session.adapters.values())
+            begins = f", going on from step {step}" if step else ""
+            console.print(
+                f"{session.handles.model.family.title}: {count} pictures, {layers} layers"
+                f" as {settings.adapter.kind}{begins}"
+            )
+            progress.update(bar, completed=step)
+
+        def stepped(report: StepReport) -> None:
+            progress.update(bar, completed=report.step, loss=f"{report.loss:.4f}")
+            said = report.validation is not None or report.step % LINE_EVERY == 0
+            if said and (report.validation is not None or not console.is_terminal):
+                measured = "" if report.validation is None else f", validation {report.validation:.4f}"
+                best = " (best so far)" if report.is_best else ""
+                console.print(f"step {report.step}/{report.steps}: loss {report.loss:.4f}{measured}{best}")
+
+        try:
+            trained = train(settings, stepped, ready)
+        except KeyboardInterrupt:
+            states = settings.output / "states"
+            raise Cancelled(f"stopped; the run goes on from its last state in {states}") from None
+    for path in (trained.lora, trained.diffusers, trained.best, trained.curve):
+        if path is not None:
+            console.print(escape(str(path)))
+    return trained
+
+
+def _as_json(trained: Trained) -> dict[str, object]:
+    return {
+        "status": "done",
+        "lora": str(trained.lora),
+        "diffusers": None if trained.diffusers is None else str(trained.diffusers),
+        "best": None if trained.best is None else str(trained.best),
+        "curve": str(trained.curve),
+        "steps": trained.steps,
+    }
