@@ -45,6 +45,10 @@ class DiffusionModel:
     def latent(self) -> LatentFormat:
         return self.family.latent
 
+    def current_parametrisation(self) -> Parametrisation:
+        """The one set by nodes, or the family's own for these weights."""
+        return self.parametrisation or self.family.parametrisation(self.weights)
+
     def with_lora(self, use: PatchUse) -> DiffusionModel:
         return replace(self, stack=(*self.stack, use))
 
