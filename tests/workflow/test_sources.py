@@ -107,6 +107,11 @@ def test_html_with_entities_and_tags(quote: bool) -> None:
     assert "<lora:x> & more" in inputs_of(page)[0]["1"]["text"]
 
 
+def test_html_attribute() -> None:
+    page = f"<div class='x' data-workflow=\"{html.escape(json.dumps(UI))}\">see</div>"
+    assert inputs_of(page) == [WANTED]
+
+
 def test_html_with_one_raw_and_one_escaped() -> None:
     page = f"<script>var w = {json.dumps(UI)};</script><pre>{html.escape(json.dumps(OTHER))}</pre>"
     assert [f.node_count for f in read_source(page)] == [2, 1]

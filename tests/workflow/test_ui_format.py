@@ -498,3 +498,14 @@ def test_group_nodes_unfold() -> None:
     assert sampler["negative"] == ["2", 0]
     assert sampler["latent_image"] == ["12:1", 0]
     assert found["13"]["inputs"] == {"samples": ["12:2", 0], "vae": ["1", 2]}
+
+
+def test_texts_of_a_host_are_final_as_in_the_editor() -> None:
+    found = api(text_subgraph(["host {w|w} // stays"]))
+    assert found["200:195"]["inputs"]["text"] == "host {w|w} // stays"
+
+
+def test_values_that_nothing_names_are_told() -> None:
+    graph = parse_ui(workflow(node(1, "Strange", values=[1, 2])))
+    assert graph.nodes["1"].inputs == {}
+    assert "2 widget values were left out" in graph.notes[0]

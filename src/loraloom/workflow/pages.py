@@ -55,8 +55,9 @@ def printed_workflows(text: str) -> list[Printed]:
     if "<" in text or "&" in text:
         rest = _without(text, regions)
         plain = html.unescape(_TAG.sub("", _BREAK.sub("\n", rest)))
-        if plain != rest:
-            found += _scan(plain)[0]
+        more = _scan(plain)[0] if plain != rest else []
+        # Nothing in the text: it may stand in an attribute.
+        found += more or ([] if found else _scan(html.unescape(rest))[0])
     unique: dict[str, Printed] = {}
     for printed in found:
         unique.setdefault(repr(printed.data) if printed.damage is None else str(printed.damage), printed)

@@ -40,9 +40,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value: of a primitive, or of a widget that a subgraph's host shows."""
+    """A value: of a primitive, or of a widget that a subgraph's host shows.
+
+    final: whether its text is sent as it stands. The editor fills in `{a|b}` and dates where a widget is
+    the node's own, and leaves the texts of a subgraph's host alone.
+    """
 
     value: JSON
+    final: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ class Routes:
         for position, slot in enumerate(self.inputs(instance.host)):
             if slot.name == name and find_link(instance.parent.scope, instance.host, slot) is not None:
                 return _Step(instance.parent, instance.host, position, False, None)
-        return Literal(instance.promoted[index]) if index in instance.promoted else None
+        return Literal(instance.promoted[index], final=True) if index in instance.promoted else None
 
     def _leave_output(self, step: _Step) -> _Step | Origin | Literal | None:
         instance, node = step.instance, step.node
@@ -146,7 +151,7 @@ class Routes:
             return self._setter(step)
         if node.type == PRIMITIVE:
             value = instance.overrides.get((node.id, "value"), node.values[0] if node.values else None)
-            return Literal(value)
+            return Literal(value, final=False)
         if node.type in VIRTUAL:
             return None
         return Origin(instance.full_id(node), step.slot)

@@ -104,8 +104,15 @@ class _Conversion:
     def _literals(self, instance: Instance, node: UiNode) -> dict[str, Value]:
         """The values of a node's widgets, with its texts as an editor queues them."""
         out: dict[str, Value] = {}
-        for name, value in widget_values(node, self._schemas.get(node.type)).items():
-            out[name] = self._queued(node, name, instance.overrides.get((node.id, name), value))
+        values = widget_values(node, self._schemas.get(node.type))
+        if node.values and not values and node.type not in self._schemas:
+            self.notes.append(
+                f"node {instance.full_id(node)} ({node.type}): {len(node.values)} widget values were left out, "
+                "since nothing says which inputs they belong to"
+            )
+        for name, value in values.items():
+            changed = instance.overrides.get((node.id, name))
+            out[name] = self._queued(node, name, value) if changed is None else changed
         return out
 
     def _linked(self, instance: Instance, node: UiNode) -> dict[str, Value]:
@@ -117,7 +124,8 @@ class _Conversion:
             if isinstance(found, Origin):
                 out[slot.name] = Link(found.node, found.slot)
             elif isinstance(found, Literal) and found.value is not None:
-                out[slot.name] = self._queued(node, slot.name, found.value)
+                value = found.value
+                out[slot.name] = value if found.final else self._queued(node, slot.name, value)
         return out
 
     def _queued(self, node: UiNode, name: str, value: JSON) -> JSON:
