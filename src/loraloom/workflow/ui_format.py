@@ -107,8 +107,8 @@ class _Conversion:
         values = widget_values(node, self._schemas.get(node.type))
         if node.values and not values and node.type not in self._schemas:
             self.notes.append(
-                f"node {instance.full_id(node)} ({node.type}): {len(node.values)} widget values were left out, "
-                "since nothing says which inputs they belong to"
+                f"node {instance.full_id(node)} ({node.type}): {len(node.values)} widget values were left "
+                "out, since nothing says which inputs they belong to"
             )
         for name, value in values.items():
             changed = instance.overrides.get((node.id, name))
