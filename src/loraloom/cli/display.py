@@ -96,7 +96,9 @@ class Display:
 
 def receipt_table(receipts: tuple[dict[str, Any], ...]) -> Table:
     """The LoRA receipts of a run, a row each."""
-    table = Table("LoRA", "strength", "placed", "left out", "not placed", "format", title="LoRA receipts")
+    table = Table(title="LoRA receipts")
+    for heading in ("LoRA", "strength", "placed", "left out", "not placed", "‖ΔW‖/‖W‖", "format"):
+        table.add_column(heading, overflow="fold")
     for receipt in receipts:
         left_out = sum(len(entry["modules"]) for entry in receipt.get("ignored", ()))
         lost = len(receipt["unplaced"]) + len(receipt["rejected"]) + len(receipt["unknown"])
@@ -107,6 +109,7 @@ def receipt_table(receipts: tuple[dict[str, Any], ...]) -> Table:
             placed if receipt["complete"] else f"[yellow]{placed}[/]",
             str(left_out) if left_out else "",
             f"[red]{lost}[/]" if lost else "",
+            "\n".join(f"{e['component']} {e['relative']:.2g}" for e in receipt.get("effects", ())),
             escape(str(receipt["dialect"])),
         )
     return table
@@ -114,4 +117,4 @@ def receipt_table(receipts: tuple[dict[str, Any], ...]) -> Table:
 
 def _strengths(receipt: Mapping[str, Any]) -> str:
     found = {part: receipt.get(f"strength_{part}") for part in ("model", "clip")}
-    return " · ".join(f"{part} {value:g}" for part, value in found.items() if value is not None)
+    return "\n".join(f"{part} {value:g}" for part, value in found.items() if value is not None)

@@ -11,6 +11,7 @@ from loraloom.folders import FileIdentity
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import Compat, LoadedLora, load_lora
+from loraloom.weights.source import WeightSource
 
 if TYPE_CHECKING:
     from loraloom.models.handles import DiffusionModel, TextEncoders
@@ -47,9 +48,9 @@ class LoraShelf:
 def _components(model: DiffusionModel, clip: TextEncoders | None) -> dict[ComponentName, Component]:
     family = model.family.name
     components: dict[ComponentName, Component] = {
-        "model": Component(family, model.weights.shapes, model.lora_aliases())
+        "model": Component(family, model.weights.shapes, model.lora_aliases(), model.weights.map)
     }
     if clip is not None:
-        shapes = {name: shape for part in clip.parts for name, shape in part.weights.shapes.items()}
-        components["clip"] = Component(family, shapes, clip.lora_aliases())
+        text = WeightSource.joined(part.weights for part in clip.parts)
+        components["clip"] = Component(family, text.shapes, clip.lora_aliases(), text.map)
     return components
