@@ -114,8 +114,14 @@ def print_report(found: Found, report: Report) -> None:
         console.print(f"  • {escape(problem.line())}")
     for note in (*report.graph.notes, *report.notes):
         console.print(f"  [dim]note: {escape(note)}[/]")
-    if report.missing:
+    if report.missing and console.is_terminal:
         console.print(missing_table(report.missing))
+        return
+    for entry in report.missing:
+        nearest = f"; nearest: {', '.join(entry.nearest)}" if entry.nearest else ""
+        url = f"; source: {entry.url}" if entry.url else ""
+        node = f"node {entry.node_id} {entry.node_title}"
+        console.print(f"  • missing: {escape(f'{entry.folder}/{entry.name} ({node}){nearest}{url}')}")
 
 
 def missing_table(missing: tuple[MissingModel, ...]) -> Table:

@@ -33,7 +33,9 @@ class Problem:
     def line(self) -> str:
         """The problem in one line for a person."""
         where = f"{self.node_label}: " if self.node_label else ""
-        what = f"{self.message}: {self.details}" if self.details else self.message
+        said = self.message.rstrip(".")
+        # The label already names the node of an unknown class.
+        what = f"{said}: {self.details}" if self.details and self.type != "invalid_prompt" else said
         return f"{where}{what}{f'. {self.hint}' if self.hint else ''}"
 
 
