@@ -30,13 +30,14 @@ def test_the_hole_is_grey_and_its_mask_grown(run: PlainRun, vae: Autoencoder) ->
     mask = torch.zeros(1, 67, 64)
     mask[:, 20:40, 20:40] = 1
     latent = inpainting.encode_for_inpainting(pixels, vae, mask, 6, run=run)
-    hole = latent["noise_mask"]
+    hole = latent.get("noise_mask", torch.empty(0))
     assert hole.shape == (1, 64, 64) and hole.sum() == 25 * 25
     grey = pixels[:, 1:65].clone()
     grey[:, 19:39, 20:40] = 0.5
     expected = services(run).memory.autoencoder(vae).encode(grey)
     torch.testing.assert_close(latent["samples"], expected)
-    assert inpainting.encode_for_inpainting(pixels, vae, mask, 0, run=run)["noise_mask"].sum() == 400
+    plain = inpainting.encode_for_inpainting(pixels, vae, mask, 0, run=run)
+    assert plain.get("noise_mask", torch.empty(0)).sum() == 400
 
 
 def test_tiles_give_nearly_the_same_picture(run: PlainRun, vae: Autoencoder) -> None:

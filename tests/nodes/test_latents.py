@@ -18,6 +18,14 @@ def samples(value: LatentValue) -> Tensor:
     return value["samples"]
 
 
+def index(value: LatentValue) -> list[int]:
+    return value.get("batch_index", [])
+
+
+def mask(value: LatentValue) -> Tensor:
+    return value.get("noise_mask", torch.empty(0))
+
+
 def test_upscale_sizes_are_pixels_and_zero_keeps_proportions() -> None:
     small = latent(1, 4, 8, 16)
     up = latents.upscale_latent(samples=small, upscale_method="bislerp", width=256, height=0, crop="disabled")
@@ -55,8 +63,8 @@ def test_composite_feathers_inner_edges_only() -> None:
 
 def test_masked_composite() -> None:
     below, above = latent(1, 1, 4, 4), {"samples": torch.full((1, 1, 2, 2), -1.0)}
-    mask = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
-    out = samples(latents.composite_latents_masked(below, above, 8, 8, False, mask))  # type: ignore[arg-type]
+    shown = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
+    out = samples(latents.composite_latents_masked(below, above, 8, 8, False, shown))  # type: ignore[arg-type]
     assert out[0, 0, 1:3, 1:3].tolist() == [[-1.0, 6.0], [9.0, 4.5]]
     assert torch.equal(samples(below), samples(latent(1, 1, 4, 4)))
 
@@ -82,27 +90,27 @@ def test_concatenating_and_cutting() -> None:
 def test_batches_remember_their_noise() -> None:
     batch = latent(3, 1, 1, 1)
     taken = latent_batches.latents_from_batch(batch, 1, 5)
-    assert taken["batch_index"] == [1, 2] and samples(taken).flatten().tolist() == [1.0, 2.0]
+    assert index(taken) == [1, 2] and samples(taken).flatten().tolist() == [1.0, 2.0]
     repeated = latent_batches.repeat_latents(taken, 2)
-    assert repeated["batch_index"] == [1, 2, 3, 4]
+    assert index(repeated) == [1, 2, 3, 4]
     joined = latent_batches.join_latents(batch, taken)
-    assert joined["batch_index"] == [0, 1, 2, 1, 2]
+    assert index(joined) == [0, 1, 2, 1, 2]
     fixed = latent_batches.set_seed_behavior(taken, "fixed")
-    assert fixed["batch_index"] == [1, 1]
+    assert index(fixed) == [1, 1]
     assert "batch_index" not in latent_batches.set_seed_behavior(fixed, "random")
 
 
 def test_masks_follow_their_latents() -> None:
     batch: LatentValue = {**latent(2, 1, 1, 1), "noise_mask": torch.tensor([[[0.0]], [[1.0]]])}
-    assert latent_batches.latents_from_batch(batch, 1, 1)["noise_mask"].tolist() == [[[1.0]]]
-    assert latent_batches.repeat_latents(batch, 2)["noise_mask"].flatten().tolist() == [0, 1, 0, 1]
+    assert mask(latent_batches.latents_from_batch(batch, 1, 1)).tolist() == [[[1.0]]]
+    assert mask(latent_batches.repeat_latents(batch, 2)).flatten().tolist() == [0, 1, 0, 1]
     masked = latents.set_noise_mask(latent(1, 4, 2, 2), torch.ones(16, 16))
-    assert masked["noise_mask"].shape == (1, 16, 16)
+    assert mask(masked).shape == (1, 16, 16)
 
 
 def test_rebatching_keeps_sizes_apart() -> None:
     parts = [latent(3, 1, 2, 2), latent(2, 1, 2, 2), latent(1, 1, 4, 4)]
     batches = latent_batches.rebatch_latents(latents=parts, batch_size=[2])
     assert [tuple(samples(b).shape[:3]) for b in batches] == [(2, 1, 2), (2, 1, 2), (1, 1, 2), (1, 1, 4)]
-    assert [b["batch_index"] for b in batches] == [[0, 1], [2, 3], [4], [5]]
+    assert [index(b) for b in batches] == [[0, 1], [2, 3], [4], [5]]
     assert all("noise_mask" not in b for b in batches)

@@ -25,8 +25,8 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Value]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.Pow: lambda base, exponent: _power(base, exponent),
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
+    ast.UAdd: lambda value: +value,
+    ast.USub: lambda value: -value,
     ast.Not: operator.not_,
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -113,7 +113,7 @@ class _Evaluation:
             case ast.Name(id=name):
                 return self._named(name)
             case ast.UnaryOp(op=op, operand=operand):
-                return self._operator(op)(self.value(operand, depth))
+                return self._operator(op)(self._number(operand, depth))
             case ast.BinOp(left=left, op=op, right=right):
                 return self._operator(op)(self._number(left, depth), self._number(right, depth))
             case ast.BoolOp(op=op, values=values):

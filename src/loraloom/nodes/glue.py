@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import Annotated
+from typing import Annotated, cast
 
 from loraloom.engine.node import Choice, Lazy, NodeResult, Number, Optional_, Options, Socket, Text, node
 from loraloom.errors import InputError
@@ -164,12 +164,13 @@ def select_resolution(
 )
 def math_expression(
     expression: Annotated[str, Text(multiline=True), Options({"default": "a + b"})],
-    **values: Annotated[Value, Socket("FLOAT,INT,BOOLEAN")],
+    **values: Annotated[object, Socket("FLOAT,INT,BOOLEAN")],
 ) -> tuple[float, int, bool]:
     """Compute an expression such as `max(a, b) / 2` of the connected numbers a, b, c …
 
     All of them together are the list `values`."""
-    named = {name.removeprefix("values."): value for name, value in values.items() if value is not None}
+    given = cast("dict[str, Value | None]", values)
+    named = {name.removeprefix("values."): value for name, value in given.items() if value is not None}
     result = evaluate(expression, {**named, "values": list(named.values())})
     try:
         whole = int(result)

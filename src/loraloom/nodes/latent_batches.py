@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -89,9 +90,9 @@ def rebatch_latents(*, latents: list[Latent], batch_size: BatchSizes) -> list[La
     """Divide a list of batches into batches of another size; only latents of one size share a batch."""
     result: list[LatentValue] = []
     for run in _runs_of_one_shape(latents):
-        samples = torch.cat([part["samples"] for part in run])
-        masks = torch.cat([part["noise_mask"] for part in run])
-        index = [number for part in run for number in part["batch_index"]]
+        samples = torch.cat([part.samples for part in run])
+        masks = torch.cat([part.mask for part in run])
+        index = [number for part in run for number in part.index]
         for start in range(0, len(samples), batch_size[0]):
             taken = slice(start, start + batch_size[0])
             batch: LatentValue = {"samples": samples[taken], "batch_index": index[taken]}
@@ -101,17 +102,26 @@ def rebatch_latents(*, latents: list[Latent], batch_size: BatchSizes) -> list[La
     return result
 
 
-def _runs_of_one_shape(latents: list[LatentValue]) -> Iterator[list[LatentValue]]:
-    """Neighbours of one size, with the masks and indices that they have or would have."""
-    run: list[LatentValue] = []
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A latent with the mask and the indices that it has or would have."""
+
+    samples: Tensor
+    mask: Tensor
+    index: list[int]
+
+
+def _runs_of_one_shape(latents: list[LatentValue]) -> Iterator[list[_Batch]]:
+    """Neighbours of one size."""
+    run: list[_Batch] = []
     count = 0
     for latent in latents:
         samples = latent["samples"]
-        if run and run[0]["samples"].shape[1:] != samples.shape[1:]:
+        if run and run[0].samples.shape[1:] != samples.shape[1:]:
             yield run
             run = []
         index = latent.get("batch_index", list(range(count, count + len(samples))))
-        run.append({"samples": samples, "noise_mask": _full_mask(latent), "batch_index": index})
+        run.append(_Batch(samples, _full_mask(latent), index))
         count += len(samples)
     if run:
         yield run
