@@ -13,7 +13,7 @@ from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.flux_network import patches, positions, unpatched
 from loraloom.models.memory import Memory
 from loraloom.models.unet_network import BLANK_LATENT, embed_number, fit
-from loraloom.sampling.parametrisation import Continuous, Discrete, Flow, FluxFlow, Table
+from loraloom.sampling.parametrisation import Continuous, Discrete, Flow, FluxFlow, Prediction, Table
 from loraloom.sampling.types import Cond, Network, SampleContext, SkipsLayers
 from tests import tiny_models as tiny
 
@@ -188,7 +188,8 @@ def test_sd2_files_without_marks_are_told_apart_by_a_norm(tmp_path: Path) -> Non
     shapes = tiny.unet_shapes(width=64, levels=(1, 1, 1, 1), depths=(1, 1, 1, 0), linear=True, resnets=2)
     name = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
     assert name in shapes
-    for spread, prediction in ((0.02, "eps"), (0.2, "v")):
+    cases: tuple[tuple[float, Prediction], ...] = ((0.02, "eps"), (0.2, "v"))
+    for spread, prediction in cases:
         path = tiny.write(tmp_path / f"{prediction}.safetensors", shapes, change={name: spread / 0.02})
         assert network_of(path).parametrisation == Discrete(prediction)
 

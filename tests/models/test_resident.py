@@ -15,6 +15,7 @@ from loraloom.models.flux_layout import flux_blueprint
 from loraloom.models.resident import Resident, Storage
 from loraloom.models.unet_layout import eight_heads, unet_blueprint
 from loraloom.weights.patch import PatchUse, Stack
+from loraloom.weights.quantized import QuantizedLinear
 from loraloom.weights.source import WeightSource
 from loraloom.weights.tensor_file import TensorFile
 from tests import tiny_models as tiny
@@ -84,8 +85,9 @@ def test_two_hundred_changes_restore_every_bit(unet: WeightSource, dtype: torch.
         plain_lora(f"lora {n}", dict(random.Random(n).sample(sorted(shapes.items()), 4))) for n in range(4)
     ]
     chance = random.Random(7)
+    stack: Stack = ()
     for _ in range(200):
-        stack: Stack = tuple(
+        stack = tuple(
             PatchUse(chance.choice(loras), chance.choice((-1.0, 0.0, 0.5, 1.0)))
             for _ in range(chance.randrange(4))
         )
@@ -195,9 +197,10 @@ def test_storage_can_be_chosen(tmp_path: Path, storage: Storage) -> None:
     resident = resident_flux(source, storage=storage)
     layer = resident.module.get_submodule("transformer_blocks.0.attn.to_q")
     narrow = torch.bfloat16 if storage == "stored" else storage
-    assert layer.weight.dtype == narrow
+    assert isinstance(layer, QuantizedLinear | torch.nn.Linear)
     assert torch.equal(layer.weight.float(), source.read(QKV, torch.float32)[:128].to(narrow).float())
-    assert layer.bias.dtype == torch.float32
+    assert layer.weight.dtype == narrow
+    assert layer.bias is not None and layer.bias.dtype == torch.float32
 
 
 def test_missing_unknown_and_misshapen_weights_are_named(tmp_path: Path) -> None:
