@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
+from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.handles import TextEncoders, TextPart
+from loraloom.models.memory import Memory
 from loraloom.models.text.clip import ClipConfig, ClipText
 from loraloom.models.text.encode import encode_prompt
 from loraloom.models.text.encoders import text_blueprint
@@ -224,3 +226,19 @@ def test_sdxl_equals_comfyui(case: str, text: str | dict[str, str], clip_skip: i
     context, pooled = encode(clip, text, ModelFolders([root]))
     assert _distance(context[..., ::8], figures[f"{case}|cond"]) < 1e-5
     assert _distance(pooled, figures[f"{case}|pooled"]) < 1e-5
+
+
+@pytest.mark.heavy
+def test_flux_equals_comfyui_with_t5_kept_in_8_bits() -> None:
+    root = _models()
+    files = (root / "clip/t5xxl_fp8_e4m3fn.safetensors", root / "clip/clip_l.safetensors")
+    clip = open_text_encoders(files, "flux")
+    memory, figures = Memory("cpu", "fp32"), np.load(PARITY / "text_flux.npz")
+    for index in (2, 3):
+        prompt = str(figures["prompts"][index])
+        (cond,), _ = encode_prompt(memory, clip, prompt, ModelFolders([root]))
+        assert cond.pooled is not None
+        assert _distance(cond.context[..., :256:4], figures[f"t5|{index}"]) < 1e-5
+        assert _distance(cond.context.norm(dim=-1), figures[f"t5norm|{index}"]) < 1e-5
+        assert _distance(cond.pooled, figures[f"pooled|{index}"]) < 1e-5
+    assert memory.resident_bytes < 6e9

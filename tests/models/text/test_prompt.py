@@ -45,10 +45,6 @@ def test_weights(text: str, expected: list[tuple[str, float]]) -> None:
     assert weighted(text) == expected
 
 
-def test_weights_can_be_switched_off() -> None:
-    assert parse_prompt("(a:1.2)", weights=False) == [TextPart("(a:1.2)", 1.0)]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

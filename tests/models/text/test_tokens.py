@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -85,9 +86,9 @@ def test_a_full_chunk_does_not_begin_another() -> None:
 
 
 def test_t5_padding_options() -> None:
-    (chunk,) = numbers(tokenize("a", T5_RULES.with_options(min_padding=3, min_length=0), find).chunks)
+    (chunk,) = numbers(tokenize("a", replace(T5_RULES, min_padding=3, min_length=0), find).chunks)
     assert chunk == [3, 9, 1, 0, 0, 0]
-    (chunk,) = numbers(tokenize("a", T5_RULES.with_options(min_padding=0, min_length=10), find).chunks)
+    (chunk,) = numbers(tokenize("a", replace(T5_RULES, min_padding=0, min_length=10), find).chunks)
     assert len(chunk) == 10
 
 

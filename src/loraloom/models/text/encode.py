@@ -138,10 +138,9 @@ def _tokens(
     names = ("text_model.embeddings.token_embedding", "shared", "encoder.embed_tokens")
     tables = (shapes.get(f"{use.role}.transformer.{name}.weight") for name in names)
     width = next((shape[1] for shape in tables if shape is not None), 0)
-    find = EmbeddingFinder(folders, "clip_l" if use.role == "clip_h" else use.role, width)
-    rules = use.rules
+    find = EmbeddingFinder(folders, use.role, width)
     options = {name: clip.option(f"{use.key}_{name}") for name in ("min_padding", "min_length")}
-    rules = replace(rules, **{name: value for name, value in options.items() if isinstance(value, int)})
+    rules = replace(use.rules, **{name: value for name, value in options.items() if isinstance(value, int)})
     found = tokenize(text, rules, find)
     return found.chunks, [*find.warnings, *(find.unknown(name) for name in found.unknown)]
 

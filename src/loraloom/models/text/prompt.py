@@ -37,10 +37,9 @@ class EmbeddingPart:
 Part = TextPart | EmbeddingPart
 
 
-def parse_prompt(text: str, *, weights: bool = True) -> list[Part]:
-    """The parts of a prompt in order. With `weights` off, parentheses are text like any other."""
-    weighted = _weighted(text) if weights else [(text, 1.0)]
-    return [part for piece, weight in weighted for part in _split_embeddings(piece, weight)]
+def parse_prompt(text: str) -> list[Part]:
+    """The parts of a prompt in order."""
+    return [part for piece, weight in _weighted(text) for part in _split_embeddings(piece, weight)]
 
 
 def _weighted(text: str) -> list[tuple[str, float]]:

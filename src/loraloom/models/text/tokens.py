@@ -8,7 +8,7 @@ one sequence of any length, padded to a minimum.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
@@ -56,9 +56,6 @@ class TokenRules:
     min_padding: int = 0
     min_length: int = 0
 
-    def with_options(self, min_padding: int, min_length: int) -> TokenRules:
-        return replace(self, min_padding=min_padding, min_length=min_length)
-
     def empty(self, length: int) -> Chunk:
         """What a prompt without words looks like, `length` positions long."""
         head = [t for t in (self.start, self.end) if t is not None]
@@ -79,12 +76,12 @@ class Tokenized:
     unknown: tuple[str, ...] = ()
 
 
-def tokenize(text: str, rules: TokenRules, find: FindEmbedding, *, weights: bool = True) -> Tokenized:
+def tokenize(text: str, rules: TokenRules, find: FindEmbedding) -> Tokenized:
     """A prompt as one encoder reads it."""
     tokenizer = rules.tokenizer()
     groups: list[list[WeightedToken]] = []
     unknown: list[str] = []
-    for part in parse_prompt(text, weights=weights):
+    for part in parse_prompt(text):
         if isinstance(part, EmbeddingPart):
             name, vectors = _look_up(part.name, find)
             if vectors is None:
