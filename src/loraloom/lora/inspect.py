@@ -1,0 +1,144 @@
+"""A LoRA file on one page: what it is, what it is for, how it was made, and how it fits a base. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.family import base_of, dialect_of, said_base, title_of, trainer_of
+from loraloom.lora.file import LoraFile
+from loraloom.lora.identity import Hashes, embedded_hash_note
+from loraloom.lora.metadata import facts
+from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
+from loraloom.lora.receipt import shorten
+from loraloom.lora.recognise import recognise
+from loraloom.lora.scale import peft_configs, rank_of, scale_of
+from loraloom.lora.sidecars import read_sidecars
+from loraloom.lora.spelling import take_apart
+from loraloom.lora.triggers import frequent_tags, triggers_of
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Everything that the header, the sidecars and, where given, a base's header say of a LoRA.
+
+    parts: component → modules. ranks: rank → modules. alpha: rule (γ) → modules. fit: of the base, if given.
+    """
+
+    file: str
+    size: int
+    base: str
+    title: str
+    dialect: str
+    trainer: str
+    parts: Mapping[str, int]
+    algorithms: Mapping[str, int]
+    ranks: Mapping[str, int]
+    alpha: Mapping[str, int]
+    dtypes: Mapping[str, int]
+    tensors: int
+    unknown: tuple[str, ...]
+    facts: Mapping[str, str]
+    triggers: tuple[str, ...]
+    trigger_source: str
+    tags: tuple[tuple[str, int], ...]
+    description: str
+    previews: tuple[str, ...]
+    hashes: Mapping[str, str]
+    notes: tuple[str, ...]
+    fit: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def page_of(
+    file: LoraFile,
+    base: Mapping[ComponentName, Component] | None = None,
+    hashes: Hashes | None = None,
+    compat: str = "trainer",
+) -> Page:
+    """Inspect a file; `base` adds where its modules would go, `hashes` what the content is called."""
+    parts: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    ranks: Counter[int] = Counter()
+    alphas: Counter[str] = Counter()
+    side = [key for one in file.modules for role, key in one.tensors.items() if role in ("alpha", "gamma")]
+    scalars = file.scalars(side)
+    configs = peft_configs(file.config, file.metadata)
+    for module in file.modules:
+        shapes = file.shapes(module)
+        parts[take_apart(module.name).component or "model"] += 1
+        values = {role: scalars[key] for role, key in module.tensors.items() if key in scalars}
+        found, _ = recognise(shapes)
+        for one in found:
+            kinds[("dora on " if {"dora", "magnitude"} & set(one.roles) else "") + one.kind] += 1
+            used = {role.split(".")[0]: shapes[role] for role in one.roles}
+            rank = rank_of(one, used)
+            if rank is not None:
+                ranks[rank] += 1
+            if one.scaled:
+                config = (configs[0], take_apart(module.name).path) if configs else None
+                scale = scale_of(one, used, values, config, compat == "comfyui")
+                alphas[f"{scale.rule} (γ = {scale.gamma:g})"] += 1
+        if not found:
+            kinds["incomplete"] += 1
+    sidecars = read_sidecars(file.path)
+    triggers = triggers_of(file.metadata, sidecars)
+    family = base_of(file)
+    return Page(
+        file=str(file.path), size=file.header.file_size, base=family or "unknown", title=title_of(family),
+        dialect=dialect_of(file), trainer=trainer_of(file), parts=dict(parts), algorithms=dict(kinds),
+        ranks={str(rank): count for rank, count in sorted(ranks.items())}, alpha=dict(alphas),
+        dtypes=dict(Counter(info.dtype for info in file.header.tensors.values())),
+        tensors=len(file.header.tensors), unknown=(*file.unknown, *file.repeated), facts=facts(file.metadata),
+        triggers=triggers.words, trigger_source=triggers.source, tags=tuple(frequent_tags(file.metadata)[:12]),
+        description=sidecars.description, previews=tuple(str(path) for path in sidecars.previews),
+        hashes=hashes.named() if hashes else {}, notes=tuple(_notes(file, family, hashes)),
+        fit=None if base is None else fit_of(place(file, base, compat=compat), base),
+    )  # fmt: skip
+
+
+def _notes(file: LoraFile, family: str | None, hashes: Hashes | None) -> list[str]:
+    notes: list[str] = []
+    said = said_base(file.metadata)
+    if said is not None and family not in (said, None, "text"):
+        notes.append(f"its metadata says {title_of(said)}, its tensors are those of {title_of(family)}")
+    if hashes is not None and (note := embedded_hash_note(file.metadata, hashes)) is not None:
+        notes.append(note)
+    if file.bundled:
+        notes.append(f"{len(file.bundled)} bundled text-encoder vectors (textual inversion)")
+    return notes
+
+
+def fit_of(placement: Placement, base: Mapping[ComponentName, Component]) -> dict[str, Any]:
+    """How a placement went, as plain data."""
+    return {
+        "base": title_of(next(iter(base.values())).family),
+        "components": {
+            name: {"matched": placement.modules(name), "total": placement.totals.get(name, 0)} for name in base
+        },
+        "unplaced": list(placement.unplaced),
+        "rejected": [asdict(one) for one in placement.rejected],
+        "ignored": {
+            one.reason if one.reason != NO_TEXT_ENCODER else "this base file holds no text encoders":
+            len(one.modules) for one in placement.ignored
+        },
+        "warnings": list(placement.warnings),
+    }  # fmt: skip
+
+
+def fit_line(fit: Mapping[str, Any]) -> str:
+    """ "Stable Diffusion 1.5: model 192/192, clip 72/72"."""
+    parts = [
+        f"{name} {one['matched']}/{one['total']}" for name, one in fit["components"].items() if one["total"]
+    ]
+    line = f"{fit['base']}: {', '.join(parts) or 'nothing of it has a place here'}"
+    if fit["unplaced"]:
+        line += f"; {len(fit['unplaced'])} without a place ({shorten(fit['unplaced'], 3)})"
+    if fit["rejected"]:
+        line += f"; {len(fit['rejected'])} that do not fit ({fit['rejected'][0]['reason']})"
+    return line
