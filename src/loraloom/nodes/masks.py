@@ -12,7 +12,7 @@ from loraloom.engine.node import Choice, Files, NodeResult, NodeRun, Number, Opt
 from loraloom.errors import InputError
 from loraloom.nodes.composition import equal_channels, paste
 from loraloom.nodes.picture_files import HIDDEN, input_path, preview_image, read_picture
-from loraloom.nodes.resampling import as_batch, repeat_to, resize_mask
+from loraloom.nodes.resampling import as_batch, resize_mask
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Image, Mask
 
@@ -187,9 +187,9 @@ def composite_images(
 )
 def join_alpha(image: Image, alpha: Mask) -> Image:
     """Make pictures transparent where a mask is white."""
-    batch = max(len(image), len(as_batch(alpha)))
-    opacity = repeat_to(1.0 - resize_mask(alpha, image.shape[2], image.shape[1]), batch)
-    return torch.cat([repeat_to(image[..., :3], batch), opacity[..., None].to(image)], dim=-1)
+    opacity = 1.0 - resize_mask(alpha, image.shape[2], image.shape[1])
+    count = min(len(image), len(opacity))
+    return torch.cat([image[:count, ..., :3], opacity[:count, ..., None].to(image)], dim=-1)
 
 
 @node(
