@@ -90,14 +90,16 @@ class Moment:
     options: SamplingOptions = field(default_factory=SamplingOptions)
     needs_uncond: bool = False
 
-    def combined(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-        """Classifier-free guidance as the options want it."""
-        at = Prediction(self.x, self.sigma, cond, uncond, scale, cond, self.parametrisation, self.evaluate)
-        for before in self.options.before:
-            cond, uncond = before(at)
-            at = replace(at, cond=cond, uncond=uncond)
-        at = replace(at, denoised=(self.options.combine or classifier_free)(at))
-        return self.refined(at)
+    def combined(self, cond: Tensor, uncond: Tensor | None, scale: float) -> Tensor:
+        """Classifier-free guidance as the options want it; uncond None: it was not computed, and counts as 0."""
+        negative = torch.zeros_like(cond) if uncond is None else uncond
+        at = Prediction(
+            self.x, self.sigma, cond, negative, scale, cond, self.parametrisation, self.evaluate
+        )
+        for before in self.options.before if uncond is not None else ():
+            cond, negative = before(at)
+            at = replace(at, cond=cond, uncond=negative)
+        return self.refined(replace(at, denoised=(self.options.combine or classifier_free)(at)))
 
     def refined(self, at: Prediction) -> Tensor:
         for after in self.options.after:
@@ -140,12 +142,14 @@ class CFG:
     def __call__(self, at: Moment) -> Guided:
         if math.isclose(self.scale, 1.0) and not (at.needs_uncond or at.options.always_uncond):
             (cond,) = at.evaluate("positive")
-            uncond = torch.zeros_like(cond)
+            uncond = None
         elif at.options.sides is not None:
             cond, uncond = at.options.sides(at.evaluate, at.sigma, at.parametrisation)
         else:
             cond, uncond = at.evaluate("positive", "negative")
-        return Guided(at.combined(cond, uncond, self.scale), uncond)
+        return Guided(
+            at.combined(cond, uncond, self.scale), torch.zeros_like(cond) if uncond is None else uncond
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -159,8 +163,7 @@ class Unguided:
 
     def __call__(self, at: Moment) -> Guided:
         (cond,) = at.evaluate("positive")
-        uncond = torch.zeros_like(cond)
-        return Guided(at.combined(cond, uncond, 1.0), uncond)
+        return Guided(at.combined(cond, None, 1.0), torch.zeros_like(cond))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,10 +19,21 @@ from loraloom.sampling.types import Denoiser, Noise, Parametrisation, Step
 Tau = Callable[[float], float]
 
 
-def tau_between(p: Parametrisation, start_percent: float, end_percent: float, eta: float) -> Tau:
-    """Stochasticity eta while sigma lies between two points of the sampling range, else 0."""
-    high, low = p.percent_to_sigma(start_percent), p.percent_to_sigma(end_percent)
-    return lambda sigma: eta if low <= sigma <= high else 0.0
+@dataclass(frozen=True, slots=True)
+class TauBetween:
+    """Stochasticity eta while sigma lies between two levels, else 0."""
+
+    high: float
+    low: float
+    eta: float = 1.0
+
+    def __call__(self, sigma: float) -> float:
+        return self.eta if self.low <= sigma <= self.high else 0.0
+
+    @staticmethod
+    def of_range(p: Parametrisation, start_percent: float, end_percent: float, eta: float) -> TauBetween:
+        """The same between two points of the sampling range."""
+        return TauBetween(p.percent_to_sigma(start_percent), p.percent_to_sigma(end_percent), eta)
 
 
 @sampler("sa_solver", noise="reseeded")
@@ -46,7 +58,7 @@ def sa_solver(
     p = denoise.parametrisation
     sigmas = with_signal(p, sigmas)
     adams = _Adams(p, sigmas, simple_order_2)
-    stochasticity = tau or tau_between(p, 0.2, 0.8, 1.0)
+    stochasticity = tau or TauBetween.of_range(p, 0.2, 0.8, 1.0)
     left = len(sigmas) - 1 if sigmas[-1] == 0 else 10 * len(sigmas)
     predicted, known = x, list[Tensor]()
     strength, drawn = 0.0, torch.zeros(())

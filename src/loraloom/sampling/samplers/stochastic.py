@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -106,9 +107,23 @@ def seeds_3(
         yield Step(i, x, denoised, sigma)
 
 
-def er_sde_noise_scale(ratio: Tensor) -> Tensor:
-    """ER-SDE-5 of the paper: noise-to-signal ratio → the function phi that sets how stochastic a level is."""
+NoiseScale = Callable[[Tensor], Tensor]
+"""Noise-to-signal ratio → the function phi of the paper that sets how stochastic a level is."""
+
+
+def extended_noise_scale(ratio: Tensor) -> Tensor:
+    """ER-SDE-5 of the paper."""
     return ratio * ((ratio**0.3).exp() + 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PowerNoiseScale:
+    """The reverse-time SDE with noise strength eta; the ODE at 0."""
+
+    eta: float
+
+    def __call__(self, ratio: Tensor) -> Tensor:
+        return ratio ** (self.eta + 1)
 
 
 @sampler("er_sde", noise="reseeded")
@@ -120,7 +135,7 @@ def er_sde(
     noise: Noise,
     s_noise: float = 1.0,
     max_stage: int = 3,
-    noise_scale: Callable[[Tensor], Tensor] = er_sde_noise_scale,
+    noise_scale: NoiseScale = extended_noise_scale,
     points: int = 200,
 ) -> Iterator[Step]:
     """Extended reverse-time SDE solver (Cui et al. 2023, https://arxiv.org/abs/2309.06169), order 3.
