@@ -64,6 +64,9 @@ class Display:
             case _:
                 pass
 
+    def say(self, message: str) -> None:
+        self._console.print(escape(message))
+
     def result(self, run: Run) -> None:
         """Say what a finished run gave: receipts, pictures, time."""
         if run.receipts:

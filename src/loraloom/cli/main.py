@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from loraloom import __version__
+from loraloom.cli.grid import grid_command
 from loraloom.cli.lora_commands import lora_app
 from loraloom.cli.models_commands import models_app
 from loraloom.cli.run_command import run_command
@@ -34,6 +35,7 @@ app.command("run")(run_command)
 app.command("validate")(validate_command)
 app.command("convert")(convert_command)
 app.command("nodes")(nodes_command)
+app.command("grid")(grid_command)
 app.command("train")(train_command)
 app.add_typer(lora_app, name="lora")
 app.add_typer(models_app, name="models")

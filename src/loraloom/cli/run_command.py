@@ -76,7 +76,7 @@ def run_command(
     """Run a workflow: read it from SOURCE, draw its pictures, and say what each LoRA did."""
     try:
         folders = model_folders(models, extra_paths, input_dir)
-        graphs = _prepare(source, workflow, assignments, seed, loras or [], folders)
+        graphs = prepared_graphs(source, workflow, assignments, seed, loras or [], folders)
         if dry_run:
             _say_ready(graphs, as_json)
             return
@@ -85,7 +85,7 @@ def run_command(
         from loraloom.session import Session
 
         with (
-            _stop_on_interrupt() as cancel,
+            stop_on_interrupt() as cancel,
             Session(
                 models,
                 extra_model_paths=extra_paths or (),
@@ -123,7 +123,7 @@ def error_json(error: LoraloomError) -> dict[str, object]:
     return {"status": "failed", "outputs": [], "loras": [], "warnings": [], "timings": {}, "error": details}
 
 
-def _prepare(
+def prepared_graphs(
     source: str,
     workflow: str | None,
     assignments: list[str] | None,
@@ -151,7 +151,7 @@ def _say_ready(graphs: list[Graph], as_json: bool) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Generator[threading.Event]:
+def stop_on_interrupt() -> Generator[threading.Event]:
     """Ctrl-C stops the run between two steps; a second one stops the program where it is."""
     cancel = threading.Event()
 
