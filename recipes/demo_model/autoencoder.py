@@ -187,6 +187,31 @@ def normalise(network: AutoencoderKL, pictures: Tensor) -> None:
     after.weight *= spread[None, :, None, None]
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """mean, deviation: picture × 4 × 16 × 16, as the encoder gives them (before the scale)."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+@torch.no_grad()
+def encode(network: AutoencoderKL, pictures: Tensor, work: Path) -> Encoded:
+    """The latents of all pictures, computed once; kept in `work/latents.safetensors`."""
+    path = work / "latents.safetensors"
+    if not path.exists():
+        parts = []
+        for number, part in enumerate(pictures.split(8)):
+            with torch.autocast("cpu", torch.bfloat16):
+                parts.append(network.encode(part.float() / 127.5 - 1.0).latent_dist.parameters.float())
+            if number % 10 == 0:
+                log.info("encoded %d of %d", 8 * number, len(pictures))
+        found = DiagonalGaussianDistribution(torch.cat(parts))
+        write_tensors(path, {"mean": found.mean.contiguous(), "deviation": found.std}, {})
+    tensors, _ = read_tensors(path)
+    return Encoded(tensors["mean"], tensors["deviation"])
+
+
 def finish(pictures: Tensor, work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
     """The normalised autoencoder; kept in `work/autoencoder.safetensors`."""
     path = work / "autoencoder.safetensors"

@@ -25,13 +25,9 @@ def _half(vae: AutoencoderKL) -> nn.Module:
     return nn.ModuleList([vae.post_quant_conv, vae.decoder])
 
 
-@torch.no_grad()
-def _latents(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    return torch.cat([vae.encode(p.float() / 127.5 - 1.0).latent_dist.mean for p in pictures.split(16)])
-
-
 def train(
     vae: AutoencoderKL,
+    latents: Tensor,
     pictures: Tensor,
     weights: Tensor,
     work: Path,
@@ -40,7 +36,6 @@ def train(
     threads: int,
 ) -> None:
     """Train to `recipe.decoder_steps`, resuming from and saving to `work/decoder-state.safetensors`."""
-    latents = _latents(vae, pictures)
     network = _half(copy.deepcopy(vae)).train().requires_grad_(True)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(

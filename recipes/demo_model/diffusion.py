@@ -11,23 +11,18 @@ from pathlib import Path
 
 import torch
 from attention import HalfAttention
-from autoencoder import SCALE
+from autoencoder import SCALE, Encoded
 from captions import Captioner, stack
-from dataset import Artworks, as_tensor, held_out
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from dataset import held_out
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from pictures import STYLES, placed
-from state import Training, follow, read_tensors, resume, save, write_tensors
+from pictures import STYLES, Concept
+from state import Training, follow, read_tensors, resume, save
 from threads import FreeCores
 from torch import Tensor, nn
 
 from loraloom.models.text.clip import ClipConfig, ClipText
 
 log = logging.getLogger(__name__)
-
-PLACEMENTS = ((1.0, 0, 0), (0.97, 3, -2), (0.95, -3, 2))
-"""Scale and shift of the copies of a picture; the first is drawn most."""
-PLACEMENT_SHARES = (0.7, 0.15, 0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +90,7 @@ def context(text: ClipText, tokens: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """mean, deviation: picture × placement × 4 × 16 × 16, as the encoder gives them (before the scale).
+    """mean, deviation: picture × 4 × 16 × 16, as the encoder gives them (before the scale).
     concept, style: of each picture. default: whether its concept has this style when none is named."""
 
     mean: Tensor
@@ -105,28 +100,18 @@ class Latents:
     default: list[bool]
 
 
-@torch.no_grad()
-def encode_pictures(artworks: Artworks, vae: AutoencoderKL, work: Path) -> Latents:
-    """Encode every training picture in every placement, once; kept in `work/latents.safetensors`."""
-    left_out = held_out(artworks.concepts)
-    pairs = [
-        (c, s) for c in range(len(artworks.concepts)) for s in range(len(STYLES)) if left_out.get(c) != s
-    ]
-    unasked = {c: STYLES.index("3d" if left_out.get(c) != STYLES.index("3d") else "noto") for c, _ in pairs}
-    path = work / "latents.safetensors"
-    if not path.exists():
-        means, deviations = [], []
-        for c, s in pairs:
-            master = artworks.master(c, s)
-            views = torch.stack([as_tensor(placed(master, *placement)) for placement in PLACEMENTS])
-            latent = vae.encode(views.float() / 127.5 - 1.0).latent_dist
-            means.append(latent.mean)
-            deviations.append(latent.std)
-        write_tensors(path, {"mean": torch.stack(means), "deviation": torch.stack(deviations)}, {})
-    tensors, _ = read_tensors(path)
-    concepts, styles = [c for c, _ in pairs], [s for _, s in pairs]
+def choose_latents(concepts: list[Concept], encoded: Encoded) -> Latents:
+    """The training pairs of concept and style, out of all pictures in the order of `autoencoder_pictures`."""
+    left_out = held_out(concepts)
+    pairs = [(c, s) for c in range(len(concepts)) for s in range(len(STYLES)) if left_out.get(c) != s]
+    unasked = {c: STYLES.index("noto" if left_out.get(c) == STYLES.index("3d") else "3d") for c, _ in pairs}
+    rows = [c * len(STYLES) + s for c, s in pairs]
     return Latents(
-        tensors["mean"], tensors["deviation"], concepts, styles, [unasked[c] == s for c, s in pairs]
+        encoded.mean[rows],
+        encoded.deviation[rows],
+        [c for c, _ in pairs],
+        [s for _, s in pairs],
+        [unasked[c] == s for c, s in pairs],
     )
 
 
@@ -152,10 +137,7 @@ def _draw(latents: Latents, captioner: Captioner, step: int, recipe: DiffusionRe
         captioner.draw(latents.concept[i], STYLES[latents.style[i]], latents.default[i], generator)
         for i in chosen
     ]
-    placement = torch.multinomial(
-        torch.tensor(PLACEMENT_SHARES), len(chosen), replacement=True, generator=generator
-    )
-    mean, deviation = latents.mean[chosen, placement], latents.deviation[chosen, placement]
+    mean, deviation = latents.mean[chosen], latents.deviation[chosen]
     latent = (mean + deviation * torch.randn(mean.shape, generator=generator)) * SCALE
     noise = torch.randn(mean.shape, generator=generator)
     timestep = torch.multinomial(step_shares(recipe), len(chosen), replacement=True, generator=generator)

@@ -38,12 +38,15 @@ def main() -> None:
     if "autoencoder" in options.stages:
         autoencoder.train(pictures, weights, work, vae_recipe, options.save_every, options.threads)
     vae = autoencoder.finish(pictures[: len(artworks.concepts) * 3], work, vae_recipe)
+    encoded = autoencoder.encode(vae, pictures, work)
     if "diffusion" in options.stages:
-        latents = diffusion.encode_pictures(artworks, vae, work)
+        latents = diffusion.choose_latents(artworks.concepts, encoded)
         captioner = Captioner(artworks.concepts)
         diffusion.train(latents, captioner, work, recipe, options.save_every, options.threads)
     if "decoder" in options.stages:
-        decoder.train(vae, pictures, weights, work, vae_recipe, options.save_every, options.threads)
+        decoder.train(
+            vae, encoded.mean, pictures, weights, work, vae_recipe, options.save_every, options.threads
+        )
     if "export" in options.stages:
         unet, text = diffusion.load_averages(work, recipe)
         told = {f"loraloom.recipe.{name}": str(value) for name, value in asdict(recipe).items()}
