@@ -95,7 +95,8 @@ def page_of(
         ranks={str(rank): count for rank, count in sorted(ranks.items())}, alpha=dict(alphas),
         dtypes=dict(Counter(info.dtype for info in file.header.tensors.values())),
         tensors=len(file.header.tensors), unknown=(*file.unknown, *file.repeated), facts=facts(file.metadata),
-        triggers=triggers.words, trigger_source=triggers.source, tags=tuple(frequent_tags(file.metadata)[:12]),
+        triggers=triggers.words, trigger_source=triggers.source,
+        tags=tuple(frequent_tags(file.metadata)[:12]),
         description=sidecars.description, previews=tuple(str(path) for path in sidecars.previews),
         hashes=hashes.named() if hashes else {}, notes=tuple(_notes(file, family, hashes)),
         fit=None if base is None else fit_of(place(file, base, compat=compat), base),
@@ -119,7 +120,8 @@ def fit_of(placement: Placement, base: Mapping[ComponentName, Component]) -> dic
     return {
         "base": title_of(next(iter(base.values())).family),
         "components": {
-            name: {"matched": placement.modules(name), "total": placement.totals.get(name, 0)} for name in base
+            name: {"matched": placement.modules(name), "total": placement.totals.get(name, 0)}
+            for name in base
         },
         "unplaced": list(placement.unplaced),
         "rejected": [asdict(one) for one in placement.rejected],

@@ -123,7 +123,7 @@ def load_lora(
         if (bad := _not_finite(given)) is not None:
             rejected.append(Rejected(piece.module, piece.target.weight, bad))
             continue
-        change = _change(piece.found.kind, given)
+        change = change_of(piece.found.kind, given)
         signature = (digest, piece.target, piece.module, piece.found.kind)
         kind = SwappedPatch if piece.target.swapped else ModulePatch
         patches[piece.component].setdefault(piece.target.weight, []).append(
@@ -152,7 +152,7 @@ def _ingredients(piece: Piece, tensors: TensorFile, *, comfyui: bool) -> Ingredi
     return Ingredients(parts, piece.shape, piece.scale.gamma, comfyui)
 
 
-def _change(kind: str, given: Ingredients) -> Change:
+def change_of(kind: str, given: Ingredients) -> Change:
     """The algorithm of that name, wrapped in DoRA's normalisation where the module has a magnitude."""
     change: Change = import_module(f"loraloom.lora.algorithms.{kind}").build(given)
     if "dora" in given.tensors or "magnitude" in given.tensors:

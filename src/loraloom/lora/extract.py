@@ -1,0 +1,99 @@
+"""A LoRA from the difference of two checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loraloom.errors import InputError
+from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.low_rank import check_size, reduce_matrix
+from loraloom.lora.writing import PRECISIONS, Speller, write_lora
+from loraloom.weights.patch import Target
+
+LEAST = 1e-6
+"""‖ΔW‖ / ‖W‖ below which a weight counts as unchanged: conversions between file types move weights more."""
+
+_METADATA: Mapping[str, str] = {"sd15": "sd_v1", "sd20": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointWeights:
+    """A checkpoint's components and how to read their weights (component, native name → tensor)."""
+
+    components: Mapping[ComponentName, Component]
+    read: Callable[[ComponentName, str], Tensor]
+
+
+def extract(
+    tuned: CheckpointWeights,
+    original: CheckpointWeights,
+    out: Path,
+    *,
+    rank: int = 64,
+    energy: float | None = None,
+    precision: str = "fp16",
+) -> str:
+    """Write the best LoRA of at most `rank` ranks for tuned − original. Returns the energy kept, in a line.
+
+    Matrices and kernels become low-rank pairs; biases, norms and what has no rank to lose are kept whole.
+    """
+    check_size(rank, energy)
+    _check_same(tuned, original)
+    speller = Speller(original.components, "kohya")
+    dtype = PRECISIONS[precision]
+    written: dict[str, Tensor] = {}
+    kept = total = 0.0
+    changed = 0
+    for component, part in original.components.items():
+        for weight in part.shapes:
+            before = original.read(component, weight).to(torch.float32)
+            delta = tuned.read(component, weight).to(torch.float32) - before
+            if float(delta.norm()) <= LEAST * float(before.norm()):
+                continue
+            entry = _entry(speller, component, weight)
+            if entry is None:
+                continue
+            changed += 1
+            name, suffix = entry
+            if delta.dim() < 2 or suffix == "diff_b":
+                written[f"{name}.{suffix}"] = delta.to(dtype)
+                continue
+            form = reduce_matrix(delta.flatten(1), rank, energy)
+            kept, total = kept + form.kept, total + form.total
+            ones = [1] * (delta.dim() - 2)
+            written[name + ".lora_up.weight"] = form.up.reshape(*form.up.shape, *ones).to(dtype)
+            written[name + ".lora_down.weight"] = form.down.reshape(form.rank, *delta.shape[1:]).to(dtype)
+            written[name + ".alpha"] = torch.tensor(float(form.rank))
+    if not changed:
+        raise InputError("the two checkpoints have the same weights: there is nothing to extract")
+    family = next(iter(original.components.values())).family
+    base = {"ss_base_model_version": _METADATA[family]} if family in _METADATA else {}
+    write_lora(out, written, {**base, "ss_network_dim": str(rank), "ss_network_module": "networks.lora"})
+    return f"{changed} weights differ, {kept / total if total else 1:.4%} of their ‖ΔW‖² kept"
+
+
+def _entry(speller: Speller, component: ComponentName, weight: str) -> tuple[str, str] | None:
+    """The name and suffix for a weight's or a bias's change."""
+    if weight.endswith(".bias"):
+        name = speller.name(component, Target(weight.removesuffix("bias") + "weight"))
+        return None if name is None else (name, "diff_b")
+    name = speller.name(component, Target(weight))
+    return None if name is None else (name, "diff")
+
+
+def _check_same(tuned: CheckpointWeights, original: CheckpointWeights) -> None:
+    for component, part in original.components.items():
+        other = tuned.components.get(component)
+        if other is None or other.family != part.family:
+            found = "nothing" if other is None else other.family
+            raise InputError(f"the checkpoints differ in kind: {component} is {part.family} and {found}")
+        for weight, shape in part.shapes.items():
+            if other.shapes.get(weight) != shape:
+                raise InputError(
+                    f"{weight} is {shape} in one checkpoint and {other.shapes.get(weight)} in the other"
+                )

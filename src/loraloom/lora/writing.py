@@ -1,0 +1,125 @@
+"""Naming modules in a chosen dialect, and writing LoRA files whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from loraloom.errors import InputError
+from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.spelling import ENCODER_ORDER
+from loraloom.weights.patch import Target
+
+Dialect = Literal["kohya", "native", "diffusers"]
+DIALECTS: tuple[Dialect, ...] = ("kohya", "native", "diffusers")
+
+PRECISIONS: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+_DIFFUSERS_NAMED = frozenset({"sd15", "sd20"})
+"""Families whose kohya names are diffusers' (later ones use the native names)."""
+
+
+class Speller:
+    """Module names of one model in one dialect."""
+
+    def __init__(self, components: Mapping[ComponentName, Component], dialect: str) -> None:
+        if dialect not in DIALECTS:
+            raise InputError(f"no such dialect: {dialect!r}; expected one of {', '.join(DIALECTS)}")
+        self._components = components
+        self.dialect = dialect
+        self._paths = {
+            name: {target: path for path, target in reversed(list(part.names.items()))}
+            for name, part in components.items()
+        }
+
+    def name(self, component: ComponentName, target: Target) -> str | None:
+        """The module at a target; None where the dialect has no name for it (rows of a fused layer)."""
+        return self._text(target) if component == "clip" else self._model(target)
+
+    def parts(self, component: ComponentName, weight: str) -> list[Target]:
+        """The targets by which the dialect names parts of a fused weight, in row order."""
+        found = [target for target in self._paths[component] if target.weight == weight and target.rows]
+        return sorted(found, key=lambda target: target.rows or (0, 0))
+
+    def rows(self, component: ComponentName, weight: str) -> int:
+        return self._components[component].shapes[weight][0]
+
+    def _model(self, target: Target) -> str | None:
+        family = self._components["model"].family
+        path = self._paths["model"].get(target)
+        stem = target.weight.removesuffix(".weight") if target.rows is None and not target.swapped else None
+        match self.dialect:
+            case "native":
+                return None if stem is None else "diffusion_model." + stem
+            case "kohya":
+                chosen = path if family in _DIFFUSERS_NAMED else stem
+                chosen = chosen or stem
+                return None if chosen is None else "lora_unet_" + chosen.replace(".", "_")
+            case _:
+                prefix = "transformer." if "transformer" in (path or "").split("_blocks")[0] else "unet."
+                prefix = "transformer." if family not in ("sd15", "sd20", "sdxl") else prefix
+                return None if path is None else prefix + path
+
+    def _text(self, target: Target) -> str | None:
+        path = self._paths["clip"].get(target)
+        if self.dialect == "native":
+            return "text_encoders." + target.weight.removesuffix(".weight")
+        if path is None:
+            return None
+        encoder, rest = path.split(".", 1)
+        present = {known.split(".", 1)[0] for known in self._components["clip"].names}
+        order = [name for name in ENCODER_ORDER if name in present]
+        number = order.index(encoder) + 1 if encoder in order else 1
+        if self.dialect == "kohya":
+            prefix = "lora_te_" if len(order) == 1 else f"lora_te{number}_"
+            return prefix + rest.replace(".", "_")
+        return ("text_encoder." if number == 1 else f"text_encoder_{number}.") + rest
+
+
+def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file under its final name once it is complete, with the hash of its tensors."""
+    if not tensors:
+        raise InputError(f"{path}: nothing to write: no module was left")
+    stated = {key: value for key, value in metadata.items() if key not in _HASH_KEYS}
+    stated.setdefault("format", "pt")
+    plain = _apart(tensors)
+    data = save(plain, stated)
+    length = int.from_bytes(data[:8], "little")
+    stated["sshs_model_hash"] = hashlib.sha256(data[8 + length :]).hexdigest()
+    data = save(plain, stated)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".part", delete=False) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error}") from None
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, none of which shares memory with another: the format's writer refuses those."""
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = tensor.contiguous()
+        place = plain.untyped_storage().data_ptr()
+        apart[name] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return apart
+
+
+_HASH_KEYS = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"})

@@ -1,0 +1,232 @@
+"""Converting, merging, extracting and resizing: what comes out means what went in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from loraloom.errors import InputError
+from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.convert import convert
+from loraloom.lora.extract import CheckpointWeights, extract
+from loraloom.lora.file import read_lora
+from loraloom.lora.load import load_lora
+from loraloom.lora.low_rank import reduce_matrix
+from loraloom.lora.merge import merge, read_part
+from loraloom.lora.resize import resize
+from loraloom.weights.patch import Target
+
+from . import oracles
+from .test_load import FLUX, H, random
+
+SD = Component(
+    "sd15",
+    {
+        "input_blocks.1.1.proj_in.weight": (8, 8, 1, 1),
+        "input_blocks.1.1.proj_in.bias": (8,),
+        "input_blocks.1.0.in_layers.2.weight": (8, 4, 3, 3),
+        "out.0.weight": (8,),
+    },
+    {
+        "down_blocks.0.attentions.0.proj_in": Target("input_blocks.1.1.proj_in.weight"),
+        "down_blocks.0.resnets.0.conv1": Target("input_blocks.1.0.in_layers.2.weight"),
+        "conv_norm_out": Target("out.0.weight"),
+    },
+)
+CLIP = Component(
+    "sd15",
+    {"clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight": (12, 6)},
+    {
+        "clip_l.text_model.encoder.layers.0.mlp.fc1": Target(
+            "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+        )
+    },
+)
+BASE: dict[ComponentName, Component] = {"model": SD, "clip": CLIP}
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    return path
+
+
+def _pair(
+    name: str, out: int, inner: tuple[int, ...], rank: int, alpha: float, seed: int
+) -> dict[str, Tensor]:
+    ones = [1] * (len(inner) - 1)
+    return {
+        f"{name}.lora_up.weight": random(out, rank, *ones, seed=seed).half(),
+        f"{name}.lora_down.weight": random(rank, *inner, seed=seed + 1).half(),
+        f"{name}.alpha": torch.tensor(alpha),
+    }
+
+
+def _sd_lora(path: Path, seed: int = 0, alpha: float = 1.0) -> Path:
+    tensors = _pair("lora_unet_down_blocks_0_attentions_0_proj_in", 8, (8, 1, 1), 2, alpha, seed)
+    tensors |= _pair("lora_unet_down_blocks_0_resnets_0_conv1", 8, (4, 3, 3), 3, alpha, seed + 2)
+    tensors |= _pair("lora_te_text_model_encoder_layers_0_mlp_fc1", 12, (6,), 2, alpha, seed + 4)
+    return _save(path, tensors, {"ss_sd_model_name": "v1-5.safetensors"})
+
+
+def deltas(path: Path, base: Mapping[ComponentName, Component], strength: float = 1.0) -> dict[str, Tensor]:
+    """ΔW of every weight that a file changes, on zeros."""
+    lora = load_lora(read_lora(path), base, strict=True)
+    found: dict[str, Tensor] = {}
+    for name, source in (("model", lora.model), ("clip", lora.clip)):
+        for weight, patches in source.patches().items():
+            changed = torch.zeros(base[name].shapes[weight])  # pyright: ignore[reportArgumentType]
+            for patch in patches:
+                rows = slice(*(patch.rows or (0, len(changed))))
+                changed[rows] = patch.apply(changed[rows].clone(), strength)
+            found[weight] = changed
+    return found
+
+
+def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    for weight, delta in expected.items():
+        atol = tolerance * float(delta.abs().max())
+        torch.testing.assert_close(found[weight], delta, rtol=tolerance, atol=atol)
+
+
+@pytest.mark.parametrize("first", ["native", "diffusers"])
+def test_conversion_there_and_back_is_the_same_file(first: str, tmp_path: Path) -> None:
+    original = _sd_lora(tmp_path / "a.safetensors", alpha=1.0)
+    convert(read_lora(original), BASE, tmp_path / "b.safetensors", first)
+    assert_same(deltas(tmp_path / "b.safetensors", BASE), deltas(original, BASE))
+    convert(read_lora(tmp_path / "b.safetensors"), BASE, tmp_path / "c.safetensors", "kohya")
+    assert_same(deltas(tmp_path / "c.safetensors", BASE), deltas(original, BASE))
+    if first == "native":
+        before, after = load_file(original), load_file(tmp_path / "c.safetensors")
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert read_lora(tmp_path / "c.safetensors").metadata["ss_sd_model_name"] == "v1-5.safetensors"
+
+
+def test_diffusers_names_hold_alpha_in_the_up_factor(tmp_path: Path) -> None:
+    original = _sd_lora(tmp_path / "a.safetensors", alpha=0.7)
+    convert(read_lora(original), BASE, tmp_path / "b.safetensors", "diffusers")
+    written = load_file(tmp_path / "b.safetensors")
+    assert not any(name.endswith("alpha") for name in written)
+    assert "unet.down_blocks.0.attentions.0.proj_in.lora_B.weight" in written
+    assert_same(deltas(tmp_path / "b.safetensors", BASE), deltas(original, BASE))
+
+
+@pytest.mark.parametrize("alphas", [(2.0, 2.0, 2.0), (1.0, 2.0, 3.0)])
+def test_parts_of_a_fused_layer_are_joined_and_cut(alphas: tuple[float, ...], tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for index, (part, alpha) in enumerate(zip("qkv", alphas, strict=True)):
+        tensors |= _pair(f"transformer.transformer_blocks.0.attn.to_{part}", H, (H,), 2, alpha, index * 7)
+    tensors |= _pair("transformer.norm_out.linear", 2 * H, (H,), 2, 1.0, 50)
+    original = _save(tmp_path / "a.safetensors", tensors)
+    base: dict[ComponentName, Component] = {"model": FLUX}
+    convert(read_lora(original), base, tmp_path / "b.safetensors", "kohya")
+    assert "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight" in load_file(tmp_path / "b.safetensors")
+    assert_same(deltas(tmp_path / "b.safetensors", base), deltas(original, base))
+    convert(read_lora(tmp_path / "b.safetensors"), base, tmp_path / "c.safetensors", "diffusers")
+    assert "transformer.transformer_blocks.0.attn.to_q.lora_B.weight" in load_file(tmp_path / "c.safetensors")
+    assert_same(deltas(tmp_path / "c.safetensors", base), deltas(original, base))
+
+
+def test_conversion_drops_nothing_silently(tmp_path: Path) -> None:
+    path = _save(tmp_path / "a.safetensors", _pair("lora_unet_no_such_place", 8, (8,), 2, 1.0, 0))
+    with pytest.raises(InputError, match="no place"):
+        convert(read_lora(path), BASE, tmp_path / "b.safetensors", "native")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_merge_is_exact(tmp_path: Path) -> None:
+    one = _sd_lora(tmp_path / "one.safetensors", seed=0, alpha=0.5)
+    two = _sd_lora(tmp_path / "two.safetensors", seed=20, alpha=3.0)
+    difference = {
+        "lora_unet_conv_norm_out.diff": random(8),
+        "lora_unet_down_blocks_0_attentions_0_proj_in.diff_b": random(8),
+    }
+    three = _save(tmp_path / "three.safetensors", difference)
+    parts = [read_part(f"{one}:0.8"), read_part(f"{two}:-0.4"), read_part(str(three))]
+    merge(parts, BASE, tmp_path / "out.safetensors")
+    expected = deltas(one, BASE, 0.8)
+    for weight, delta in (*deltas(two, BASE, -0.4).items(), *deltas(three, BASE).items()):
+        expected[weight] = expected.get(weight, torch.zeros(())) + delta
+    assert_same(deltas(tmp_path / "out.safetensors", BASE), expected)
+
+
+def test_merge_to_a_rank_keeps_what_a_singular_value_decomposition_keeps(tmp_path: Path) -> None:
+    one, two = (_sd_lora(tmp_path / f"{n}.safetensors", seed=n) for n in (1, 30))
+    report = merge([read_part(str(one)), read_part(str(two))], BASE, tmp_path / "out.safetensors", rank=2)
+    assert "% of" in report
+    weight = "input_blocks.1.0.in_layers.2.weight"
+    whole = (deltas(one, BASE)[weight] + deltas(two, BASE)[weight]).flatten(1)
+    left, values, right = torch.linalg.svd(whole, full_matrices=False)
+    best = (left[:, :2] * values[:2]) @ right[:2]
+    found = deltas(tmp_path / "out.safetensors", BASE)[weight].flatten(1)
+    torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
+
+
+def test_merge_refuses_what_depends_on_the_weight(tmp_path: Path) -> None:
+    oracle = oracles.trained("dora-output", (12, 6))
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    path = _save(
+        tmp_path / "a.safetensors", {f"{name}.{key}": value for key, value in oracle.tensors.items()}
+    )
+    with pytest.raises(InputError, match="change with the weight"):
+        merge([read_part(str(path)), read_part(str(path))], BASE, tmp_path / "b.safetensors")
+
+
+def test_resizing_to_full_energy_changes_nothing(tmp_path: Path) -> None:
+    original = _sd_lora(tmp_path / "a.safetensors", alpha=0.7)
+    resize(read_lora(original), tmp_path / "b.safetensors", energy=1.0, precision="fp32")
+    assert_same(deltas(tmp_path / "b.safetensors", BASE), deltas(original, BASE), tolerance=1e-4)
+
+
+def test_resizing_to_a_rank(tmp_path: Path) -> None:
+    original = _sd_lora(tmp_path / "a.safetensors")
+    resize(read_lora(original), tmp_path / "b.safetensors", rank=1, precision="fp32")
+    weight = "input_blocks.1.1.proj_in.weight"
+    left, values, right = torch.linalg.svd(deltas(original, BASE)[weight].flatten(1))
+    best = values[0] * left[:, :1] @ right[:1]
+    found = deltas(tmp_path / "b.safetensors", BASE)[weight].flatten(1)
+    torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="energy"):
+        resize(read_lora(original), tmp_path / "c.safetensors", energy=1.5)
+
+
+def test_extraction_returns_a_known_difference(tmp_path: Path) -> None:
+    lora = _sd_lora(tmp_path / "a.safetensors")
+    before = {
+        weight: random(*shape, seed=9) for part in BASE.values() for weight, shape in part.shapes.items()
+    }
+    change = deltas(lora, BASE)
+    change["input_blocks.1.1.proj_in.bias"] = random(8)
+    after = {weight: value + change.get(weight, torch.zeros(())) for weight, value in before.items()}
+    tuned = CheckpointWeights(BASE, lambda _, weight: after[weight])
+    original = CheckpointWeights(BASE, lambda _, weight: before[weight])
+    report = extract(tuned, original, tmp_path / "b.safetensors", rank=3, precision="fp32")
+    assert report.startswith("4 weights differ")
+    assert_same(deltas(tmp_path / "b.safetensors", BASE), change, tolerance=1e-3)
+    with pytest.raises(InputError, match="same weights"):
+        extract(original, original, tmp_path / "c.safetensors")
+
+
+def test_large_matrices_are_reduced_without_clamping() -> None:
+    generator = torch.Generator().manual_seed(0)
+    up, down = torch.randn(1200, 8, generator=generator), torch.randn(8, 1100, generator=generator)
+    up[0] *= 1000  # the outlier that a quantile clamp would cut
+    form = reduce_matrix(up @ down, 8, None)
+    assert form.kept / form.total > 1 - 1e-6
+    error = (form.up @ form.down - up @ down).norm() / (up @ down).norm()
+    assert float(error) < 1e-4
+
+
+def test_written_files_state_their_own_hash(tmp_path: Path) -> None:
+    from loraloom.lora.identity import embedded_hash_note, hashes_of
+
+    resize(read_lora(_sd_lora(tmp_path / "a.safetensors")), tmp_path / "b.safetensors", rank=1)
+    file = read_lora(tmp_path / "b.safetensors")
+    assert file.metadata["sshs_model_hash"] == hashes_of(file.path).tensors
+    assert embedded_hash_note(file.metadata, hashes_of(file.path)) is None
