@@ -86,11 +86,12 @@ def test_history_is_limited_and_can_be_cleared(store: Store) -> None:
         assert claimed is not None
         finish(store, claimed)
     store.prune()
-    assert [j.id for j in store.finished()] == [j.id for j in reversed(jobs[2:7])]
-    assert [j.id for j in store.finished(2, 1)] == [jobs[5].id, jobs[4].id]
+    assert [j.id for j in store.history()] == [j.id for j in jobs[2:7]]
+    assert [j.id for j in store.history(2, 1)] == [jobs[3].id, jobs[4].id]
+    assert [j.id for j in store.history(2, -1)] == [jobs[5].id, jobs[6].id]
     assert [j.id for j in store.delete([jobs[6].id, jobs[7].id, "nobody"])] == [jobs[6].id]
     store.clear_finished()
-    assert (store.finished(), [j.id for j in store.waiting()]) == ([], [jobs[7].id])
+    assert (store.history(), [j.id for j in store.waiting()]) == ([], [jobs[7].id])
 
 
 def test_a_transition_that_is_not_allowed_changes_nothing(store: Store) -> None:

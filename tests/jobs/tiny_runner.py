@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
-from loraloom.engine.node import NodeResult, NodeRun, NodeType, Socket, node, node_types
+from loraloom.engine.node import NodeResult, NodeRun, NodeType, Optional_, Socket, node, node_types
 from loraloom.engine.run import run
 from loraloom.jobs.job import Request
 from loraloom.workflow.api_format import parse_api
@@ -33,7 +33,7 @@ def number(value: int = 0) -> int:
 
 
 @node("Save", category="test", output_node=True)
-def save(value: Any_, name: str = "x", *, run: NodeRun) -> NodeResult:
+def save(value: Any_, name: Annotated[str, Optional_()] = "x", *, run: NodeRun) -> NodeResult:
     folder = cast("Path", run.services)
     folder.mkdir(parents=True, exist_ok=True)
     count = len([*folder.iterdir()])
@@ -43,7 +43,9 @@ def save(value: Any_, name: str = "x", *, run: NodeRun) -> NodeResult:
 
 
 @node("Wait", category="test")
-def wait(value: Any_, seconds: float = 0.1, *, run: NodeRun) -> Annotated[object, Socket("*")]:
+def wait(
+    value: Any_, seconds: Annotated[float, Optional_()] = 0.1, *, run: NodeRun
+) -> Annotated[object, Socket("*")]:
     steps = max(1, int(seconds / 0.02))
     for step in range(steps):
         run.progress(step + 1, steps, Picture())
@@ -59,7 +61,7 @@ def fail(value: Any_) -> Annotated[object, Socket("*")]:
 
 
 @node("Crash", category="test")
-def crash(value: Any_, once: str = "") -> Annotated[object, Socket("*")]:
+def crash(value: Any_, once: Annotated[str, Optional_()] = "") -> Annotated[object, Socket("*")]:
     if once and Path(once).exists():
         return value
     if once:

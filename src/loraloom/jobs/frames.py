@@ -9,7 +9,7 @@ import asyncio
 import json
 import struct
 from collections.abc import Mapping
-from typing import IO, TypeAlias
+from typing import IO, TypeAlias, cast
 
 from loraloom.errors import LoraloomError
 from loraloom.workflow.graph import JSON
@@ -59,4 +59,4 @@ def _parse(body: bytes, text_bytes: int) -> Frame:
     message = json.loads(body[:text_bytes])
     if not isinstance(message, dict):
         raise BrokenFrame(f"a frame holds {type(message).__name__}, expected an object")
-    return message, body[text_bytes:]
+    return cast("dict[str, JSON]", message), body[text_bytes:]

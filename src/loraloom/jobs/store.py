@@ -198,9 +198,12 @@ class Store:
         """Pending jobs, in the order in which they will run."""
         return self._many("status = 'pending' ORDER BY priority DESC, number LIMIT ?", limit)
 
-    def finished(self, limit: int = -1, offset: int = 0) -> list[Job]:
-        """Finished jobs, the latest first."""
-        return self._many("finished IS NOT NULL ORDER BY finished DESC LIMIT ? OFFSET ?", limit, offset)
+    def history(self, limit: int = -1, offset: int = 0) -> list[Job]:
+        """Jobs that were begun and have finished, the earliest first. A negative offset means the latest."""
+        begun = "finished IS NOT NULL AND started IS NOT NULL"
+        if offset < 0:
+            return self._many(f"{begun} ORDER BY finished DESC LIMIT ?", limit)[::-1]
+        return self._many(f"{begun} ORDER BY finished LIMIT ? OFFSET ?", limit, offset)
 
     def jobs(
         self, statuses: Sequence[Status], limit: int = -1, offset: int = 0, *, ascending: bool = False

@@ -1,0 +1,118 @@
+"""`loraloom serve`: the server that ComfyUI's editor and clients can use."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from loraloom import __version__
+from loraloom.cli.settings import ExtraPathsOption, ModelsOption
+from loraloom.errors import InputError
+from loraloom.folders import model_folders
+from loraloom.workflow.implemented import implemented_schemas
+
+_LOCK_WAIT_SECONDS = 3.0
+
+
+def serve_command(
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8188,
+    models: ModelsOption = None,
+    extra_model_paths: ExtraPathsOption = None,
+    output_dir: Annotated[Path, typer.Option(help="Where pictures are written.")] = Path("output"),
+    input_dir: Annotated[Path, typer.Option(help="Where uploads go and LoadImage looks.")] = Path("input"),
+    user_dir: Annotated[Path, typer.Option(help="The queue, settings and saved workflows.")] = Path("user"),
+    token: Annotated[
+        str | None, typer.Option(envvar="LORALOOM_TOKEN", help="A secret that every client must show.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let others in without a token.")] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Host name under which we are reached.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin (https://name:port) whose pages may call us.")
+    ] = None,
+    allow_webhook: Annotated[
+        list[str] | None, typer.Option(help="Host in a private network that webhooks may call.")
+    ] = None,
+    start_paused: Annotated[bool, typer.Option("--start-paused", help="Start no job until told to.")] = False,
+    job_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds without progress after which a job's worker is ended.")
+    ] = 1800.0,
+    max_history: Annotated[int, typer.Option(min=1, help="Finished jobs to remember.")] = 10_000,
+    max_queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait.")] = 10_000,
+    frontend: Annotated[
+        bool, typer.Option("--frontend/--no-frontend", help="Serve ComfyUI's editor, if installed.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Computation type.")
+    ] = "auto",
+    compat: Annotated[
+        Literal["trainer", "comfyui"],
+        typer.Option(help="Whose result where ComfyUI applies a LoRA differently."),
+    ] = "trainer",
+    strict_lora: Annotated[
+        bool, typer.Option("--strict-lora", help="Unplaced LoRA keys are errors.")
+    ] = False,
+) -> None:
+    """Serve ComfyUI's HTTP interface, with a queue that survives crashes."""
+    from loraloom.jobs.dispatcher import Limits
+    from loraloom.jobs.lock import FolderLock
+    from loraloom.server.app import Setup
+    from loraloom.server.run import serve
+    from loraloom.server.settings import ServerSettings
+
+    if token is not None and len(token) < 8:
+        raise InputError("a --token has at least 8 characters")
+    temp_dir = Path(tempfile.gettempdir()) / f"loraloom-{port}"
+    settings = ServerSettings(
+        output_dir=output_dir.absolute(),
+        input_dir=input_dir.absolute(),
+        temp_dir=temp_dir,
+        user_dir=user_dir.absolute(),
+        listen=listen,
+        port=port,
+        token=token,
+        insecure=insecure,
+        allow_hosts=frozenset(h.lower() for h in allow_host or ()),
+        allow_origins=frozenset(allow_origin or ()),
+        allow_webhooks=frozenset(h.lower() for h in allow_webhook or ()),
+        frontend=frontend,
+        version=__version__,
+        argv=("loraloom", "serve"),
+    )
+    settings.check()
+    if insecure and token is None:
+        sys.stderr.write(f"WARNING: everybody who can reach {listen}:{port} may run jobs and read results.\n")
+    lock = FolderLock(settings.user_dir)
+    lock.acquire(_LOCK_WAIT_SECONDS)
+    setup = Setup(
+        settings=settings,
+        folders=model_folders(models, extra_model_paths, settings.input_dir),
+        schemas=implemented_schemas(),
+        worker="loraloom.cli.worker:make_runner",
+        worker_settings={
+            "models": None if models is None else [str(m.absolute()) for m in models],
+            "extra_model_paths": [str(p.absolute()) for p in extra_model_paths or ()],
+            "output_dir": str(settings.output_dir),
+            "input_dir": str(settings.input_dir),
+            "temp_dir": str(settings.temp_dir),
+            "device": device,
+            "dtype": dtype,
+            "compat": compat,
+            "strict_lora": strict_lora,
+        },
+        limits=Limits(stall=job_timeout),
+        start_paused=start_paused,
+        max_pending=max_queue,
+        max_finished=max_history,
+    )
+    try:
+        serve(setup)
+    finally:
+        lock.release()

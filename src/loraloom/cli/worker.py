@@ -1,0 +1,87 @@
+"""What runs jobs in the server's worker process: a `Session` behind the queue's `Runner` interface."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from loraloom.engine.cache import Cache
+from loraloom.engine.events import Event
+from loraloom.engine.run import run
+from loraloom.jobs.job import Request
+from loraloom.nodes.output_files import OutputFolder
+from loraloom.session import Session
+from loraloom.workflow.api_format import parse_api
+from loraloom.workflow.graph import JSON
+
+
+class SessionRunner:
+    """Runs jobs with models that stay warm between them."""
+
+    def __init__(self, session: Session, cache: Cache) -> None:
+        self._session, self._cache = session, cache
+
+    def run(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
+        info = request.extra_data.get("extra_pnginfo")
+        extra = cast("dict[str, JSON]", info if isinstance(info, dict) else {})
+        session = self._session
+        return run(
+            parse_api(dict(request.prompt)),
+            session.nodes,
+            targets=request.targets,
+            cache=self._cache,
+            services=session.services,
+            extra_pnginfo=extra,
+            cancel=cancel,
+            find_file=session.folders.find,
+            inside=torch.inference_mode,
+        )
+
+    def describe(self) -> dict[str, JSON]:
+        devices: list[JSON] = []
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            devices.append(
+                {
+                    "name": torch.cuda.get_device_name(index),
+                    "type": "cuda",
+                    "index": index,
+                    "vram_total": total,
+                    "vram_free": free,
+                    "torch_vram_total": total,
+                    "torch_vram_free": free,
+                }
+            )
+        return {"torch": torch.__version__, "devices": devices}
+
+    def free(self, models: bool, results: bool) -> None:
+        if results:
+            self._cache.clear()
+        if models:
+            self._session.memory.release()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
+    """The runner of `loraloom serve`; the settings are those that the command makes."""
+    models, cache = settings["models"], Cache()
+    session = Session(
+        None if models is None else [Path(m) for m in models],
+        output_dir=settings["output_dir"],
+        input_dir=settings["input_dir"],
+        extra_model_paths=[Path(p) for p in settings["extra_model_paths"]],
+        device=settings["device"],
+        dtype=settings["dtype"],
+        compat=settings["compat"],
+        strict_lora=settings["strict_lora"],
+        cache=cache,
+    )
+    session.services = replace(session.services, temp=OutputFolder(Path(settings["temp_dir"]), "temp"))
+    return SessionRunner(session, cache)

@@ -1,0 +1,259 @@
+"""Our own interface, under /v1: typed, documented by its OpenAPI schema at /v1/openapi.json.
+
+Imported when it is first asked for, because FastAPI takes longer to import than the rest of the server.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, cast
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from loraloom.errors import LoraloomError
+from loraloom.jobs.dispatcher import Dispatcher
+from loraloom.jobs.job import Job, Status, WrongStatus
+from loraloom.jobs.store import JobExists, QueueFull, UnknownJob
+from loraloom.server import prompts
+from loraloom.server.bodies import read_object
+from loraloom.server.sse import follow
+from loraloom.server.state import ServerState
+
+JobStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "quarantined"]
+
+
+class Submission(BaseModel):
+    """A job to run. Give `workflow`, in the editor's or in API format."""
+
+    model_config = ConfigDict(extra="forbid")
+    workflow: dict[str, Any]
+    targets: list[str] | None = Field(None, description="Output nodes to run; all by default.")
+    priority: int = Field(0, ge=-1000, le=1000, description="Higher ones run first.")
+    front: bool = Field(False, description="Before the other waiting jobs of its priority.")
+    id: str | None = Field(None, description="Your own id for the job: letters, digits, dashes.")
+    previews: bool = Field(False, description="Send previews with the progress events.")
+    webhook: str | None = Field(None, description="Called, signed, when the job has ended.")
+
+
+class OutputFile(BaseModel):
+    node: str
+    filename: str
+    subfolder: str
+    type: str
+    url: str = Field(description="Where the file is, relative to the server's root.")
+
+
+class JobView(BaseModel):
+    """A job as it stands. Times are seconds since 1970."""
+
+    id: str
+    status: JobStatus
+    number: float
+    priority: int
+    created: float
+    started: float | None
+    finished: float | None
+    attempts: int
+    worker_deaths: int
+    outputs: list[OutputFile]
+    receipts: list[dict[str, Any]] = Field(description="What every LoRA did.")
+    warnings: list[str]
+    timings: dict[str, float] = Field(description="Seconds by node id.")
+    error: dict[str, Any] | None
+    node_errors: dict[str, Any] | None = Field(None, description="Outputs that were left out, and why.")
+
+
+class JobPage(BaseModel):
+    jobs: list[JobView]
+    total: int
+
+
+class QueueView(BaseModel):
+    pending: int
+    running: int
+    paused: bool
+    worker: dict[str, Any]
+
+
+class Move(BaseModel):
+    """Another place for a waiting job."""
+
+    model_config = ConfigDict(extra="forbid")
+    number: float | None = Field(None, allow_inf_nan=False, description="Its place; lower ones run first.")
+    priority: int | None = Field(None, ge=-1000, le=1000)
+
+
+class Cancelled(BaseModel):
+    cancelled: bool = Field(description="False when the job had finished.")
+
+
+def view_of(job: Job, node_errors: dict[str, Any] | None = None) -> JobView:
+    result = cast("dict[str, Any]", job.result or {})
+    return JobView(
+        id=job.id,
+        status=cast("JobStatus", str(job.status)),
+        number=job.number,
+        priority=job.priority,
+        created=job.created,
+        started=job.started,
+        finished=job.finished,
+        attempts=job.claims,
+        worker_deaths=job.deaths,
+        outputs=_outputs(result.get("outputs", {})),
+        receipts=result.get("receipts", []),
+        warnings=result.get("warnings", []),
+        timings=result.get("timings", {}),
+        error=cast("dict[str, Any] | None", job.error),
+        node_errors=node_errors or None,
+    )
+
+
+def _outputs(outputs: dict[str, Any]) -> list[OutputFile]:
+    found: list[OutputFile] = []
+    for node, shown in outputs.items():
+        for entries in cast("dict[str, Any]", shown).values():
+            for entry in cast("list[Any]", entries if isinstance(entries, list) else []):
+                if isinstance(entry, dict) and "filename" in entry:
+                    file: dict[str, str] = {
+                        "subfolder": "",
+                        "type": "output",
+                        **cast("dict[str, str]", entry),
+                    }
+                    names = {name: file[name] for name in ("filename", "subfolder", "type")}
+                    found.append(OutputFile(node=node, url=f"/view?{urlencode(names)}", **names))
+    return found
+
+
+def create_api(state: ServerState) -> FastAPI:
+    """The application behind /v1."""
+    api = FastAPI(title="Loraloom", version=state.settings.version or "0", docs_url=None, redoc_url=None)
+    api.add_exception_handler(LoraloomError, _failed)
+    _add_jobs(api, state)
+    _add_queue(api, state.dispatcher)
+    return api
+
+
+def _add_jobs(api: FastAPI, state: ServerState) -> None:
+    dispatcher = state.dispatcher
+
+    @api.post("/jobs", status_code=201, responses={400: {}, 413: {}, 429: {}},
+              openapi_extra={"requestBody": {"required": True, "content": {"application/json": {
+                  "schema": Submission.model_json_schema()}}}})  # fmt: skip
+    async def submit(request: Request) -> JobView:
+        """Queue a job. It is safely stored when the answer arrives."""
+        body = await read_object(request, state.settings.max_json)
+        wanted = _validated(body)
+        asked: dict[str, Any] = {
+            "workflow": wanted.workflow,
+            "prompt_id": wanted.id,
+            "partial_execution_targets": wanted.targets,
+            "webhook": wanted.webhook,
+            "extra_data": {"preview_method": "auto"} if wanted.previews else {},
+        }
+        try:
+            accepted = await prompts.accept(asked, state)
+            job_id = prompts.job_id_of(asked)
+        except prompts.BadPrompt as error:
+            raise HTTPException(400, error.body) from error
+        job = await dispatcher.submit(
+            accepted.request, job_id=job_id, front=wanted.front, priority=wanted.priority
+        )
+        return view_of(job, cast("dict[str, Any]", accepted.node_errors))
+
+    @api.get("/jobs")
+    async def jobs(
+        status: Annotated[list[JobStatus] | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    ) -> JobPage:
+        """Jobs, the latest first."""
+        statuses = [Status(s) for s in status] if status else [*Status]
+        found, total = await dispatcher.call(lambda s: (s.jobs(statuses, limit, offset), s.count(*statuses)))
+        return JobPage(jobs=[view_of(job) for job in found], total=total)
+
+    @api.get("/jobs/{job_id}", responses={404: {}})
+    async def job(job_id: str) -> JobView:
+        return view_of(await dispatcher.call(lambda s: s.get(job_id)))
+
+    @api.delete("/jobs/{job_id}", status_code=204, responses={404: {}, 409: {}})
+    async def forget(job_id: str) -> None:
+        """Forget a finished job. Its pictures stay."""
+        await dispatcher.call(lambda s: s.get(job_id))
+        if not await dispatcher.call(lambda s: s.delete([job_id])):
+            raise HTTPException(409, "the job has not finished; cancel it first")
+
+    @api.patch("/jobs/{job_id}", responses={404: {}, 409: {}})
+    async def move(job_id: str, to: Move) -> JobView:
+        known = await dispatcher.call(lambda s: s.get(job_id))
+        number = known.number if to.number is None else to.number
+        priority = known.priority if to.priority is None else to.priority
+        return view_of(await dispatcher.move(job_id, number, priority))
+
+    @api.post("/jobs/{job_id}/cancel", responses={404: {}})
+    async def cancel(job_id: str) -> Cancelled:
+        return Cancelled(cancelled=await dispatcher.cancel(job_id))
+
+    @api.post("/jobs/{job_id}/retry", responses={404: {}, 409: {}})
+    async def retry(job_id: str) -> JobView:
+        """Run a job again that failed, was cancelled or put aside."""
+        return view_of(await dispatcher.retry(job_id))
+
+    @api.get("/jobs/{job_id}/events", responses={404: {}, 200: {"content": {"text/event-stream": {}}}})
+    async def events(request: Request, job_id: str) -> StreamingResponse:
+        """The job's events as they happen, until it has ended.
+
+        Events that last have an id, their sequence number; a reader that comes back with `Last-Event-ID`
+        (or `?after=`) gets those that it has missed.
+        """
+        await dispatcher.call(lambda s: s.get(job_id))
+        last = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+        after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(
+            follow(dispatcher, job_id, after), headers=headers, media_type="text/event-stream"
+        )
+
+
+def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
+    async def queue_view() -> QueueView:
+        pending, running = await dispatcher.call(lambda s: (s.count(Status.PENDING), s.count(Status.RUNNING)))
+        worker = cast("dict[str, Any]", dict(dispatcher.worker_info))
+        return QueueView(pending=pending, running=running, paused=dispatcher.paused, worker=worker)
+
+    @api.get("/queue")
+    async def queue() -> QueueView:
+        return await queue_view()
+
+    @api.post("/queue/pause")
+    async def pause() -> QueueView:
+        """Start no further jobs; the running one goes on."""
+        dispatcher.pause(True)
+        return await queue_view()
+
+    @api.post("/queue/resume")
+    async def resume() -> QueueView:
+        dispatcher.pause(False)
+        return await queue_view()
+
+
+def _validated(body: dict[str, Any]) -> Submission:
+    from pydantic import ValidationError
+
+    try:
+        return Submission.model_validate(body)
+    except ValidationError as error:
+        raise HTTPException(400, error.errors(include_url=False, include_input=False)) from error
+
+
+async def _failed(_request: Request, error: Exception) -> JSONResponse:
+    status = 400
+    if isinstance(error, UnknownJob):
+        status = 404
+    elif isinstance(error, WrongStatus | JobExists):
+        status = 409
+    elif isinstance(error, QueueFull):
+        status = 429
+    headers = {"Retry-After": "30"} if status == 429 else None
+    return JSONResponse({"detail": str(error)}, status, headers)

@@ -1,0 +1,169 @@
+"""The server, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
+
+from loraloom.errors import LoraloomError
+from loraloom.folders import ModelFolders
+from loraloom.jobs.dispatcher import Dispatcher, Limits, Notice
+from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING, QueueFull, UnknownJob
+from loraloom.jobs.worker_process import WorkerSettings
+from loraloom.jobs.writer import StoreThread
+from loraloom.server import (
+    file_routes,
+    library_routes,
+    page,
+    queue_routes,
+    user_routes,
+    wire,
+)
+from loraloom.server.hub import Hub
+from loraloom.server.lazy import LazyApp
+from loraloom.server.security import Security
+from loraloom.server.settings import ServerSettings
+from loraloom.server.state import Files, Log, ServerState, state_of
+from loraloom.workflow.graph import JSON
+from loraloom.workflow.schema import NodeSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything a server is made of.
+
+    worker: the factory of the worker's runner, "module:function", and `worker_settings` for it.
+    start_paused: start no jobs until told to.
+    """
+
+    settings: ServerSettings
+    folders: ModelFolders
+    schemas: Mapping[str, NodeSchema]
+    worker: str
+    worker_settings: Mapping[str, JSON]
+    limits: Limits = Limits()
+    start_paused: bool = False
+    max_pending: int = MAX_PENDING
+    max_finished: int = MAX_FINISHED
+
+
+def application(setup: Setup) -> ASGIApp:
+    """The ASGI application; its lifespan opens the queue and ends the worker."""
+    common = [
+        *queue_routes.routes(),
+        *file_routes.routes(),
+        *library_routes.routes(),
+        *user_routes.routes(),
+        Route("/extensions", page.extensions, methods=["GET"]),
+    ]
+    not_found: list[BaseRoute] = [Route("/{rest:path}", library_routes.missing)]
+    routes: list[BaseRoute] = [
+        WebSocketRoute("/ws", _websocket),
+        WebSocketRoute("/api/ws", _websocket),
+        Mount("/v1", LazyApp("loraloom.server.api", "create_api")),
+        Mount("/api", routes=[*common, *not_found]),
+        *common,
+        *page.routes(),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        state, store = open_state(setup)
+        app.state.server = state
+        await state.dispatcher.start()
+        stop = start_telling(state)
+        try:
+            yield
+        finally:
+            stop()
+            await state.dispatcher.stop()
+            store.close()
+
+    handlers = {HTTPException: _http_error, LoraloomError: _loraloom_error, ClientDisconnect: _gone}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # pyright: ignore[reportArgumentType]
+    return Security(app, setup.settings)
+
+
+def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
+    """The queue's file and its dispatcher, not yet at work."""
+    settings = setup.settings
+    for folder in (settings.output_dir, settings.input_dir, settings.temp_dir, settings.user_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    file_routes.sweep(settings.temp_dir, older_than_seconds=24 * 3600)
+    log = Log()
+
+    def write(text: str) -> None:
+        sys.stderr.write(text)
+        log.write(text)
+
+    store = StoreThread(
+        queue_file(settings.user_dir), max_pending=setup.max_pending, max_finished=setup.max_finished
+    )
+    worker = WorkerSettings(setup.worker, setup.worker_settings, write)
+    dispatcher = Dispatcher(store, worker, limits=setup.limits, paused=setup.start_paused)
+    return ServerState(settings, dispatcher, Hub(), Files(setup.folders), setup.schemas, log), store
+
+
+def queue_file(user_dir: Path) -> Path:
+    return user_dir / "queue.db"
+
+
+def start_telling(state: ServerState) -> Callable[[], None]:
+    """Pass what happens on to clients, and the length of the queue whenever it changes."""
+    changed = asyncio.Event()
+
+    def hear(notice: Notice) -> None:
+        state.tell(notice)
+        if notice.kind == "queue" or (notice.job is not None and notice.job.status.final):
+            changed.set()
+
+    async def tell_status() -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            state.hub.send("status", wire.status(await state.remaining()))
+            await asyncio.sleep(0.05)
+
+    stop_listening = state.dispatcher.listen(hear)
+    task = asyncio.create_task(tell_status())
+
+    def stop() -> None:
+        stop_listening()
+        task.cancel()
+
+    return stop
+
+
+async def _websocket(socket: WebSocket) -> None:
+    state = state_of(socket)
+    sid = socket.query_params.get("clientId")
+    sid = sid if sid and len(sid) <= 200 else None
+    greeting = queue_routes.greeting(state, sid, await state.remaining())
+    await state.hub.serve(socket, sid, greeting)
+
+
+async def _http_error(_request: Request, error: HTTPException) -> Response:
+    if error.status_code in (404, 405) and error.detail in ("Not Found", "Method Not Allowed"):
+        return Response(status_code=error.status_code)
+    return JSONResponse({"error": error.detail}, error.status_code)
+
+
+async def _loraloom_error(_request: Request, error: LoraloomError) -> Response:
+    status = 404 if isinstance(error, UnknownJob) else 429 if isinstance(error, QueueFull) else 400
+    return JSONResponse({"error": str(error)}, status)
+
+
+async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
+    return Response(status_code=400)

@@ -1,0 +1,205 @@
+"""ComfyUI's routes for what the editor keeps: settings, saved workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from loraloom.server import paths
+from loraloom.server.bodies import read_bytes, read_object, read_value
+from loraloom.server.file_routes import served
+from loraloom.server.state import state_of
+from loraloom.workflow.graph import JSON
+
+_SETTINGS = "comfy.settings.json"
+_MAX_LISTED = 10_000
+
+
+def user_root(request: Request) -> Path:
+    return state_of(request).settings.user_dir / "default"
+
+
+async def users(_request: Request) -> Response:
+    return JSONResponse({"storage": "server", "migrated": True})
+
+
+async def get_settings(request: Request) -> Response:
+    return JSONResponse(_read_settings(request))
+
+
+async def post_settings(request: Request) -> Response:
+    changes = await read_object(request, state_of(request).settings.max_json)
+    _write_settings(request, {**_read_settings(request), **changes})
+    return Response(status_code=200)
+
+
+async def get_setting(request: Request) -> Response:
+    return JSONResponse(_read_settings(request).get(str(request.path_params["name"])))
+
+
+async def post_setting(request: Request) -> Response:
+    value = await read_value(request, state_of(request).settings.max_json)
+    _write_settings(request, {**_read_settings(request), str(request.path_params["name"]): value})
+    return Response(status_code=200)
+
+
+def _read_settings(request: Request) -> dict[str, JSON]:
+    try:
+        value: Any = json.loads((user_root(request) / _SETTINGS).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return cast("dict[str, JSON]", value) if isinstance(value, dict) else {}
+
+
+def _write_settings(request: Request, settings: dict[str, JSON]) -> None:
+    write_whole(user_root(request) / _SETTINGS, json.dumps(settings, indent=4).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+async def list_userdata(request: Request) -> Response:
+    query = request.query_params
+    directory = query.get("dir")
+    if not directory:
+        return PlainTextResponse("Directory not provided", 400)
+    root = paths.inside(user_root(request), directory)
+    if not root.is_dir():
+        return PlainTextResponse("Directory not found", 404)
+    recurse, full = query.get("recurse") == "true", query.get("full_info") == "true"
+    split = query.get("split") == "true"
+
+    def listing() -> list[JSON]:
+        found: list[JSON] = []
+        pattern = "**/*" if recurse else "*"
+        for path in sorted(p for p in root.glob(pattern) if p.is_file() and not p.name.endswith(".part")):
+            name = path.relative_to(root).as_posix()
+            found.append(_info(path, name) if full else [name, *name.split("/")] if split else name)
+            if len(found) >= _MAX_LISTED:
+                break
+        return found
+
+    return JSONResponse(await asyncio.to_thread(listing))
+
+
+async def get_userdata(request: Request) -> Response:
+    path = paths.inside(user_root(request), _file_of(request))
+    return served(path) if path.is_file() else Response(status_code=404)
+
+
+async def post_userdata(request: Request) -> Response:
+    moved = _move_of(request)
+    if moved is not None:
+        return _move(request, *moved)
+    name, root = _file_of(request), user_root(request)
+    path = paths.inside(root, name)
+    if path == paths.inside(root, "") or path.is_dir() or path.name == _SETTINGS:
+        raise HTTPException(400, "that is no name of a file")
+    content = await read_bytes(request, state_of(request).settings.max_json)
+    if request.query_params.get("overwrite") == "false" and path.exists():
+        return PlainTextResponse("File already exists", 409)
+    _guarded(write_whole, path, content)
+    return _answer(request, path)
+
+
+async def delete_userdata(request: Request) -> Response:
+    path = paths.inside(user_root(request), _file_of(request))
+    if not path.is_file():
+        return Response(status_code=404)
+    path.unlink()
+    return Response(status_code=204)
+
+
+def _move(request: Request, source: str, target: str) -> Response:
+    root = user_root(request)
+    old, new = paths.inside(root, source), paths.inside(root, target)
+    if not old.is_file():
+        return Response(status_code=404)
+    if new == paths.inside(root, "") or new.is_dir():
+        raise HTTPException(400, "that is no name of a file")
+    if request.query_params.get("overwrite") == "false" and new.exists():
+        return PlainTextResponse("File already exists", 409)
+
+    def move(path: Path, _: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(old, path)
+
+    _guarded(move, new, b"")
+    return _answer(request, new)
+
+
+def _guarded(write: Any, path: Path, content: bytes) -> None:
+    try:
+        write(path, content)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise HTTPException(409, "a file stands where a folder is needed, or the other way round") from error
+
+
+def _answer(request: Request, path: Path) -> Response:
+    name = path.relative_to(paths.inside(user_root(request), "")).as_posix()
+    return JSONResponse(_info(path, name) if request.query_params.get("full_info") == "true" else name)
+
+
+def _info(path: Path, name: str) -> dict[str, JSON]:
+    stat = path.stat()
+    return {
+        "path": name,
+        "size": stat.st_size,
+        "modified": int(stat.st_mtime * 1000),
+        "created": int(stat.st_ctime * 1000),
+    }
+
+
+def _segments(request: Request) -> list[str]:
+    """The parts of the raw path behind "userdata": slashes within a file's name are escaped there."""
+    raw = cast("bytes", request.scope.get("raw_path") or request.scope["path"].encode()).decode("latin-1")
+    return raw.partition("?")[0].partition("/userdata/")[2].split("/")
+
+
+def _move_of(request: Request) -> tuple[str, str] | None:
+    segments = _segments(request)
+    return (
+        (unquote(segments[0]), unquote(segments[2])) if len(segments) == 3 and segments[1] == "move" else None
+    )
+
+
+def _file_of(request: Request) -> str:
+    name = "/".join(unquote(segment) for segment in _segments(request))
+    if not paths.parts_of(name):
+        raise HTTPException(400, "the name of the file is missing")
+    return name
+
+
+def routes() -> list[Route]:
+    return [
+        Route("/users", users, methods=["GET"]),
+        Route("/settings", get_settings, methods=["GET"]),
+        Route("/settings", post_settings, methods=["POST"]),
+        Route("/settings/{name:path}", get_setting, methods=["GET"]),
+        Route("/settings/{name:path}", post_setting, methods=["POST"]),
+        Route("/userdata", list_userdata, methods=["GET"]),
+        Route("/userdata/{file:path}", get_userdata, methods=["GET"]),
+        Route("/userdata/{file:path}", post_userdata, methods=["POST"]),
+        Route("/userdata/{file:path}", delete_userdata, methods=["DELETE"]),
+    ]

@@ -1,0 +1,55 @@
+"""A server whose worker runs the tiny nodes of the queue's tests. Arguments: folder, port, options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
+
+from loraloom.folders import ModelFolders
+from loraloom.jobs.dispatcher import Limits
+from loraloom.jobs.lock import FolderLock
+from loraloom.server.app import Setup
+from loraloom.server.run import serve
+from loraloom.server.settings import ServerSettings
+from loraloom.workflow.implemented import implemented_schemas
+
+if __name__ == "__main__":
+    from tiny_runner import NODES
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--token")
+    parser.add_argument("--paused", action="store_true")
+    parser.add_argument("--frontend", action="store_true")
+    parser.add_argument("--max-json", type=int, default=16 * 1024 * 1024)
+    options = parser.parse_args()
+    folder = options.folder
+    lock = FolderLock(folder / "user")
+    lock.acquire(3.0)
+    serve(
+        Setup(
+            settings=ServerSettings(
+                output_dir=folder / "output",
+                input_dir=folder / "input",
+                temp_dir=folder / "temp",
+                user_dir=folder / "user",
+                port=options.port,
+                token=options.token,
+                frontend=options.frontend,
+                allow_webhooks=frozenset({"127.0.0.1"}),
+                max_json=options.max_json,
+            ),
+            folders=ModelFolders([folder / "models"], input_dir=folder / "input"),
+            schemas={**implemented_schemas(), **{name: t.schema for name, t in NODES.items()}},
+            worker="tiny_runner:make",
+            worker_settings={"output": str(folder / "output")},
+            limits=Limits(),
+            start_paused=options.paused,
+        )
+    )
