@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from loraloom.errors import InputError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.lora.algebra import Change, Ingredients
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
@@ -118,12 +118,18 @@ def load_lora(
     digest = f"{file.digest}/{compat}"
     rejected = list(placement.rejected)
     placed: list[Piece] = []
+    idle = 0
     for piece in placement.pieces:
         given = _ingredients(piece, tensors, comfyui=compat == "comfyui")
         if (bad := _not_finite(given)) is not None:
             rejected.append(Rejected(piece.module, piece.target.weight, bad))
             continue
-        change = change_of(piece.found.kind, given)
+        try:
+            change = change_of(piece.found.kind, given)
+        except ModelFileError as error:  # what only the values can tell
+            rejected.append(Rejected(piece.module, piece.target.weight, str(error)))
+            continue
+        idle += _is_zero(given)
         signature = (digest, piece.target, piece.module, piece.found.kind)
         kind = SwappedPatch if piece.target.swapped else ModulePatch
         patches[piece.component].setdefault(piece.target.weight, []).append(
@@ -132,6 +138,8 @@ def load_lora(
         placed.append(piece)
     receipt = _receipt(file, placement, placed, rejected, components, compat)
     _refuse(file, receipt, components, strict=strict)
+    if idle == len(placed):
+        receipt = _with_warning(receipt, "all its changes are zero: it was never trained, or it was emptied")
     receipt = receipt.with_effects(
         tuple(
             effect_of(name, patches[name], part.read)
@@ -167,6 +175,19 @@ def _not_finite(given: Ingredients) -> str | None:
     if given.gamma != given.gamma or given.gamma in (float("inf"), float("-inf")):
         return "its alpha is not a number"
     return None
+
+
+_MAY_BE_ZERO = frozenset(
+    {"alpha", "gamma", "on_input", "set_weight", "dora", "magnitude", "oft_blocks", "oft_r"}
+)
+
+
+def _is_zero(given: Ingredients) -> bool:
+    """Whether one of the factors is zero throughout, so that the product is."""
+    return any(
+        role not in _MAY_BE_ZERO and not bool(tensor.to(torch.float32).any())
+        for role, tensor in given.tensors.items()
+    )
 
 
 def _embeddings(file: LoraFile, tensors: TensorFile) -> dict[str, dict[str, Tensor]]:
