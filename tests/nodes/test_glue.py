@@ -151,8 +151,8 @@ def test_regular_expressions(mode: str, group: int, found: str) -> None:
 
 def test_matching_and_replacing() -> None:
     assert strings.regex_match("ABC", "b") and not strings.regex_match("ABC", "b", False)
-    assert strings.regex_replace("a1b2", r"\d", "-", count=1) == "a-b2"
+    assert strings.regex_replace(string="a1b2", regex_pattern=r"\d", replace="-", count=1) == "a-b2"
     with pytest.raises(InputError, match="no regular expression"):
         strings.regex_match("a", "(")
     with pytest.raises(InputError, match="does not fit"):
-        strings.regex_replace("a", "a", r"\9")
+        strings.regex_replace(string="a", regex_pattern="a", replace=r"\9")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from loraloom.engine.node import node_types
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_text_encoders
 from loraloom.models.handles import TextEncoders
@@ -77,3 +79,21 @@ def test_flux_carries_guidance_and_heeds_the_padding(run: PlainRun, tmp_path: Pa
 def test_a_checkpoint_without_text_encoders_is_explained(run: PlainRun) -> None:
     with pytest.raises(InputError, match="CLIPLoader"):
         text.encode_text("a", None, run=run)  # type: ignore[arg-type]
+
+
+def test_an_overwritten_embedding_is_read_again(run: PlainRun, tmp_path: Path) -> None:
+    folder = tmp_path / "models/embeddings"
+    folder.mkdir(parents=True)
+    (kind,) = node_types(text.encode_text)
+    assert kind.is_changed is not None
+
+    def state() -> object:
+        return kind.is_changed and kind.is_changed(text="a (embedding:mine, b:1.2)", clip=None, run=run)
+
+    missing = state()
+    save_file({"x": torch.zeros(1, 64)}, folder / "mine.safetensors")
+    first = state()
+    assert missing == [["mine", ()]] and first != missing
+    assert first == state()
+    save_file({"x": torch.zeros(2, 64)}, folder / "mine.safetensors")
+    assert state() != first

@@ -129,6 +129,7 @@ def regex_extract(
 
 @node("RegexReplace", category=CATEGORY, display_name="Regex Replace", v3=True, python_module=MODULE)
 def regex_replace(
+    *,
     string: Lines,
     regex_pattern: Lines,
     replace: Lines,

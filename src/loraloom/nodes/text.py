@@ -9,6 +9,7 @@ from typing import Annotated
 from loraloom.engine.node import NodeRun, Number, node
 from loraloom.errors import InputError
 from loraloom.models.handles import TextEncoders
+from loraloom.models.text.embeddings import embedding_names, embedding_state
 from loraloom.models.text.encode import encode_prompt
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Clip, Conditioning, Prompt
@@ -18,7 +19,20 @@ Side = Annotated[int, Number(min=0, max=16384)]
 TokenCount = Annotated[int, Number(min=0, max=10000, step=1)]
 
 
-@node("CLIPTextEncode", category="conditioning", display_name="CLIP Text Encode (Prompt)")
+def _embedding_files(*, run: NodeRun, **inputs: object) -> list[object]:
+    """The state of the embedding files that a node's texts name: an overwritten one is read again."""
+    folders = services(run).folders
+    texts = [value for value in inputs.values() if isinstance(value, str)]
+    names = {name: None for text in texts for name in embedding_names(text)}
+    return [[name, embedding_state(folders, name)] for name in names]
+
+
+@node(
+    "CLIPTextEncode",
+    category="conditioning",
+    display_name="CLIP Text Encode (Prompt)",
+    is_changed=_embedding_files,
+)
 def encode_text(text: Prompt, clip: Clip, *, run: NodeRun) -> Conditioning:
     """Encode a prompt with the text encoders of a model."""
     return _encode(clip, text, {}, run)
@@ -35,6 +49,7 @@ def set_last_layer(
 @node(
     "CLIPTextEncodeFlux",
     category="advanced/conditioning/flux",
+    is_changed=_embedding_files,
     v3=True,
     python_module="comfy_extras.nodes_flux",
 )
@@ -53,6 +68,7 @@ def encode_text_flux(
 @node(
     "CLIPTextEncodeSDXL",
     category="advanced/conditioning",
+    is_changed=_embedding_files,
     v3=True,
     python_module="comfy_extras.nodes_clip_sdxl",
 )
@@ -84,6 +100,7 @@ def encode_text_sdxl(
 @node(
     "CLIPTextEncodeSDXLRefiner",
     category="advanced/conditioning",
+    is_changed=_embedding_files,
     v3=True,
     python_module="comfy_extras.nodes_clip_sdxl",
 )

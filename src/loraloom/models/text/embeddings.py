@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
-from loraloom.folders import ModelFolders
+from loraloom.folders import FileIdentity, ModelFolders
+from loraloom.models.text.prompt import EmbeddingPart, parse_prompt
 from loraloom.weights.tensor_file import TensorFile
 
 SAFE_SUFFIXES = (".safetensors", ".sft")
@@ -50,6 +51,20 @@ def find_embedding_file(folders: ModelFolders, name: str) -> Path | None:
             )
         return path
     return None
+
+
+def embedding_names(text: str) -> list[str]:
+    """The names that a prompt gives embeddings, without the commas that end the word."""
+    return [part.name.rstrip(",") for part in parse_prompt(text) if isinstance(part, EmbeddingPart)]
+
+
+def embedding_state(folders: ModelFolders, name: str) -> tuple[str | int, ...]:
+    """What tells one state of an embedding's file from another; empty where there is no such file."""
+    path = find_embedding_file(folders, name)
+    if path is None:
+        return ()
+    found = FileIdentity.of(path)
+    return found.path, found.size, found.mtime_ns, found.inode
 
 
 def read_embedding(path: Path, encoder: str) -> Tensor:
