@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_parts_give_what_ksampler_gives(model: DiffusionModel, run: PlainRun) ->
 
 
 def test_two_halves_make_a_whole(model: DiffusionModel, run: PlainRun) -> None:
-    common = {
+    common: dict[str, Any] = {
         "model": model,
         "steps": 4,
         "cfg": 4.0,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from loraloom.models.freeu import FreeU
     from loraloom.sampling.types import Network, Parametrisation
     from loraloom.weights.source import WeightSource
 
@@ -75,6 +76,7 @@ class NetworkParts:
 
     module: gives the resident module, with the right weights in it, each time it is about to be used.
     dtype, device: the type it computes in, and where.
+    freeu: how the decoder is rebalanced, where a node asked for it.
     """
 
     module: Callable[[], nn.Module]
@@ -83,6 +85,7 @@ class NetworkParts:
     parametrisation: Parametrisation
     latent: LatentFormat
     config: Mapping[str, object]
+    freeu: FreeU | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,8 +62,9 @@ class FluxNetwork:
             "y": torch.zeros(1, width) if cond.pooled is None else cond.pooled[:, :width],
         }
         if self._parts.config["guidance_embeds"]:
-            guidance = cast(float, cond.options.get("guidance", DEFAULT_GUIDANCE))
-            inputs["guidance"] = torch.tensor([float(guidance)])
+            guidance = cond.options.get("guidance", DEFAULT_GUIDANCE)
+            if guidance is not None:
+                inputs["guidance"] = torch.tensor([float(cast(float, guidance))])
         if self._extra_channels > 0:
             inputs["concat"] = self._given_picture(cond, context)
         return inputs

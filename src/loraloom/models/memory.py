@@ -18,6 +18,7 @@ from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.autoencoder_layout import autoencoder_blueprint
 from loraloom.models.autoencoder_network import AutoencoderNetwork
 from loraloom.models.family import Blueprint, NetworkParts
+from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.resident import Resident, Storage
 from loraloom.sampling.types import Network
@@ -61,14 +62,15 @@ class Memory:
     def network(self, model: DiffusionModel) -> Network:
         """The diffusion network with its LoRA stack, loaded and patched by the time of each call."""
         blueprint = model.family.blueprint(model.weights.shapes)
-        parametrisation = model.parametrisation or model.family.parametrisation(model.weights)
+        freeu = model.option("freeu")
         parts = NetworkParts(
             module=self._network_lease(model, blueprint),
             dtype=self.dtype,
             device=self.device,
-            parametrisation=parametrisation,
+            parametrisation=model.current_parametrisation(),
             latent=model.latent,
             config=blueprint.config,
+            freeu=freeu if isinstance(freeu, FreeU) else None,
         )
         return model.family.adapter(parts)
 

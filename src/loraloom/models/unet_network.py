@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -63,13 +64,14 @@ class UNetNetwork:
         if "concat" in inputs:
             x = torch.cat([x, inputs["concat"].to(x)], dim=1)
         label = inputs.get("y")
-        (output,) = module(
-            x.to(dtype),
-            timestep.to(device, torch.float32),
-            inputs["context"].to(device, dtype),
-            class_labels=None if label is None else label.to(device, dtype),
-            return_dict=False,
-        )
+        with nullcontext() if self._parts.freeu is None else self._parts.freeu.on(module):
+            (output,) = module(
+                x.to(dtype),
+                timestep.to(device, torch.float32),
+                inputs["context"].to(device, dtype),
+                class_labels=None if label is None else label.to(device, dtype),
+                return_dict=False,
+            )
         return output.float()
 
     def process_latent_in(self, latent: Tensor) -> Tensor:

@@ -80,9 +80,10 @@ def _mixed_pooled(pooled: Tensor | None, other: Tensor | None, share: float) -> 
 def _first(conditioning: ConditioningValue, run: NodeRun) -> Cond:
     if not conditioning:
         raise InputError("conditioning_from is empty; connect an encoded prompt.")
-    if len(conditioning) > 1:
+    first, *others = conditioning
+    if others:
         run.warn(f"conditioning_from has {len(conditioning)} entries; only the first one is used")
-    return conditioning[0]
+    return first
 
 
 @node("ConditioningSetArea", category=CATEGORY, display_name="Conditioning (Set Area)")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from loraloom.engine.node import Choice, Number, Optional_, Text, node
 from loraloom.errors import InputError
+from loraloom.models.freeu import FreeU
 from loraloom.nodes.sockets import Conditioning, Model
 from loraloom.sampling.guidance import ExtraSide, Rule, SamplingOptions
 from loraloom.sampling.parametrisation import (
@@ -41,6 +42,7 @@ Shift = Annotated[float, Number(min=0.0, max=100.0, step=0.01)]
 Level = Annotated[float, Number(min=0.0, max=1000.0, step=0.001, round=False)]
 Pixels = Annotated[int, Number(min=16, max=16384, step=8)]
 Percent = Annotated[float, Number(min=0.0, max=1.0, step=0.001)]
+Factor = Annotated[float, Number(min=0.0, max=10.0, step=0.01)]
 
 FLUX_TOKENS = (256, 4096)
 """Picture sizes, in patches, between which Flux's shift goes from its base to its maximum."""
@@ -279,3 +281,27 @@ def _with(model: DiffusionModel, **changes: Any) -> DiffusionModel:
 
 def _after(model: DiffusionModel, rule: Rule) -> DiffusionModel:
     return _with(model, after=(*sampling_options(model).after, rule))
+
+
+# ---- the decoder ----------------------------------------------------------------------------------------
+
+
+@node(
+    "FreeU", category="model_patches/unet", display_name="FreeU", python_module="comfy_extras.nodes_freelunch"
+)
+def free_u(model: Model, b1: Factor = 1.1, b2: Factor = 1.2, s1: Factor = 0.9, s2: Factor = 0.2) -> Model:
+    """Amplify a UNet's own features (b) and damp the broad ones that skip its middle (s)."""
+    return model.with_option("freeu", FreeU(b1, b2, s1, s2))
+
+
+@node(
+    "FreeU_V2",
+    category="model_patches/unet",
+    display_name="FreeU_V2",
+    python_module="comfy_extras.nodes_freelunch",
+)
+def free_u_adaptive(
+    model: Model, b1: Factor = 1.3, b2: Factor = 1.4, s1: Factor = 0.9, s2: Factor = 0.2
+) -> Model:
+    """FreeU that amplifies each place by how strong its features are."""
+    return model.with_option("freeu", FreeU(b1, b2, s1, s2, adaptive=True))
