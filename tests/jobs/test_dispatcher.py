@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tiny_runner import prompt
+from tests.jobs.tiny_runner import prompt
 
 from loraloom.jobs.dispatcher import Dispatcher, Limits, Notice
 from loraloom.jobs.job import Job, Request, Status
@@ -58,7 +58,7 @@ async def queue(
 ) -> AsyncGenerator[Queue, None]:
     store = StoreThread(folder / "queue.db", max_pending=100, max_finished=100)
     log: list[str] = []
-    how = WorkerSettings(f"tiny_runner:{factory}", {"output": str(folder / "output")}, log.append)
+    how = WorkerSettings(f"tests.jobs.tiny_runner:{factory}", {"output": str(folder / "output")}, log.append)
     dispatcher = Dispatcher(store, how, limits=limits, paused=paused)
     found = Queue(dispatcher)
     await dispatcher.start()
@@ -75,7 +75,8 @@ def play(test: Coroutine[None, None, None]) -> None:
 
 @pytest.fixture(autouse=True)
 def importable_runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
 
 

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 import pytest
-from conftest import RunningServer
-from tiny_runner import prompt
+from tests.jobs.tiny_runner import prompt
+from tests.server.running import RunningServer
 from websockets.sync.client import connect
 
 

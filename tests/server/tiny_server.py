@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
+from tests.jobs.tiny_runner import NODES
 
 from loraloom.folders import ModelFolders
 from loraloom.jobs.dispatcher import Limits
@@ -19,8 +16,6 @@ from loraloom.server.settings import ServerSettings
 from loraloom.workflow.implemented import implemented_schemas
 
 if __name__ == "__main__":
-    from tiny_runner import NODES
-
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, default=0)
@@ -47,7 +42,7 @@ if __name__ == "__main__":
             ),
             folders=ModelFolders([folder / "models"], input_dir=folder / "input"),
             schemas={**implemented_schemas(), **{name: t.schema for name, t in NODES.items()}},
-            worker="tiny_runner:make",
+            worker="tests.jobs.tiny_runner:make",
             worker_settings={"output": str(folder / "output")},
             limits=Limits(),
             start_paused=options.paused,

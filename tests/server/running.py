@@ -1,0 +1,69 @@
+"""A real server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class RunningServer:
+    """A server process and an HTTP client for it."""
+
+    process: subprocess.Popen[str]
+    url: str
+    folder: Path
+    http: httpx.Client
+    seconds_to_listen: float
+
+    @property
+    def ws(self) -> str:
+        return self.url.replace("http", "ws", 1) + "/ws"
+
+    def submit(self, prompt: dict[str, Any], **more: Any) -> str:
+        answer = self.http.post("/prompt", json={"prompt": prompt, **more})
+        assert answer.status_code == 200, answer.text
+        return cast("str", answer.json()["prompt_id"])
+
+    def history(self, job_id: str, seconds: float = 30) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            found = self.http.get(f"/history/{job_id}").json()
+            if found:
+                return cast("dict[str, Any]", found[job_id])
+            time.sleep(0.05)
+        raise AssertionError(f"job {job_id} has not finished after {seconds} s")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def start(folder: Path, *options: str) -> RunningServer:
+    """Start a server and wait until it listens."""
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.server.tiny_server", str(folder), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
+    )
+    stderr = cast("IO[str]", process.stderr)
+    lines: list[str] = []
+    for line in stderr:
+        lines.append(line)
+        if "listens on" in line:
+            url = line.split()[-1]
+            seconds = time.monotonic() - begun
+            return RunningServer(process, url, folder, httpx.Client(base_url=url, timeout=30), seconds)
+    process.wait()
+    raise AssertionError("".join(lines))
