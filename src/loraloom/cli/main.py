@@ -15,6 +15,7 @@ from loraloom.cli.grid import grid_command
 from loraloom.cli.lora_commands import lora_app
 from loraloom.cli.models_commands import models_app
 from loraloom.cli.run_command import run_command
+from loraloom.cli.serve import serve_command
 from loraloom.cli.train import train_command
 from loraloom.cli.workflow_commands import (
     convert_command,
@@ -37,6 +38,7 @@ app.command("convert")(convert_command)
 app.command("nodes")(nodes_command)
 app.command("grid")(grid_command)
 app.command("train")(train_command)
+app.command("serve")(serve_command)
 app.add_typer(lora_app, name="lora")
 app.add_typer(models_app, name="models")
 
