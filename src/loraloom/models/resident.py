@@ -9,7 +9,8 @@ the algebra allows: their LoRAs run beside them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
@@ -62,8 +63,9 @@ class Resident:
         self._applied: dict[str, Signature] = {}
         self._mapped: set[str] = set()  # native weights that are the file's own pages: not to be written to
         self._stack: Stack | None = ()
-        for native in self._slots:
-            self._restore(native)
+        with _plain_tensors():
+            for native in self._slots:
+                self._restore(native)
 
     @property
     def nbytes(self) -> int:
@@ -81,16 +83,21 @@ class Resident:
             if _signature(wanted.get(native, ())) != self._applied.get(native, ())
         ]
         self._stack = None  # until all is rebuilt
-        for native in changed:
-            self._applied[native] = _UNKNOWN
-            if native in wanted:
-                self._rebuild(native, wanted[native])
-                self._applied[native] = _signature(wanted[native])
-            else:
-                self._restore(native)
-                del self._applied[native]
+        with _plain_tensors():
+            for native in changed:
+                self._change(native, wanted.get(native))
         self._stack = stack
         return len(changed)
+
+    def _change(self, native: str, uses: Uses | None) -> None:
+        """Bring one native weight to what is wanted; after a failure it counts as unknown."""
+        self._applied[native] = _UNKNOWN
+        if uses is None:
+            self._restore(native)
+            del self._applied[native]
+        else:
+            self._rebuild(native, uses)
+            self._applied[native] = _signature(uses)
 
     def _wanted(self, stack: Stack) -> dict[str, Uses]:
         wanted: dict[str, Uses] = defaultdict(list)
@@ -112,7 +119,9 @@ class Resident:
             for slot in slots:
                 slot.put(slot.cut(whole).reshape(slot.shape))
         else:
-            self._write(native, self.source.read(native))
+            whole = self._memory_for(native, self._dtype_of(native))
+            self.source.read_into(native, whole)
+            self._write(native, whole, keep=True)
 
     def _rebuild(self, native: str, uses: Uses) -> None:
         """Give all slots that a native weight feeds the patched values."""
@@ -120,24 +129,42 @@ class Resident:
             self._restore_compressed(native)
             self._attach(native, factors)
             return
-        whole = self.source.read(native, torch.float32)
+        memory = self._memory_for(native, torch.float32)
+        self.source.read_into(native, memory)
+        whole = memory
         for patch, strength in uses:
             whole = _patched(whole, patch, strength)
         for slot in self._slots[native]:
             if layer := slot.compressed:
                 layer.scale = layer.low_rank = None
-        self._write(native, whole)
+        self._write(native, whole, keep=whole is memory)
 
-    def _write(self, native: str, whole: Tensor) -> None:
-        dtype = self.dtype if whole.is_floating_point() else whole.dtype
+    def _write(self, native: str, whole: Tensor, *, keep: bool) -> None:
+        """Give the slots a weight's values; keep: they may stay in its memory, which is nobody else's."""
+        dtype = self._dtype_of(native)
         for slot in self._slots[native]:
-            slot.write(slot.cut(whole), dtype, self.device, in_place=native not in self._mapped)
+            slot.write(slot.cut(whole), dtype, self.device, in_place=native not in self._mapped, keep=keep)
         self._mapped.discard(native)
+
+    def _memory_for(self, native: str, dtype: torch.dtype) -> Tensor:
+        """Memory to build a native weight in: that of its only slot where it can be, else new."""
+        slots, shape = self._slots[native], self.source.shapes[native]
+        if len(slots) == 1 and native not in self._mapped:
+            own = slots[0].tensor
+            fits = (
+                own.device.type == "cpu" and own.dtype == dtype and own.numel() == torch.Size(shape).numel()
+            )
+            if fits and own.is_contiguous() and not slots[0].placement.rows:
+                return own.detach().view(shape)
+        return torch.empty(shape, dtype=dtype)
+
+    def _dtype_of(self, native: str) -> torch.dtype:
+        stored = self.source.dtypes[native]
+        return self.dtype if stored.is_floating_point else stored
 
     def _is_mappable(self, native: str) -> bool:
         """Whether the file's own pages can serve as the weight."""
-        stored = self.source.dtypes[native]
-        is_as_needed = stored == self.dtype or not stored.is_floating_point
+        is_as_needed = self.source.dtypes[native] == self._dtype_of(native)
         return self.device.type == "cpu" and is_as_needed and not self.source.is_scaled(native)
 
     def _narrow_type(self, native: str) -> torch.dtype | None:
@@ -178,6 +205,13 @@ class Resident:
                     pairs.append((down.to(self.device), own.to(self.device)))
             if layer := slot.compressed:
                 layer.low_rank = join_low_rank(pairs, self.dtype)
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """No gradients, and tensors that may be changed later whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _factors(uses: Uses) -> list[tuple[Tensor, Tensor, int]] | None:

@@ -50,15 +50,21 @@ class Slot:
             tensor = nn.Parameter(tensor, requires_grad=False)
         setattr(self.owner, self.attribute, tensor)
 
-    def write(self, values: Tensor, dtype: torch.dtype, device: torch.device, *, in_place: bool) -> None:
-        """Round the values once; in_place: into the memory that the slot has, where it fits."""
+    def write(
+        self, values: Tensor, dtype: torch.dtype, device: torch.device, *, in_place: bool, keep: bool
+    ) -> None:
+        """Round the values once.
+
+        in_place: into the memory that the slot has, where it fits. keep: the values' own memory may serve."""
         now = self.tensor
         values = values.reshape(self.shape) if values.numel() == self.shape.numel() else values
+        if in_place and now.dtype == values.dtype and now.data_ptr() == values.data_ptr() != 0:
+            return  # built where it belongs
         fits = in_place and now.device.type != "meta" and now.shape == values.shape and now.dtype == dtype
         if fits and now.is_contiguous():
             now.data.copy_(values)
         else:
-            self.put(values.to(device, dtype, copy=True).contiguous())
+            self.put(values.to(device, dtype, copy=not keep).contiguous())
 
 
 Slots: TypeAlias = Mapping[str, tuple[Slot, ...]]

@@ -159,6 +159,14 @@ class WeightSource:
         values *= scale.reshape(scale.shape + (1,) * (values.dim() - scale.dim()))
         return values if dtype is None else values.to(dtype)
 
+    def read_into(self, native: str, out: Tensor) -> None:
+        """As `read`, into memory that is there: contiguous, on the CPU, of as many elements."""
+        entry = self._entry(native)
+        if len(entry) == 1 and entry[0].is_whole and native not in self._scales:
+            entry[0].file.read_into(entry[0].key, out)
+        else:
+            out.copy_(self.read(native).view_as(out))
+
     def map(self, native: str) -> Tensor:
         """As `stored`, without a copy where the file has the weight in one piece."""
         entry = self._entry(native)
