@@ -19,6 +19,10 @@ class PlainRun:
     def __init__(self, root: Path) -> None:
         self.node_id = "1"
         self.node = GraphNode("1", "Test", {})
+        self.nodes: Mapping[str, GraphNode] = {"1": self.node}
+        self.parents: Mapping[str, str] = {}
+        self.nodes: Mapping[str, GraphNode] = {"1": self.node}
+        self.parents: Mapping[str, str] = {}
         self.prompt: dict[str, JSON] = {}
         self.extra_pnginfo: Mapping[str, JSON] = {}
         self.warnings: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from PIL import Image as PillowImage
@@ -20,8 +21,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
         yield opened
 
 
-def entry(class_type: str, **inputs: JSON) -> JSON:
-    return {"class_type": class_type, "inputs": inputs}
+def entry(class_type: str, **inputs: object) -> JSON:
+    return {"class_type": class_type, "inputs": cast("dict[str, JSON]", inputs)}
 
 
 def test_a_second_pass_whose_size_is_computed(session: Session) -> None:
