@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from loraloom.cli.display import Display
+from loraloom.cli.lora_notes import lora_notes
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.cli.workflow_commands import (
     JsonOption,
@@ -138,7 +139,8 @@ def prepared_graphs(
         graph = insert_loras(graph, known_schemas(), choices)
         report = validate(graph, implemented_schemas(), folders.list)
         report.raise_if_bad()
-        graphs.append(replace(report.graph, notes=(*report.graph.notes, *report.notes)))
+        hints = lora_notes(report.graph, folders)
+        graphs.append(replace(report.graph, notes=(*report.graph.notes, *report.notes, *hints)))
     return graphs
 
 

@@ -7,6 +7,7 @@ them and turns them into exit codes. Tables go to standard error, results to sta
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loraloom.cli.lora_notes import lora_notes
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
 from loraloom.folders import model_folders
@@ -85,7 +87,11 @@ def validate_command(
     schemas = implemented_schemas()
     # Every workflow of the source, unless one is chosen: checking all costs nothing.
     chosen = chosen_graphs(source, workflow or "all", assignments, seed)
-    reports = [(found, validate(graph, schemas, folders.list)) for found, graph in chosen]
+    reports = [
+        (found, replace(report, notes=(*report.notes, *lora_notes(report.graph, folders))))
+        for found, graph in chosen
+        for report in [validate(graph, schemas, folders.list)]
+    ]
     if as_json:
         typer.echo(json.dumps({"workflows": [report_json(f, r) for f, r in reports]}, indent=1))
     else:
