@@ -18,6 +18,7 @@ class Surroundings:
     """What all nodes of a run share.
 
     emit: takes events, from any thread. cancelled: whether the user has stopped the run.
+    nodes: the nodes as they are now, those of expansions included; parents: which node each of those replaces.
     """
 
     graph: Graph
@@ -28,6 +29,11 @@ class Surroundings:
     emit: Callable[[Event], None]
     cancelled: Callable[[], bool]
     notes: dict[str, list[NodeNote]] = field(default_factory=lambda: dict[str, list[NodeNote]]())
+    nodes: dict[str, GraphNode] = field(default_factory=lambda: dict[str, GraphNode]())
+    parents: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+
+    def __post_init__(self) -> None:
+        self.nodes.update(self.graph.nodes)
 
     def say(self, event: NodeNote | NodeWarning, node_id: str) -> None:
         """Emit a note or warning; notes are kept under the node of the graph (`node_id`) for `noted`."""
@@ -57,6 +63,14 @@ class NodeContext:
     @property
     def node_id(self) -> str:
         return self.node.id
+
+    @property
+    def nodes(self) -> Mapping[str, GraphNode]:
+        return self.around.nodes
+
+    @property
+    def parents(self) -> Mapping[str, str]:
+        return self.around.parents
 
     @property
     def prompt(self) -> dict[str, JSON]:

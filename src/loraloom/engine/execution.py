@@ -54,8 +54,7 @@ class Execution:
         find_file: FindFile | None,
     ) -> None:
         self._around, self._types, self._targets, self._find_file = around, types, targets, find_file
-        self._nodes: dict[str, GraphNode] = dict(around.graph.nodes)
-        self._parents: dict[str, str] = {}
+        self._nodes, self._parents = around.nodes, around.parents
         self._keys: dict[str, Key] = {}
         self._results: dict[str, Entry] = {}
         self._expanded: dict[str, tuple[list[NodeResult], NodeContext]] = {}

@@ -56,6 +56,16 @@ class NodeRun(Protocol):
     @property
     def node(self) -> GraphNode: ...
     @property
+    def nodes(self) -> Mapping[str, GraphNode]:
+        """Every node of the run as it is now, with those that stand in the place of others."""
+        ...
+
+    @property
+    def parents(self) -> Mapping[str, str]:
+        """Node that came by an expansion → the node whose place it takes."""
+        ...
+
+    @property
     def prompt(self) -> dict[str, JSON]:
         """API JSON of the whole graph, as it is stored in a picture."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from loraloom.engine import calls
 from loraloom.engine.context import fitting
@@ -13,12 +14,31 @@ from loraloom.workflow.graph import JSON, Graph, GraphNode, Link
 from loraloom.workflow.report import Problem
 
 
+class ClassChecks:
+    """The checks of these node classes, in the form that `workflow.validate.validate` asks them."""
+
+    def __init__(self, nodes: Mapping[str, NodeType]) -> None:
+        self._nodes = nodes
+
+    def covers(self, class_type: str) -> frozenset[str]:
+        kind = self._nodes.get(class_type)
+        return frozenset() if kind is None else checked_by_node(kind)
+
+    def problems(self, graph: Graph, node_ids: Iterable[str]) -> list[Problem]:
+        return own_checks(graph, self._nodes, node_ids)
+
+
 def own_checks(graph: Graph, nodes: Mapping[str, NodeType], node_ids: Iterable[str]) -> list[Problem]:
     """What the `validate` functions of these nodes object to.
 
     A function receives those literal inputs that it names, and as `input_types` the types of what is linked.
     """
-    return asyncio.run(_own_checks(graph, nodes, node_ids))
+    asked = [i for i in node_ids if (kind := nodes.get(graph.nodes[i].class_type)) and kind.validate]
+    if not asked:
+        return []
+    # In a thread of its own: the caller may be inside an event loop (a server, a notebook).
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, _own_checks(graph, nodes, asked)).result()
 
 
 def checked_by_node(kind: NodeType) -> frozenset[str]:

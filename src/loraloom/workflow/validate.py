@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from loraloom.errors import MissingModel
 from loraloom.workflow.choices import INPUT_FOLDERS, FileNames, find_choice
@@ -28,19 +29,33 @@ _LINK_ONLY = frozenset({
 })  # fmt: skip
 
 
+class OwnChecks(Protocol):
+    """What node classes check with code of their own (ComfyUI's VALIDATE_INPUTS)."""
+
+    def covers(self, class_type: str) -> Collection[str]:
+        """Inputs whose range and choices the class checks itself; "input_types": the types of links too."""
+        ...
+
+    def problems(self, graph: Graph, node_ids: Iterable[str]) -> Iterable[Problem]:
+        """What the classes of these nodes object to."""
+        ...
+
+
 def validate(
     graph: Graph,
     schemas: Mapping[str, NodeSchema],
     files: FileLister,
     targets: Collection[str] | None = None,
+    own: OwnChecks | None = None,
 ) -> Report:
     """Checks every node that the outputs need against its class.
 
     schemas: the classes that can run.
     files: what the model folders (and "input") offer.
     targets: the output nodes to run, if not all.
+    own: the checks that classes make themselves, in place of the general ones.
     """
-    return _Validation(graph, schemas, files).run(targets)
+    return _Validation(graph, schemas, files, own).run(targets)
 
 
 class InvalidValue(Exception):
@@ -52,8 +67,11 @@ class InvalidValue(Exception):
 
 
 class _Validation:
-    def __init__(self, graph: Graph, schemas: Mapping[str, NodeSchema], files: FileLister) -> None:
+    def __init__(
+        self, graph: Graph, schemas: Mapping[str, NodeSchema], files: FileLister, own: OwnChecks | None
+    ) -> None:
         self._graph = graph
+        self._own = own
         self._schemas = schemas
         self._files = FileNames(files)
         self._list_files: FileLister = self._files.names
@@ -77,7 +95,13 @@ class _Validation:
             self._cycle(cycle)
         for node_id in order:
             self._check(self._graph.nodes[node_id])
+        if self._own is not None:
+            changed = replace(self._graph, nodes={**self._graph.nodes, **self._changed})
+            self._problems.extend(self._own.problems(changed, order))
         return self._report(outputs, order)
+
+    def _covered(self, node: GraphNode) -> Collection[str]:
+        return () if self._own is None else self._own.covers(node.class_type)
 
     def _outputs(self, targets: Collection[str] | None) -> list[str]:
         out: list[str] = []
@@ -161,7 +185,8 @@ class _Validation:
             self._bad(node, entry, received, "bad_linked_input", "Bad linked input", details)
             return
         kind = schema.outputs[link.slot].type
-        if not (compatible(kind, entry.type) or {kind, entry.type} == {"STRING", "COMBO"}):
+        joins = compatible(kind, entry.type) or {kind, entry.type} == {"STRING", "COMBO"}
+        if not joins and "input_types" not in self._covered(node):
             details = f"{entry.name}, received_type({kind}) mismatch input_type({entry.type})"
             message = "Return type mismatch between linked nodes"
             more: dict[str, JSON] = {"received_type": kind, "linked_node": received}
@@ -169,11 +194,13 @@ class _Validation:
 
     def _check_literal(self, node: GraphNode, entry: Input, value: JSON) -> JSON:
         """The value as its input's type; the value itself, with a problem noted, if it cannot be."""
+        covered = entry.name in self._covered(node)
         try:
             if entry.type == "COMBO":
-                return self._check_choice(node, entry, value)
+                return value if covered else self._check_choice(node, entry, value)
             value = convert(entry, value)
-            check_range(entry, value)
+            if not covered:
+                check_range(entry, value)
         except InvalidValue as failure:
             self._bad(node, entry, value, failure.kind, failure.message, failure.details, hint=failure.hint)
         return value
