@@ -67,7 +67,7 @@ def test_nothing_but_syntax_is_lost(text: str) -> None:
     assert [c for c in kept if c in "ab"] == [c for c in text if c in "ab"]
 
 
-def test_deep_nesting_is_read_without_recursion() -> None:
+def test_deep_nesting_takes_neither_recursion_nor_quadratic_time() -> None:
     begin = time.perf_counter()
-    assert weighted("(" * 2000 + "a:0.5" + ")" * 2000) == [("a", 0.5)]
+    assert weighted("(" * 50_000 + "a:0.5" + ")" * 50_000) == [("a", 0.5)]
     assert time.perf_counter() - begin < 20

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 EMPHASIS = 1.1
 EMBEDDING = "embedding:"
+
+_PARENTHESIS = re.compile(r"[()]")
 
 # Noncharacters of Unicode: no text holds them.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -43,51 +46,65 @@ def parse_prompt(text: str) -> list[Part]:
 
 
 def _weighted(text: str) -> list[tuple[str, float]]:
-    """Pieces of text with their weights, unescaped."""
+    """Pieces of text with their weights, unescaped. Nothing is read twice, however deep it is nested."""
     escaped = text.replace("\\(", _OPEN).replace("\\)", _CLOSE)
+    closing = _closing(escaped)
     found: list[tuple[str, float]] = []
-    waiting = [(piece, 1.0) for piece in reversed(_pieces(escaped))]
+    waiting = [(begin, end, 1.0) for begin, end in reversed(_pieces(escaped, 0, len(escaped), closing))]
     while waiting:
-        piece, weight = waiting.pop()
-        if len(piece) >= 2 and piece[0] == "(" and piece[-1] == ")":
-            inner, explicit = _explicit_weight(piece[1:-1])
+        begin, end, weight = waiting.pop()
+        if end - begin >= 2 and escaped[begin] == "(" and escaped[end - 1] == ")":
+            inner_end, explicit = _explicit_weight(escaped, begin + 1, end - 1)
             weight = weight * EMPHASIS if explicit is None else explicit
-            waiting.extend((p, weight) for p in reversed(_pieces(inner)))
+            inner = _pieces(escaped, begin + 1, inner_end, closing)
+            waiting.extend((*piece, weight) for piece in reversed(inner))
         else:
-            found.append((piece.replace(_OPEN, "(").replace(_CLOSE, ")"), weight))
+            found.append((escaped[begin:end].replace(_OPEN, "(").replace(_CLOSE, ")"), weight))
     return found
 
 
-def _explicit_weight(inner: str) -> tuple[str, float | None]:
-    """`text:1.3` → text and 1.3; anything else stays whole."""
-    text, colon, number = inner.rpartition(":")
-    if not colon or not text:
-        return inner, None
-    try:
-        weight = float(number)
-    except ValueError:
-        return inner, None
-    return (text, weight) if math.isfinite(weight) else (inner, None)
-
-
-def _pieces(text: str) -> list[str]:
-    """Split at the outermost groups, `(…)` included. An unclosed group is one piece with all that follows;
-    a `)` too many leaves the groups after it as plain text, since it puts the count below zero."""
-    pieces: list[str] = []
-    start = depth = 0
-    for match in re.finditer(r"[()]", text):
+def _closing(text: str) -> dict[int, int]:
+    """Where the group that begins at a parenthesis ends (the place of its last character)."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for match in _PARENTHESIS.finditer(text):
         if match[0] == "(":
-            if depth == 0:
-                pieces.append(text[start : match.start()])
-                start = match.start()
-            depth += 1
+            opened.append(match.start())
+        elif opened:
+            found[opened.pop()] = match.start()
+    return found
+
+
+def _explicit_weight(text: str, begin: int, end: int) -> tuple[int, float | None]:
+    """`words:1.3` → where the words end, and 1.3; anything else is words."""
+    colon = text.rfind(":", begin, end)
+    if colon <= begin:
+        return end, None
+    try:
+        weight = float(text[colon + 1 : end])
+    except ValueError:
+        return end, None
+    return (colon, weight) if math.isfinite(weight) else (end, None)
+
+
+def _pieces(text: str, begin: int, end: int, closing: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Split at the outermost groups, `(…)` included. An unclosed group is one piece with all that follows;
+    each `)` too many takes one `(` after it that would have begun a group."""
+    pieces: list[tuple[int, int]] = []
+    excess, place = 0, begin
+    while match := _PARENTHESIS.search(text, place, end):
+        place = match.end()
+        if match[0] == ")":
+            excess += 1
+        elif excess:
+            excess -= 1
         else:
-            depth -= 1
-            if depth == 0:
-                pieces.append(text[start : match.end()])
-                start = match.end()
-    pieces.append(text[start:])
-    return [piece for piece in pieces if piece]
+            close = closing.get(match.start(), end)
+            place = close + 1 if close < end else end
+            pieces += [(begin, match.start()), (match.start(), place)]
+            begin = place
+    pieces.append((begin, end))
+    return [(first, last) for first, last in pieces if first < last]
 
 
 def _split_embeddings(text: str, weight: float) -> list[Part]:
