@@ -42,8 +42,8 @@ def _merged(lora: LoadedLora, name: str, weight: Tensor, strength: float) -> Ten
 
 
 def _assert_figures(delta: Tensor, norm: float, corner: Tensor | None) -> None:
-    # ComfyUI's norms were taken in float32: so are these
-    assert float(delta.norm()) == pytest.approx(norm, rel=1e-5, abs=1e-12)
+    # ComfyUI's norms were summed in float32, whose error depends on the order of the sum
+    assert float(delta.norm()) == pytest.approx(norm, rel=1e-4, abs=1e-12)
     if corner is not None:
         found = (delta.flatten(1) if delta.dim() > 1 else delta[:, None])[:48, :48]
         assert float((found - corner).norm()) <= 1e-5 * float(corner.norm())

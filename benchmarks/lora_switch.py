@@ -1,0 +1,186 @@
+"""Time to change LoRAs on a resident model, beside one read and one write of the weights they touch.
+
+    python benchmarks/lora_switch.py --models DIR [--checkpoint NAME] [--dtype fp32|bf16] [--diffusers]
+
+DIR is a folder of models in ComfyUI's layout. The LoRAs are drawn at random in memory (rank 16, every
+attention and feed-forward projection of the network, as kohya's trainer places them), so that only the
+changes are timed. The yardstick is the memory pass that no change can avoid: each touched weight is read from
+the file once and written once in the type to compute in, in this very process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import save_file
+
+from loraloom.lora.component import Component
+from loraloom.lora.file import read_lora
+from loraloom.lora.load import LoadedLora, load_lora
+from loraloom.models.checkpoint import open_checkpoint
+from loraloom.models.handles import DiffusionModel
+from loraloom.models.resident import Resident
+from loraloom.weights.patch import PatchUse, Stack
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PLACES = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".ff.net.0.proj", ".ff.net.2")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One kind of change: seconds of its repetitions and the weights that it touched."""
+
+    name: str
+    seconds: tuple[float, ...]
+    touched: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def make_lora(folder: Path, model: DiffusionModel, number: int, rank: int) -> LoadedLora:
+    """A LoRA file in kohya's names with random factors, loaded for the model."""
+    generator = torch.Generator().manual_seed(number)
+    tensors: dict[str, torch.Tensor] = {}
+    for weight, shape in model.weights.shapes.items():
+        module = weight.removesuffix(".weight")
+        if module != weight and module.endswith(PLACES):
+            name = "lora_unet_" + module.replace(".", "_")
+            ones = [1] * (len(shape) - 2)
+            tensors[name + ".lora_up.weight"] = (
+                torch.randn(shape[0], rank, *ones, generator=generator).half() * 0.01
+            )
+            tensors[name + ".lora_down.weight"] = (
+                torch.randn(rank, *shape[1:], generator=generator).half() * 0.01
+            )
+            tensors[name + ".alpha"] = torch.tensor(8.0)
+    path = folder / f"{number}.safetensors"
+    save_file(tensors, path)
+    component = Component(model.family.name, model.weights.shapes, dict(model.lora_aliases()))
+    return load_lora(read_lora(path), {"model": component})
+
+
+def timed(change: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    change()
+    return time.perf_counter() - start
+
+
+def memory_pass(model: DiffusionModel, touched: Sequence[str], dtype: torch.dtype) -> Callable[[], None]:
+    """Read every touched weight as stored, and write it in `dtype` where it lives."""
+    buffers = {name: torch.zeros(model.weights.shapes[name], dtype=dtype) for name in touched}
+
+    def run() -> None:
+        for name, buffer in buffers.items():
+            buffer.copy_(model.weights.stored(name))
+
+    return run
+
+
+def stack(*uses: tuple[LoadedLora, float]) -> Stack:
+    return tuple(PatchUse(lora.model, strength) for lora, strength in uses)
+
+
+def measure(resident: Resident, loras: Sequence[LoadedLora], repeat: int) -> Iterator[Timing]:
+    """The changes of the acceptance list: strength, swap, adding to and removing from a stack of eight."""
+    first, second = loras[0], loras[1]
+    touched = len(first.model.patches())
+    eight = [(lora, 0.1 + 0.1 * n) for n, lora in enumerate(loras[:8])]
+    changes: dict[str, tuple[Stack, Stack]] = {
+        "first LoRA on": ((), stack((first, 1.0))),
+        "strength 1.0 → 0.7": (stack((first, 1.0)), stack((first, 0.7))),
+        "swap A → B": (stack((first, 1.0)), stack((second, 1.0))),
+        "last LoRA off": (stack((first, 1.0)), ()),
+        "add the 8th": (stack(*eight[:7]), stack(*eight)),
+        "remove one of 8": (stack(*eight), stack(*eight[1:])),
+    }
+    for name, (before, after) in changes.items():
+        seconds: list[float] = []
+        for _ in range(repeat):
+            resident.apply(before)
+            seconds.append(timed(lambda wanted=after: resident.apply(wanted)))
+        yield Timing(name, tuple(seconds), touched)
+    resident.apply(())
+
+
+def report(timings: Sequence[Timing], yardstick: float) -> None:
+    print(f"{'one read + write pass':<24}{yardstick * 1e3:9.0f} ms   ratio")
+    for timing in timings:
+        ratio = timing.median / yardstick
+        print(f"{timing.name:<24}{timing.median * 1e3:9.0f} ms   {ratio:5.2f}   ({timing.touched} weights)")
+
+
+@contextmanager
+def loras_for(model: DiffusionModel, count: int, rank: int) -> Iterator[list[LoadedLora]]:
+    with TemporaryDirectory() as folder:
+        yield [make_lora(Path(folder), model, number, rank) for number in range(count)]
+
+
+def diffusers_times(rank: int, repeat: int) -> Iterator[Timing]:
+    """The same changes with diffusers and PEFT on a UNet of SD1.5's size, fused as for full speed."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from peft import LoraConfig
+
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    config = LoraConfig(r=rank, lora_alpha=rank // 2, target_modules=[place[1:] for place in PLACES])
+    for name in ("a", "b"):
+        unet.add_adapter(config, adapter_name=name)
+
+    def fuse(name: str, strength: float) -> None:
+        unet.set_adapters([name], [strength])
+        unet.fuse_lora(adapter_names=[name])
+
+    def switch(name: str, strength: float) -> Callable[[], None]:
+        def run() -> None:
+            unet.unfuse_lora()
+            fuse(name, strength)
+
+        return run
+
+    for label, name, strength in (("strength 1.0 → 0.7", "a", 0.7), ("swap A → B", "b", 1.0)):
+        seconds: list[float] = []
+        for _ in range(repeat):
+            fuse("a", 1.0)
+            seconds.append(timed(switch(name, strength)))
+            unet.unfuse_lora()
+        yield Timing(f"diffusers: {label}", tuple(seconds), 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--checkpoint", default="v1-5-pruned-emaonly-fp16.safetensors")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--diffusers", action="store_true", help="time diffusers' fuse and unfuse too")
+    options = parser.parse_args()
+    dtype, device = DTYPES[options.dtype], torch.device(options.device)
+    model, _, _ = open_checkpoint(options.models / "checkpoints" / options.checkpoint)
+    blueprint = model.family.blueprint(model.weights.shapes)
+    with loras_for(model, 8, options.rank) as loras:
+        resident = Resident(blueprint, model.weights, dtype=dtype, device=device)
+        touched = list(loras[0].model.patches())
+        run = memory_pass(model, touched, dtype)
+        run()
+        passes = [timed(run) for _ in range(options.repeat)]
+        timings = list(measure(resident, loras, options.repeat))
+        passes += [timed(run) for _ in range(options.repeat)]
+        print(f"{options.checkpoint}, {options.dtype} on {options.device}, rank {options.rank}")
+        report(timings, statistics.median(passes))
+    if options.diffusers:
+        report(list(diffusers_times(options.rank, options.repeat)), statistics.median(passes))
+
+
+if __name__ == "__main__":
+    main()
