@@ -19,8 +19,9 @@ from loraloom.lora.effect import effect_of
 from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.place import Piece, Placement, place
-from loraloom.lora.receipt import ComponentReceipt, Receipt, Rejected, shorten
+from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, Survival, shorten
 from loraloom.lora.sidecars import read_sidecars
+from loraloom.lora.survival import survival_of
 from loraloom.lora.triggers import triggers_of
 from loraloom.weights.patch import Factors, PatchSet, Rows
 from loraloom.weights.tensor_file import TensorFile
@@ -140,15 +141,25 @@ def load_lora(
     _refuse(file, receipt, components, strict=strict)
     if idle == len(placed):
         receipt = _with_warning(receipt, "all its changes are zero: it was never trained, or it was emptied")
-    receipt = receipt.with_effects(
-        tuple(
-            effect_of(name, patches[name], part.read)
-            for name, part in components.items()
-            if part.read is not None and patches[name]
-        )
-    )
+    receipt = _measured(receipt, patches, components)
     sources = {name: Source(f"{digest}/{name}", _frozen(found)) for name, found in patches.items()}
     return LoadedLora(sources["model"], sources["clip"], receipt, _embeddings(file, tensors))
+
+
+def _measured(
+    receipt: Receipt,
+    patches: Mapping[ComponentName, Found],
+    components: Mapping[ComponentName, Component],
+) -> Receipt:
+    """The receipt with the size of the change, where the base's weights can be read."""
+    effects: list[Effect] = []
+    survival: list[Survival] = []
+    for name, part in components.items():
+        if part.read is not None and patches[name]:
+            effects.append(effect_of(name, patches[name], part.read))
+            if (loss := survival_of(name, patches[name], part.read)) is not None:
+                survival.append(loss)
+    return receipt.measured(tuple(effects), tuple(survival))
 
 
 def _frozen(found: Found) -> PatchSet:

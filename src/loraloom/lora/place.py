@@ -123,7 +123,9 @@ class _Placing:
 
     def _find(self, name: Name) -> tuple[ComponentName | None, Target | None]:
         """The component that a name is for, and its target there."""
-        candidates = (name.component,) if name.component is not None else tuple(self.names)
+        candidates: tuple[ComponentName, ...] = tuple(self.names)
+        if name.component is not None:
+            candidates = (name.component,)
         for component in candidates:
             if component in self.names and (target := self.names[component].target(name)) is not None:
                 return component, target

@@ -70,6 +70,20 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
+class Survival:
+    """What merging a LoRA into a base of 8 bits would lose: ‖Q(W+Δ) − W − Δ‖ / ‖Δ‖, by a sample.
+
+    lost: 0 if all survives; near 1 and beyond, nothing recognisable. storage: the base's type. weights: how
+    many were sampled. Such a base keeps its weights and runs low-rank changes beside them, losing nothing.
+    """
+
+    component: str
+    storage: str
+    lost: float
+    weights: int
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What became of a LoRA file.
 
@@ -77,7 +91,7 @@ class Receipt:
     (sha256, autov1, autov2, autov3) where they are known. dialect: how it spells names. trainer, base:
     what wrote it and the family it was made for, as far as the file shows. algorithms: algebra → modules.
     alpha: how the scale was found. unplaced: modules no part of the model has. unknown: tensors that belong
-    to no known algebra. placed: whether anything was. compat: the rules followed ("trainer", "comfyui").
+    to no known algebra. compat: the rules followed ("trainer", "comfyui").
     """
 
     file: str
@@ -99,6 +113,7 @@ class Receipt:
     strength_clip: float | None = None
     hashes: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     effects: tuple[Effect, ...] = ()
+    survival: tuple[Survival, ...] = ()
 
     @property
     def matched(self) -> int:
@@ -119,8 +134,8 @@ class Receipt:
         effects = tuple(effect.scaled(abs(strengths.get(effect.component) or 0.0)) for effect in self.effects)
         return replace(self, strength_model=model, strength_clip=clip, effects=effects)
 
-    def with_effects(self, effects: tuple[Effect, ...]) -> Receipt:
-        return replace(self, effects=effects)
+    def measured(self, effects: tuple[Effect, ...], survival: tuple[Survival, ...]) -> Receipt:
+        return replace(self, effects=effects, survival=survival)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for json.dumps; derived counts included."""
@@ -139,6 +154,10 @@ class Receipt:
         if self.strength_clip is not None:
             parts.append(f"clip {self.strength_clip:g}")
         parts += [f"‖ΔW‖/‖W‖ {effect.component} {effect.relative:.3g}" for effect in self.effects]
+        parts += [
+            f"beside {loss.storage} weights (merging would lose {loss.lost:.0%} of it)"
+            for loss in self.survival
+        ]
         left_out = sum(len(entry.modules) for entry in self.ignored)
         if left_out:
             parts.append(f"{left_out} left out by design")
