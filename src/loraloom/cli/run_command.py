@@ -149,6 +149,8 @@ def _say_ready(graphs: list[Graph], as_json: bool) -> None:
         typer.echo(json.dumps({"status": "valid", "workflows": [g.to_api() for g in graphs]}, indent=1))
         return
     for graph in graphs:
+        for note in graph.notes:
+            typer.echo(f"note: {note}", err=True)
         typer.echo(f"{graph.origin}: ready to run, {len(graph.nodes)} nodes", err=True)
 
 
