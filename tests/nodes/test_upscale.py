@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loraloom.errors import ModelFileError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.models.upscaling import open_upscaler
 from loraloom.nodes import upscale
 from tests.nodes.runs import PlainRun
+
+needs_spandrel = pytest.mark.skipif(find_spec("spandrel") is None, reason="spandrel is not installed")
 
 
 def compact_weights(features: int = 8, convolutions: int = 2, scale: int = 2) -> dict[str, Tensor]:
@@ -38,6 +41,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+@needs_spandrel
 def test_a_model_enlarges_by_its_scale(model: Path, tmp_path: Path) -> None:
     run = PlainRun(tmp_path)
     loaded = upscale.load_upscale_model("tiny_x2.safetensors", run=run)
@@ -49,6 +53,7 @@ def test_a_model_enlarges_by_its_scale(model: Path, tmp_path: Path) -> None:
     assert "torchvision" not in sys.modules
 
 
+@needs_spandrel
 def test_tiles_do_not_show(model: Path) -> None:
     loaded = open_upscaler(model)
     image = torch.rand(1, 8, 520, 3, generator=torch.Generator().manual_seed(3))
@@ -57,6 +62,7 @@ def test_tiles_do_not_show(model: Path) -> None:
     torch.testing.assert_close(tiled[:, :, :760], left[:, :, :760])
 
 
+@needs_spandrel
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(2)}, path)
@@ -65,3 +71,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.with_suffix(".pth").write_bytes(b"\x80\x02")
     with pytest.raises(ModelFileError, match="pickle"):
         open_upscaler(path.with_suffix(".pth"))
+
+
+@pytest.mark.skipif(find_spec("spandrel") is not None, reason="spandrel is installed")
+def test_the_missing_package_is_named(model: Path) -> None:
+    with pytest.raises(InputError, match="pip install spandrel"):
+        open_upscaler(model)

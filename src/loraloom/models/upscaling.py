@@ -61,7 +61,7 @@ def open_upscaler(path: Path) -> Upscaler:
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
         except ImportError as error:
             raise InputError(
-                f"upscale models need the package spandrel: pip install spandrel ({error})"
+                f"upscale models need the package spandrel: pip install spandrel einops ({error})"
             ) from None
     weights = {name: file.read(name) for name in file.header.tensors}
     try:
