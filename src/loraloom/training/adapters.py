@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -110,16 +110,16 @@ def _config(targets: Mapping[str, tuple[int, float]], settings: AdapterSettings)
             alpha_pattern=alphas,
             use_dora=settings.kind == "dora",
         )
-    make = LoHaConfig if settings.kind == "loha" else LoKrConfig
-    extra = {"decompose_factor": settings.factor} if settings.kind == "lokr" else {}
-    return make(
-        r=settings.rank,
-        alpha=settings.alpha or settings.rank,  # pyright: ignore[reportArgumentType]
-        target_modules=names,
-        rank_pattern=ranks,
-        alpha_pattern=alphas,
-        **extra,
-    )
+    given: dict[str, Any] = {
+        "r": settings.rank,
+        "alpha": settings.alpha or settings.rank,
+        "target_modules": names,
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+    }
+    if settings.kind == "loha":
+        return LoHaConfig(**given)
+    return LoKrConfig(**given, decompose_factor=settings.factor)
 
 
 def factors(adapter: Adapter) -> Iterator[tuple[str, Mapping[str, Tensor], float | None]]:

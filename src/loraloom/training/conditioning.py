@@ -64,7 +64,7 @@ class LearningText:
 
     def _run(self, use: EncoderUse, caption: str) -> Encoded:
         module: nn.Module = self._live.modules[use.role]
-        chunks = tokenize(caption, use.rules, lambda name: None, weights=False).chunks
+        chunks = tokenize(_unweighted(caption), use.rules, lambda name: None).chunks
         numbers = torch.tensor([_numbers(chunk) for chunk in chunks], device=self._live.device)
         ends = torch.tensor([row.index(use.rules.end) for row in numbers.tolist()], device=self._live.device)
         out: Encoded = module(module.embed(numbers), ends, use.layer, use.norm_layer)  # pyright: ignore[reportCallIssue]

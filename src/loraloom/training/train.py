@@ -46,11 +46,11 @@ def train(
     began = _began(settings.output)
     on_ready(session, loop.position.step)
     writer = open_writer(settings.output / "tensorboard")
-    best: Path | None = settings.output / f"{settings.name}-best.safetensors"
+    best = settings.output / f"{settings.name}-best.safetensors"
     for report in loop.steps():
         if writer is not None:
             write_scalars(writer, report)
-        if report.is_best and best is not None:
+        if report.is_best:
             _write(session, loop, best, began)
         if settings.samples.prompts and (
             report.step % settings.samples.every == 0 or report.step == report.steps
@@ -66,7 +66,7 @@ def train(
     return Trained(
         lora,
         _write_diffusers(session, loop, began),
-        best if best is not None and best.exists() else None,
+        best if best.exists() else None,
         settings.output / "loss.png",
         loop.position.step,
     )
