@@ -16,6 +16,7 @@ from loraloom.models.unet_network import BLANK_LATENT, embed_number, fit
 from loraloom.sampling.parametrisation import Continuous, Discrete, Flow, FluxFlow, Prediction, Table
 from loraloom.sampling.types import Cond, Network, SampleContext, SkipsLayers
 from tests import tiny_models as tiny
+from tests.models.flux_reference import flux
 
 X = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(1))
 
@@ -123,6 +124,22 @@ def test_flux_computes_what_diffusers_does(tmp_path: Path, guidance: bool) -> No
     )
     torch.testing.assert_close(found, unpatched(expected, rows, columns))
     assert ("guidance" in inputs) is guidance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn], ids=str)
+def test_flux_computes_what_its_description_says(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tiny.write_flux(tmp_path / "flux.safetensors", double=2, single=2, dtype=dtype)
+    model = open_diffusion_model(path)
+    network = Memory("cpu", "fp32").network(model)
+    inputs = flux_inputs(network, {"guidance": 2.0})
+    times, guidance = torch.tensor([0.25, 0.75]), torch.full((2,), 2.0)
+    found = network(FLUX_X, times, inputs)
+
+    def weights(name: str) -> Tensor:
+        return model.weights.read(name, torch.float32)
+
+    expected = flux(weights, (2, 2), FLUX_X, times, guidance, inputs["y"], inputs["context"])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_flux_guidance_and_pooled_have_defaults(tmp_path: Path) -> None:

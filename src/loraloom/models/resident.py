@@ -9,7 +9,7 @@ the algebra allows: their LoRAs run beside them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Generator, Hashable, Iterable
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -208,7 +208,7 @@ class Resident:
 
 
 @contextmanager
-def _plain_tensors() -> Iterator[None]:
+def _plain_tensors() -> Generator[None, None, None]:
     """No gradients, and tensors that may be changed later whatever mode the caller is in."""
     with torch.inference_mode(False), torch.no_grad():
         yield
