@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
+from torch.nn import functional as F
 
 from loraloom.errors import ModelFileError
 from loraloom.models.flux_layout import flux_blueprint
@@ -188,7 +190,37 @@ def _q(source: WeightSource, x: Tensor) -> Tensor:
         source.read(QKV, torch.float32)[:128],
         source.read(QKV.replace("weight", "bias"), torch.float32),
     )
-    return torch.nn.functional.linear(x, weight, bias[:128])
+    return F.linear(x, weight, bias[:128])
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_scaled_storage_gives_the_scaled_result(tmp_path: Path, per_row: bool) -> None:
+    shapes = tiny.flux_shapes()
+    tensors = {name: tiny.tensor(name, shape).bfloat16() for name, shape in shapes.items()}
+    for name, shape in shapes.items():
+        if len(shape) == 2:
+            wide = tiny.tensor(name, shape)
+            scale = (wide.abs().amax(dim=1, keepdim=True) if per_row else wide.abs().max()) / 448
+            tensors[name] = (wide / scale).to(torch.float8_e4m3fn)
+            tensors[name.replace(".weight", ".scale_weight")] = scale.reshape(-1)
+    tensors["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    save_file(tensors, tmp_path / "scaled.safetensors")
+    source = WeightSource.of_file(TensorFile(tmp_path / "scaled.safetensors"))
+    resident = resident_flux(source)
+    layer = resident.module.get_submodule("transformer_blocks.0.attn.to_k")
+    x = torch.randn(3, 128)
+    plain, weight = layer(x), source.read(QKV)[128:256]
+    bias = source.read(QKV.replace("weight", "bias"), torch.float32)[128:256]
+    torch.testing.assert_close(plain, F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+    lora = plain_lora("a", {QKV: source.shapes[QKV]})
+    (patch,) = lora.held[QKV]
+    assert isinstance(patch, PlainPatch)
+    changed = weight + 0.5 * (patch.up @ patch.down)[128:256]
+    for dense in (False, True):
+        resident.apply(plain_lora("a", {QKV: source.shapes[QKV]}, dense=dense).at(0.5))
+        torch.testing.assert_close(layer(x), F.linear(x, changed, bias), rtol=1e-5, atol=1e-5)
+        resident.apply(())
+        assert torch.equal(layer(x), plain)
 
 
 @pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float8_e5m2, "stored"], ids=str)

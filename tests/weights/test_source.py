@@ -63,5 +63,7 @@ def test_scaled_storage_is_multiplied_out(tmp_path: Path, suffix: str, scale: to
     source = WeightSource.of_file(TensorFile(tmp_path / "f"))
     assert list(source.shapes) == ["a.weight"]
     assert torch.equal(source.read("a.weight"), stored.float() * scale.reshape(-1, 1))
-    assert source.stored("a.weight").dtype == torch.float8_e4m3fn
+    assert torch.equal(source.map("a.weight"), source.read("a.weight"))
+    for mapped in (False, True):
+        assert torch.equal(source.stored("a.weight", mapped=mapped).float(), stored.float())
     assert torch.equal(WeightSource.joined([source]).read("a.weight"), source.read("a.weight"))

@@ -183,7 +183,7 @@ class Resident:
             limit = torch.finfo(narrow).max
             whole = self.source.read(native, torch.float32).clamp_(-limit, limit).to(narrow)
         else:
-            whole = self.source.map(native) if self.device.type == "cpu" else self.source.stored(native)
+            whole = self.source.stored(native, mapped=self.device.type == "cpu")
         for slot in self._slots[native]:
             slot.put(slot.cut(whole).reshape(slot.shape).to(self.device))
             if layer := slot.compressed:

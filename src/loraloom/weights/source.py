@@ -146,9 +146,12 @@ class WeightSource:
         entry = self._scales.get(native)
         return None if entry is None else _read_entry(entry, torch.float32)
 
-    def stored(self, native: str) -> Tensor:
-        """The values as the file has them, in fresh memory, without their scale."""
-        return _read_entry(self._entry(native), None)
+    def stored(self, native: str, *, mapped: bool = False) -> Tensor:
+        """The values as the file has them, without their scale; mapped: without a copy where possible."""
+        entry = self._entry(native)
+        if mapped and len(entry) == 1:
+            return entry[0].cut(entry[0].file.map(entry[0].key))
+        return _read_entry(entry, None)
 
     def read(self, native: str, dtype: torch.dtype | None = None) -> Tensor:
         """The values in fresh memory; scaled 8-bit storage is multiplied out (to float32 unless asked)."""
@@ -168,12 +171,8 @@ class WeightSource:
             out.copy_(self.read(native).view_as(out))
 
     def map(self, native: str) -> Tensor:
-        """As `stored`, without a copy where the file has the weight in one piece."""
-        entry = self._entry(native)
-        if len(entry) > 1:
-            return self.stored(native)
-        piece = next(iter(entry))
-        return piece.cut(piece.file.map(piece.key))
+        """The values, without a copy where the file has them in one piece and unscaled, else as `read`."""
+        return self.read(native) if native in self._scales else self.stored(native, mapped=True)
 
     def _entry(self, native: str) -> Entry:
         entry = self._entries.get(native)
