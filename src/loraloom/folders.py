@@ -216,6 +216,6 @@ def _relative(name: str) -> PurePosixPath | None:
     """A file name as a safe relative path, or None where it is not one."""
     text = name.replace("\\", "/")
     path = PurePosixPath(text)
-    if not text or "\0" in text or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if not path.parts or "\0" in text or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         return None
     return path

@@ -20,10 +20,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
 
     yield begin
     for server in running:
-        server.http.close()
-        if server.process.poll() is None:
-            server.process.terminate()
-        server.process.communicate(timeout=20)
+        server.end()
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +28,4 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tests of a module."""
     found = start(tmp_path_factory.mktemp("server"))
     yield found
-    found.http.close()
-    found.process.terminate()
-    found.process.communicate(timeout=20)
+    found.end()

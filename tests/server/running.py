@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class RunningServer:
     folder: Path
     http: httpx.Client
     seconds_to_listen: float
+    _errors: threading.Thread
 
     @property
     def ws(self) -> str:
@@ -42,6 +44,14 @@ class RunningServer:
                 return cast("dict[str, Any]", found[job_id])
             time.sleep(0.05)
         raise AssertionError(f"job {job_id} has not finished after {seconds} s")
+
+    def end(self) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(20)
+        self._errors.join(5)
+        cast("IO[str]", self.process.stderr).close()
 
     def kill(self) -> None:
         self.process.kill()
@@ -64,6 +74,10 @@ def start(folder: Path, *options: str) -> RunningServer:
         if "listens on" in line:
             url = line.split()[-1]
             seconds = time.monotonic() - begun
-            return RunningServer(process, url, folder, httpx.Client(base_url=url, timeout=30), seconds)
+            errors = threading.Thread(target=lambda: [*stderr], daemon=True)
+            errors.start()
+            return RunningServer(
+                process, url, folder, httpx.Client(base_url=url, timeout=30), seconds, errors
+            )
     process.wait()
     raise AssertionError("".join(lines))

@@ -12,6 +12,8 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 _ANNOTATION = re.compile(r"^(.*?)\s*\[(output|input|temp)\]$")
 MAX_PART_BYTES = 200
+MAX_PARTS = 16
+MAX_LENGTH = 1000
 
 
 def inside(root: Path, name: str) -> Path:
@@ -38,6 +40,8 @@ def parts_of(name: str) -> list[str]:
     except UnicodeEncodeError as error:
         raise HTTPException(400, "that name is no valid text") from error
     parts = [part for part in text.split("/") if part not in ("", ".")]
+    if len(parts) > MAX_PARTS or len(text) > MAX_LENGTH:
+        raise HTTPException(400, f"that name is too long; at most {MAX_PARTS} folders deep")
     if ".." in parts:
         raise HTTPException(403, "that name leads out of its folder")
     for part in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import uvicorn
@@ -13,11 +14,11 @@ from loraloom.server.app import Setup, application
 class _Server(uvicorn.Server):
     """Says where it listens, on standard error, once it does."""
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
         for server in self.servers:
-            for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 sys.stderr.write(f"Loraloom listens on http://{host}:{port}\n")
                 sys.stderr.flush()
@@ -32,6 +33,7 @@ def serve(setup: Setup) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         lifespan="on",
         ws="websockets-sansio",
         ws_max_size=1 << 20,

@@ -1,0 +1,128 @@
+"""No request makes the server fail, hang, grow, or touch what is not its own."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+from PIL import Image
+from tests.server.hostile import Hostile, hostile_requests
+from tests.server.running import RunningServer
+
+
+def _send(connection: http.client.HTTPConnection, request: Hostile, host: str) -> tuple[int, bytes]:
+    connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
+    for name, value in {"Host": host, "Content-Length": str(len(request.body)), **request.headers}.items():
+        connection.putheader(name, value)
+    connection.endheaders(request.body)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def _memory(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_hostile_requests(server: RunningServer) -> None:
+    folder = server.folder
+    canary = "this is the canary"
+    (folder / "secret").write_text(canary)
+    (folder / "secret.png").write_text(canary)
+    for kind in ("output", "input", "temp", "user/default"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        (folder / kind / "link").symlink_to(folder)
+    before = {p for p in folder.parent.rglob("*") if not p.is_relative_to(folder)}
+    allowed = {folder / name for name in ("output", "input", "temp", "user")}
+    host = server.url.removeprefix("http://")
+    requests = [*hostile_requests(_png())]
+    assert len(requests) >= 1200
+    grown_from = 0
+    statuses: Counter[int] = Counter()
+    slowest = 0.0
+    connection = http.client.HTTPConnection(host, timeout=10)
+    failures: list[object] = []
+    for count, request in enumerate(requests):
+        if count == 300:
+            grown_from = _memory(server.process.pid)
+        begun = time.monotonic()
+        try:
+            status, body = _send(connection, request, host)
+        except TimeoutError:
+            failures.append(("no answer", request.method, request.target[:200], request.body[:200]))
+            connection.close()
+            connection = http.client.HTTPConnection(host, timeout=10)
+            continue
+        except (http.client.HTTPException, ConnectionError, UnicodeEncodeError, ValueError):
+            # Refused below HTTP, by the server or already here: the connection is gone, the server is not.
+            connection.close()
+            connection = http.client.HTTPConnection(host, timeout=10)
+            continue
+        slowest = max(slowest, time.monotonic() - begun)
+        statuses[status] += 1
+        if status >= 500:
+            failures.append((request.method, request.target[:200], request.body[:200], body[:300]))
+        assert canary.encode() not in body, request
+    connection.close()
+    assert failures == []
+    assert sum(statuses.values()) > 1200
+    assert slowest < 5
+    assert server.http.get("/prompt").status_code == 200
+    assert {p for p in folder.parent.rglob("*") if not p.is_relative_to(folder)} == before
+    strays = [p for p in folder.iterdir() if p not in allowed and not p.name.startswith("secret")]
+    assert strays == []
+    assert (folder / "secret").read_text() == canary
+    assert _memory(server.process.pid) - grown_from < 64 * 1024 * 1024
+
+
+def test_uploaded_pictures_come_back_and_nothing_else_is_stored(server: RunningServer) -> None:
+    png = _png()
+    first = server.http.post("/upload/image", files={"image": ("rose.png", png)}, data={"subfolder": "a"})
+    assert first.json() == {"name": "rose.png", "subfolder": "a", "type": "input"}
+    again = server.http.post("/upload/image", files={"image": ("rose.png", png)}, data={"subfolder": "a"})
+    assert again.json()["name"] == "rose.png"
+    other = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(other, "PNG")
+    third = server.http.post(
+        "/upload/image", files={"image": ("rose.png", other.getvalue())}, data={"subfolder": "a"}
+    )
+    assert third.json()["name"] == "rose (1).png"
+    shown = server.http.get("/view", params={"filename": "rose.png", "subfolder": "a", "type": "input"})
+    assert shown.content == png
+    assert shown.headers["content-type"] == "image/png"
+    assert shown.headers["x-content-type-options"] == "nosniff"
+    small = server.http.get(
+        "/view", params={"filename": "rose.png [input]", "subfolder": "a", "preview": "webp;80"}
+    )
+    assert small.headers["content-type"] == "image/webp"
+    for name, content in (("x.svg", b"<svg/>"), ("x.png", b"<html>"), ("x.html", png)):
+        assert server.http.post("/upload/image", files={"image": (name, content)}).status_code == 400
+    mask = server.http.post(
+        "/upload/mask",
+        files={"image": ("mask.png", png)},
+        data={"original_ref": '{"filename": "rose (1).png", "subfolder": "a", "type": "input"}'},
+    )
+    with Image.open(server.folder / "input" / mask.json()["name"]) as picture:
+        assert picture.mode == "RGBA"
+        assert picture.getpixel((0, 0)) == (0, 0, 0, 4)
+
+
+def test_files_that_are_no_pictures_are_only_to_be_saved(server: RunningServer) -> None:
+    folder = server.folder / "output"
+    folder.mkdir(exist_ok=True)
+    for name in ("x.html", "x.svg", "x.js", "x.xml", "x.txt"):
+        (folder / name).write_text("<script>alert(1)</script>")
+        answer = server.http.get("/view", params={"filename": name})
+        assert answer.headers["content-disposition"].startswith("attachment")
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert "sandbox" in answer.headers["content-security-policy"]
