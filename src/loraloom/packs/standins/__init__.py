@@ -1,0 +1,1 @@
+"""Modules that stand in for those of ComfyUI that packs import."""

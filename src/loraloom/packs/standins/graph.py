@@ -1,0 +1,9 @@
+"""Stands in for `comfy_execution.graph`: what a node may return, and the graph that it may ask about."""
+
+from __future__ import annotations
+
+from loraloom.engine.plan import CycleError as DependencyCycleError
+from loraloom.engine.result import ExecutionBlocker
+from loraloom.packs.dynamic_prompt import DynamicPrompt, NodeNotFoundError
+
+__all__ = ["DependencyCycleError", "DynamicPrompt", "ExecutionBlocker", "NodeNotFoundError"]

@@ -1,0 +1,1 @@
+from . import part  # noqa: F401  # pyright: ignore[reportUnusedImport]
