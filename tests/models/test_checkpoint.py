@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder_layout import diffusers_name
@@ -122,3 +123,29 @@ def test_names_reach_handles(tmp_path: Path) -> None:
     assert model.lora_aliases()[path].weight == model.lora_names()[f"unet.{path}"].weight == weight
     assert "clip_l.text_model.encoder.layers.0.mlp.fc1" in text.lora_aliases()
     assert "lora_te_text_model_encoder_layers_0_mlp_fc1" in text.lora_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("sd15", tiny.unet_shapes(levels=(1, 2, 2), depths=(1, 1, 0), resnets=2)),
+        ("sdxl", tiny.sdxl_unet_shapes()),
+        ("flux", tiny.flux_shapes(double=2, single=2)),
+    ],
+)
+def test_networks_in_diffusers_layout_are_the_same(tmp_path: Path, name: str, shapes: tiny.Shapes) -> None:
+    original = open_diffusion_model(tiny.write(tmp_path / "native.safetensors", shapes))
+    blueprint = original.family.blueprint(original.weights.shapes)
+    turned: dict[str, torch.Tensor] = {}
+    for parameter, placement in blueprint.placements.items():
+        whole = original.weights.read(placement.native)
+        parts = [whole[begin:end] for begin, end in placement.rows]
+        own = parameter.replace("class_embedding", "add_embedding")
+        turned[own] = torch.cat(parts) if parts else whole
+    save_file(turned, tmp_path / "turned.safetensors")
+    model = open_diffusion_model(tmp_path / "turned.safetensors")
+    assert model.family.name == name
+    assert dict(model.weights.shapes) == dict(original.weights.shapes)
+    assert model.weights.dtypes == original.weights.dtypes
+    for native in shapes:
+        assert torch.equal(model.weights.read(native), original.weights.read(native)), native

@@ -12,7 +12,7 @@ from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.recognition import looks_like, recognise
 from loraloom.models.text_sources import checkpoint_parts, file_parts
 from loraloom.weights.header import Header
-from loraloom.weights.source import WeightSource
+from loraloom.weights.source import Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
@@ -61,7 +61,13 @@ def open_autoencoder(path: FilePath) -> Autoencoder:
 
 def _diffusion_model(file: TensorFile) -> DiffusionModel:
     found = recognise(file.header)
-    return DiffusionModel(found.family, WeightSource.of_file(file, found.prefix))
+    if found.regrouping is None:
+        return DiffusionModel(found.family, WeightSource.of_file(file, found.prefix))
+    entries = {
+        native: tuple(Piece(file, found.prefix + name, rows) for name, rows in pieces)
+        for native, pieces in found.regrouping.items()
+    }
+    return DiffusionModel(found.family, WeightSource(entries))
 
 
 def _autoencoder(file: TensorFile) -> Autoencoder | None:

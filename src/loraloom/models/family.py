@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from loraloom.weights.patch import NameTable, Target
+from loraloom.weights.patch import NameTable, Rows, Target
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Native weight name → shape."""
+
+
+Regrouping: TypeAlias = Mapping[str, "tuple[tuple[str, Rows], ...]"]
+"""Native weight name → the tensors, by name and rows, that make it up in a file of another layout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class ModelFamily:
     diffusers_names: module path in diffusers → the native weight (and its rows) that holds it.
     dotted_prefixes, flat_prefixes: what LoRA files put before a diffusers module path as it is ("unet.")
         and with underscores for dots ("lora_unet_").
+    from_diffusers: names and shapes of a file in diffusers' layout → the native weights that it holds; None
+        where it is not such a file.
     other_names: whole LoRA module names that follow neither rule.
     text_kind: the kind of text encoders that condition it, and their roles in a checkpoint.
     metadata_names: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
@@ -115,6 +121,7 @@ class ModelFamily:
     flat_prefixes: tuple[str, ...] = ()
     metadata_names: tuple[str, ...] = ()
     other_names: Callable[[Shapes], Iterable[tuple[str, Target]]] = lambda shapes: ()
+    from_diffusers: Callable[[Shapes], Regrouping | None] = lambda shapes: None
 
     def lora_aliases(self, shapes: Shapes) -> Iterable[tuple[str, Target]]:
         """Module paths in diffusers → targets, for the weights that `shapes` holds."""

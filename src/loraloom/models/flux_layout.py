@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, LatentFormat, Placement, Shapes
-from loraloom.weights.patch import Target
+from loraloom.models.family import Blueprint, LatentFormat, Placement, Regrouping, Shapes
+from loraloom.weights.patch import Rows, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,6 +128,33 @@ def other_names(shapes: Shapes) -> Iterator[tuple[str, Target]]:
     for number in range(_count(shapes, "single_blocks.{}.linear1.weight")):
         weight = f"single_blocks.{number}.linear1"
         yield f"diffusion_model.{weight}_qkv", Target(f"{weight}.weight", (0, 3 * width))
+
+
+def from_diffusers(shapes: Shapes) -> Regrouping | None:
+    """The native weights of a transformer in diffusers' layout; None where it is none."""
+    if (
+        not {"x_embedder.weight", "transformer_blocks.0.attn.add_q_proj.weight", "norm_out.linear.weight"}
+        <= shapes.keys()
+    ):
+        return None
+    width = shapes["x_embedder.weight"][0]
+    like: dict[str, tuple[int, ...]] = {"img_in.weight": (width,)}
+    for number in range(_count(shapes, "transformer_blocks.{}.attn.to_q.weight")):
+        like[f"double_blocks.{number}.img_attn.qkv.weight"] = (3 * width,)
+    for number in range(_count(shapes, "single_transformer_blocks.{}.attn.to_q.weight")):
+        mlp = shapes[f"single_transformer_blocks.{number}.proj_mlp.weight"][0]
+        like[f"single_blocks.{number}.linear1.weight"] = (3 * width + mlp,)
+    found: dict[str, list[tuple[str, Rows]]] = {}
+    for module, target in modules(like):  # fused layers come in the order of their rows
+        half = shapes["norm_out.linear.weight"][0] // 2
+        rows: tuple[Rows, ...] = ((half, 2 * half), (0, half)) if target.swapped else (None,)
+        for parameter in ("weight", "bias"):
+            if f"{module}.{parameter}" in shapes:
+                native = (
+                    target.weight.removesuffix("weight") + parameter if parameter == "bias" else target.weight
+                )
+                found.setdefault(native, []).extend((f"{module}.{parameter}", part) for part in rows)
+    return {native: tuple(pieces) for native, pieces in found.items()}
 
 
 def flux_blueprint(shapes: Shapes) -> Blueprint:

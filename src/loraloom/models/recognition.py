@@ -14,11 +14,14 @@ from functools import lru_cache
 import loraloom.models.families as families_package
 from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder_layout import is_autoencoder
-from loraloom.models.family import ModelFamily, Shapes
+from loraloom.models.family import ModelFamily, Regrouping, Shapes
 from loraloom.weights.header import Header
+from loraloom.weights.patch import Rows
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 """What files put before native names of a diffusion network, the most specific first."""
+
+DIFFUSERS_PREFIXES = ("", "unet.", "transformer.")
 
 _LORA_MARKS = (
     ".lora_down.",
@@ -35,11 +38,16 @@ _LORA_MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """A diffusion network within a file: its family and the prefix of its names."""
+    """A diffusion network within a file: its family and the prefix of its names.
+
+    shapes: of the native weights. regrouping: how the file's tensors (without the prefix) make them up, for
+        files in another layout; None: they are the native weights.
+    """
 
     family: ModelFamily
     prefix: str
     shapes: Shapes
+    regrouping: Regrouping | None = None
 
 
 @lru_cache(maxsize=1)
@@ -61,15 +69,38 @@ def recognise(header: Header) -> Recognised:
     for prefix in PREFIXES:
         shapes = native_shapes(header, prefix)
         found = [family for family in families() if family.matches(shapes)] if shapes else []
-        if len(found) == 1:
-            return Recognised(found[0], prefix, shapes)
-        if found:
+        if len(found) > 1:
             names = " and ".join(family.title for family in found)
             raise ModelFileError(f"{header.path}: could be {names}; the file is ambiguous")
+        if found:
+            return Recognised(found[0], prefix, shapes)
+    for prefix in DIFFUSERS_PREFIXES:
+        if found := _in_diffusers_layout(header, prefix):
+            return found
     known = ", ".join(family.title for family in families())
     raise ModelFileError(
         f"{header.path}: no diffusion model that is known here: {looks_like(header)}. Known families: {known}"
     )
+
+
+def _in_diffusers_layout(header: Header, prefix: str) -> Recognised | None:
+    theirs = native_shapes(header, prefix)
+    for family in families():
+        regrouping = family.from_diffusers(theirs)
+        if regrouping is None:
+            continue
+        shapes = {native: _joined_shape(theirs, pieces) for native, pieces in regrouping.items()}
+        if family.matches(shapes):
+            return Recognised(family, prefix, shapes, regrouping)
+    return None
+
+
+def _joined_shape(shapes: Shapes, pieces: tuple[tuple[str, Rows], ...]) -> tuple[int, ...]:
+    """The shape of tensors, or of rows of them, one after the other."""
+    if len(pieces) == 1 and pieces[0][1] is None:
+        return shapes[pieces[0][0]]
+    counts = (shapes[name][0] if rows is None else rows[1] - rows[0] for name, rows in pieces)
+    return (sum(counts), *shapes[pieces[0][0]][1:])
 
 
 def looks_like(header: Header) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, LatentFormat, Placement, Shapes
-from loraloom.weights.patch import Target
+from loraloom.models.family import Blueprint, LatentFormat, Placement, Regrouping, Shapes
+from loraloom.weights.patch import Rows, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,6 +213,58 @@ def diffusers_names(shapes: Shapes) -> Iterable[tuple[str, Target]]:
         yield path, Target(native)
         if path.startswith("class_embedding."):
             yield path.replace("class_embedding.", "add_embedding."), Target(native)
+
+
+def from_diffusers(shapes: Shapes) -> Regrouping | None:
+    """The native names of a UNet in diffusers' layout; None where it is none."""
+    if "down_blocks.0.resnets.0.conv1.weight" not in shapes or "conv_in.weight" not in shapes:
+        return None
+    blocks = {theirs: ours for ours, theirs in _blocks_of_diffusers(shapes)}
+    outside = {theirs: ours for ours, theirs in _OUTSIDE.items()}
+    outside.update({f"add_embedding.linear_{n}": f"label_emb.0.{2 * n - 2}" for n in (1, 2)})
+    resnet = {theirs: ours for ours, theirs in _RESNET.items()}
+    found: dict[str, tuple[tuple[str, Rows], ...]] = {}
+    for name in shapes:
+        path, _, parameter = name.rpartition(".")
+        parts = path.split(".")
+        size = 3 if parts[0] == "mid_block" else 4
+        block, inner = blocks.get(".".join(parts[:size])), ".".join(parts[size:])
+        if path in outside:
+            native = outside[path]
+        elif block is None:
+            native = path
+        elif parts[size - 2] == "downsamplers":
+            native = f"{block}.op"
+        else:
+            inner = resnet.get(inner, inner) if parts[size - 2] == "resnets" else inner
+            native = f"{block}.{inner}"
+        found[f"{native}.{parameter}"] = ((name, None),)
+    return found
+
+
+def _blocks_of_diffusers(shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """(native block, diffusers block), numbered through as the original code does."""
+    yield from (("middle_block.0", "mid_block.resnets.0"), ("middle_block.1", "mid_block.attentions.0"))
+    yield "middle_block.2", "mid_block.resnets.1"
+    for ways, ours, sampler, last in (
+        ("down_blocks", "input_blocks", "downsamplers", "conv.weight"),
+        ("up_blocks", "output_blocks", "upsamplers", "conv.weight"),
+    ):
+        index = 1 if ours == "input_blocks" else 0
+        level = 0
+        while f"{ways}.{level}.resnets.0.conv1.weight" in shapes:
+            resnet, place = 0, 1
+            while f"{ways}.{level}.resnets.{resnet}.conv1.weight" in shapes:
+                yield f"{ours}.{index}.0", f"{ways}.{level}.resnets.{resnet}"
+                if f"{ways}.{level}.attentions.{resnet}.proj_in.weight" in shapes:
+                    yield f"{ours}.{index}.1", f"{ways}.{level}.attentions.{resnet}"
+                    place = 2
+                resnet, index = resnet + 1, index + 1
+            if f"{ways}.{level}.{sampler}.0.{last}" in shapes:
+                block = f"{ours}.{index}.0" if ours == "input_blocks" else f"{ours}.{index - 1}.{place}"
+                yield block, f"{ways}.{level}.{sampler}.0"
+                index += ours == "input_blocks"
+            level += 1
 
 
 def unet_blueprint(shapes: Shapes, heads: Callable[[int], int]) -> Blueprint:

@@ -11,6 +11,7 @@ from loraloom.models.unet_layout import (
     UNET_FLAT,
     diffusers_names,
     eight_heads,
+    from_diffusers,
     is_unet,
     unet_blueprint,
 )
@@ -52,6 +53,7 @@ FAMILY = ModelFamily(
     parametrisation=parametrisation,
     adapter=adapter,
     diffusers_names=diffusers_names,
+    from_diffusers=from_diffusers,
     dotted_prefixes=UNET_DOTTED,
     flat_prefixes=UNET_FLAT,
     metadata_names=("stable-diffusion-v1", "sd_v1", "sd_1"),
