@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,8 +42,9 @@ def output(model: DiffusionModel, memory: Memory) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("node", [model_sampling.free_u, model_sampling.free_u_adaptive])
-def test_the_output_changes_and_comes_back(model: DiffusionModel, node: object) -> None:
-    assert callable(node)
+def test_the_output_changes_and_comes_back(
+    model: DiffusionModel, node: Callable[..., DiffusionModel]
+) -> None:
     memory = Memory("cpu", "fp32")
     plain = output(model, memory)
     assert not torch.allclose(output(node(model), memory), plain, atol=1e-3)
@@ -53,7 +56,7 @@ def test_it_acts_by_the_width_of_the_features() -> None:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel(block_out_channels=(32, 64, 128, 128), cross_attention_dim=8)
+        unet: Any = UNet2DConditionModel(block_out_channels=(32, 64, 128, 128), cross_attention_dim=8)
     settings = FreeU(1.1, 1.2, 0.9, 0.2)
     found = [join[1:] for join in settings._joins(unet)]  # pyright: ignore[reportPrivateUsage]
     assert found == [(128, 1.1, 0.9)] * 7 + [(64, 1.2, 0.2)] * 3

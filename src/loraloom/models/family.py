@@ -9,6 +9,7 @@ shallower variant loads by the same code. Importing a family never imports torch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from loraloom.models.freeu import FreeU
     from loraloom.sampling.types import Network, Parametrisation
     from loraloom.weights.source import WeightSource
 
@@ -80,7 +80,7 @@ class NetworkParts:
 
     module: gives the resident module, with the right weights in it, each time it is about to be used.
     dtype, device: the type it computes in, and where.
-    freeu: how the decoder is rebalanced, where a node asked for it.
+    around: what acts on the module for the time of each call.
     """
 
     module: Callable[[], nn.Module]
@@ -89,7 +89,7 @@ class NetworkParts:
     parametrisation: Parametrisation
     latent: LatentFormat
     config: Mapping[str, object]
-    freeu: FreeU | None = None
+    around: Callable[[nn.Module], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True, eq=False)

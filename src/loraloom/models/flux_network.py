@@ -71,6 +71,10 @@ class FluxNetwork:
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
         module: Any = self._parts.module()
+        with self._parts.around(module):
+            return self._run(module, x, timestep, inputs)
+
+    def _run(self, module: Any, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
         dtype = self._parts.dtype
         given = inputs.get("concat")
         tokens, rows, columns = patches(x if given is None else torch.cat([x, given.to(x)], dim=1))

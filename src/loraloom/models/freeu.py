@@ -29,11 +29,11 @@ class FreeU:
     adaptive: bool = False
 
     @contextmanager
-    def on(self, unet: nn.Module) -> Generator[None]:
+    def on(self, module: nn.Module) -> Generator[None]:
         """Act on a diffusers UNet for the time of the context."""
         handles = [
             resnet.register_forward_pre_hook(_Join(self, width, amplify, damp))
-            for resnet, width, amplify, damp in self._joins(unet)
+            for resnet, width, amplify, damp in self._joins(module)
         ]
         try:
             yield

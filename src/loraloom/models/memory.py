@@ -8,7 +8,8 @@ not used for longest leaves first, text encoders before the rest.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Literal, TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.autoencoder_layout import autoencoder_blueprint
 from loraloom.models.autoencoder_network import AutoencoderNetwork
+from loraloom.models.beside import Beside
 from loraloom.models.family import Blueprint, NetworkParts
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
@@ -59,10 +61,11 @@ class Memory:
         self.budget = budget
         self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
 
-    def network(self, model: DiffusionModel) -> Network:
-        """The diffusion network with its LoRA stack, loaded and patched by the time of each call."""
+    def network(self, model: DiffusionModel, beside: Stack = ()) -> Network:
+        """The diffusion network with its LoRA stack, loaded and patched by the time of each call.
+
+        beside: LoRAs that run beside the weights, which therefore need not be patched for them."""
         blueprint = model.family.blueprint(model.weights.shapes)
-        freeu = model.option("freeu")
         parts = NetworkParts(
             module=self._network_lease(model, blueprint),
             dtype=self.dtype,
@@ -70,7 +73,7 @@ class Memory:
             parametrisation=model.current_parametrisation(),
             latent=model.latent,
             config=blueprint.config,
-            freeu=freeu if isinstance(freeu, FreeU) else None,
+            around=_around(model, blueprint, beside),
         )
         return model.family.adapter(parts)
 
@@ -164,6 +167,27 @@ class Memory:
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _around(
+    model: DiffusionModel, blueprint: Blueprint, beside: Stack
+) -> Callable[[nn.Module], AbstractContextManager[None]]:
+    """What acts on a network's module during each call."""
+    freeu = model.option("freeu")
+    acting: list[Callable[[nn.Module], AbstractContextManager[None]]] = []
+    if isinstance(freeu, FreeU):
+        acting.append(freeu.on)
+    if beside:
+        acting.append(Beside(blueprint.placements, model.weights, beside).on)
+
+    @contextmanager
+    def around(module: nn.Module) -> Generator[None]:
+        with ExitStack() as stack:
+            for act in acting:
+                stack.enter_context(act(module))
+            yield
+
+    return around if acting else nullcontext
 
 
 def weights_bytes(source: WeightSource, dtype: torch.dtype, storage: Storage) -> int:

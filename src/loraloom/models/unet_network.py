@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -64,7 +63,7 @@ class UNetNetwork:
         if "concat" in inputs:
             x = torch.cat([x, inputs["concat"].to(x)], dim=1)
         label = inputs.get("y")
-        with nullcontext() if self._parts.freeu is None else self._parts.freeu.on(module):
+        with self._parts.around(module):
             (output,) = module(
                 x.to(dtype),
                 timestep.to(device, torch.float32),

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import FileIdentity
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
@@ -35,14 +36,29 @@ class LoraShelf:
         text = None if clip is None else (clip.kind, tuple(part.weights for part in clip.parts))
         key = (FileIdentity.of(path), model.family.name, model.weights, text)
         if key not in self._loaded:
-            components = _components(model, clip)
-            self._loaded[key] = load_lora(
-                read_lora(path), components, compat=self._compat, strict=self._strict
-            )
-            while len(self._loaded) > KEPT:
-                self._loaded.popitem(last=False)
+            self._keep(key, path, _components(model, clip), strict=self._strict)
         self._loaded.move_to_end(key)
         return self._loaded[key]
+
+    def load_text(self, path: Path, clip: TextEncoders) -> LoadedLora | None:
+        """What the LoRA of a file changes in text encoders alone; None when it changes nothing there."""
+        key = (FileIdentity.of(path), clip.kind, tuple(part.weights for part in clip.parts))
+        if key not in self._loaded:
+            try:
+                self._keep(key, path, {"clip": _text_component(clip, clip.kind)}, strict=False)
+            except ModelFileError:
+                raise
+            except InputError:  # nothing of it belongs there
+                return None
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
+    def _keep(
+        self, key: Hashable, path: Path, components: dict[ComponentName, Component], *, strict: bool
+    ) -> None:
+        self._loaded[key] = load_lora(read_lora(path), components, compat=self._compat, strict=strict)
+        while len(self._loaded) > KEPT:
+            self._loaded.popitem(last=False)
 
 
 def _components(model: DiffusionModel, clip: TextEncoders | None) -> dict[ComponentName, Component]:
@@ -51,6 +67,10 @@ def _components(model: DiffusionModel, clip: TextEncoders | None) -> dict[Compon
         "model": Component(family, model.weights.shapes, model.lora_aliases(), model.weights.map)
     }
     if clip is not None:
-        text = WeightSource.joined(part.weights for part in clip.parts)
-        components["clip"] = Component(family, text.shapes, clip.lora_aliases(), text.map)
+        components["clip"] = _text_component(clip, family)
     return components
+
+
+def _text_component(clip: TextEncoders, family: str) -> Component:
+    text = WeightSource.joined(part.weights for part in clip.parts)
+    return Component(family, text.shapes, clip.lora_aliases(), text.map)

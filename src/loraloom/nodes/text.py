@@ -137,6 +137,9 @@ def _encode(
     conditioning, warnings = encode_prompt(found.memory, _loaded(clip), text, found.folders)
     for warning in warnings:
         run.warn(warning.message)
+    hooks = clip.option("cond_hooks")
+    if hooks is not None:
+        options = {**options, "hooks": hooks}
     if not options:
         return conditioning
     return tuple(replace(cond, options={**cond.options, **options}) for cond in conditioning)

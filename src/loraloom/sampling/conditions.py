@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
+from loraloom.sampling.hooks import Hooks
 from loraloom.sampling.types import Cond, Conditioning, Network, NetworkInputs, Parametrisation, SampleContext
 
 Area = tuple[int, int, int, int]
@@ -25,7 +26,7 @@ class Entry:
     """One conditioning as one network takes it.
 
     area: the part of the latent that it is evaluated on; None: all. mask: (1 or B, H, W).
-    start, end: the sigmas between which it counts.
+    start, end: the sigmas between which it counts. hooks: LoRAs that it alone is evaluated with.
     """
 
     inputs: NetworkInputs
@@ -34,7 +35,7 @@ class Entry:
     strength: float = 1.0
     start: float | None = None
     end: float | None = None
-    hooks: object | None = None
+    hooks: Hooks = ()
 
     def active(self, sigma: float) -> bool:
         return not (
@@ -122,7 +123,7 @@ def entry_of(network: Network, cond: Cond, context: SampleContext) -> Entry:
         strength,
         _edge(cond, "start_percent", network.parametrisation),
         _edge(cond, "end_percent", network.parametrisation),
-        cond.options.get("hooks"),
+        cast("Hooks", cond.options.get("hooks", ())),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,14 @@ from torch import Tensor
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.sampling.conditions import Entry, repeated
 from loraloom.sampling.guidance import Blocks, Guidance, MaskRule, Moment, SamplingOptions
+from loraloom.sampling.hooks import Adapt, Change, Hooks, HookStrengths
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SkipsLayers
 
 LONGEST_PADDING = 4
 """Contexts are repeated to a common length in one batch up to this many times the shorter one."""
+
+KEPT_CHANGES = 4
+"""How many networks with LoRAs of single conditionings are kept from step to step."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,9 +74,14 @@ def _joined(pieces: Sequence[_Piece]) -> dict[str, Tensor]:
 class Evaluation:
     """Runs a network on prepared conditionings, as many in one batch as shapes and memory allow."""
 
-    def __init__(self, network: Network, sides: Mapping[str, Sequence[Entry]]) -> None:
+    def __init__(
+        self, network: Network, sides: Mapping[str, Sequence[Entry]], adapt: Adapt | None = None
+    ) -> None:
         self._network = network
         self._sides = sides
+        self._adapt = adapt
+        self._adapted: OrderedDict[Change, Network] = OrderedDict()
+        self._strengths = HookStrengths(network.parametrisation)
         self._most = max(1, sum(len(entries) for entries in sides.values()))
 
     @property
@@ -86,11 +96,11 @@ class Evaluation:
             for entry in self._sides[name]
             if entry.active(float(sigma))
         ]
-        network = self._skipping(skip)
         predicted: dict[int, Tensor] = {}
         waiting = list(pieces)
         while waiting:
             group = [piece for piece in waiting if piece.joins(waiting[0])][: self._most]
+            network = self._network_for(waiting[0].entry.hooks, float(sigma), skip)
             for piece, denoised in zip(group, self._run(network, group, sigma), strict=False):
                 predicted[id(piece)] = denoised
             waiting = [piece for piece in waiting if id(piece) not in predicted]
@@ -100,12 +110,25 @@ class Evaluation:
         }
         return [found[name] for name in names]
 
-    def _skipping(self, skip: Blocks) -> Network:
+    def _network_for(self, hooks: Hooks, sigma: float, skip: Blocks) -> Network:
+        network = self._hooked(self._strengths.at(hooks, sigma))
         if not skip:
-            return self._network
-        if not isinstance(self._network, SkipsLayers):
+            return network
+        if not isinstance(network, SkipsLayers):
             raise InputError("This model cannot skip layers; remove the node that asks for it.")
-        return self._network.skipping(skip)
+        return network.skipping(skip)
+
+    def _hooked(self, change: Change) -> Network:
+        if not change:
+            return self._network
+        if self._adapt is None:
+            raise InputError("A conditioning carries LoRAs of its own, which cannot be used here.")
+        if change not in self._adapted:
+            self._adapted[change] = self._adapt(change)
+            while len(self._adapted) > KEPT_CHANGES:
+                self._adapted.popitem(last=False)
+        self._adapted.move_to_end(change)
+        return self._adapted[change]
 
     def _run(self, network: Network, group: Sequence[_Piece], sigma: Tensor) -> Sequence[Tensor]:
         """x0 of each piece; of the first ones only where memory does not hold all at once."""

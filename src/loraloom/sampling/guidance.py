@@ -91,11 +91,9 @@ class Moment:
     needs_uncond: bool = False
 
     def combined(self, cond: Tensor, uncond: Tensor | None, scale: float) -> Tensor:
-        """Classifier-free guidance as the options want it; uncond None: it was not computed, and counts as 0."""
+        """Classifier-free guidance as the options want it; uncond None: not computed, counts as 0."""
         negative = torch.zeros_like(cond) if uncond is None else uncond
-        at = Prediction(
-            self.x, self.sigma, cond, negative, scale, cond, self.parametrisation, self.evaluate
-        )
+        at = Prediction(self.x, self.sigma, cond, negative, scale, cond, self.parametrisation, self.evaluate)
         for before in self.options.before if uncond is not None else ():
             cond, negative = before(at)
             at = replace(at, cond=cond, uncond=negative)

@@ -20,6 +20,7 @@ from loraloom.errors import InputError, LoraloomError
 from loraloom.sampling.conditions import prepared, repeated
 from loraloom.sampling.denoiser import Evaluation, GuidedDenoiser, MaskedDenoiser
 from loraloom.sampling.guidance import Guidance, SamplingOptions
+from loraloom.sampling.hooks import Adapt
 from loraloom.sampling.noise import noise_for, random_like
 from loraloom.sampling.samplers.registry import Method
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SampleContext, Step
@@ -48,6 +49,7 @@ def sample(
     seed: int,
     noise_mask: Tensor | None = None,
     options: SamplingOptions | None = None,
+    adapt: Adapt | None = None,
 ) -> Generator[Step, None, Sampled]:
     """Sample a latent; the generator's return value is the result (`completed` fetches it).
 
@@ -59,6 +61,7 @@ def sample(
     seed: of the noise that the sampler draws on its way.
     noise_mask: (H', W'), (B', H', W') or (B', 1, H', W') at any size; 1 where the latent is made anew.
     options: what nodes attached to the model (`DiffusionModel.option("sampling")`).
+    adapt: makes the network with the LoRAs of a single conditioning beside its weights.
 
     A step's x and denoised are in the network's latent space (`Network.process_latent_out` leads back).
     Raises InputError for noise of another shape, LoraloomError naming the step that is not finite.
@@ -77,7 +80,8 @@ def sample(
         start = network.process_latent_in(start)
     mask = None if noise_mask is None else mask_like(noise_mask, start)
     context = SampleContext(noise=noise, latent=start, mask=mask, seed=seed)
-    denoise: Denoiser = _guided(network, guidance, options, context, needs_uncond=method.needs_uncond)
+    evaluation = _evaluation(network, guidance, options, context, adapt)
+    denoise: Denoiser = GuidedDenoiser(evaluation, guidance, options, needs_uncond=method.needs_uncond)
     if mask is not None:
         kept_noise = random_like(noise, seed + 1) if method.own_mask_noise else noise
         denoise = MaskedDenoiser(denoise, start, kept_noise, mask, sigmas, options.mask)
@@ -116,18 +120,16 @@ def mask_like(mask: Tensor, latent: Tensor) -> Tensor:
     return repeated(mask, latent.shape[0])
 
 
-def _guided(
+def _evaluation(
     network: Network,
     guidance: Guidance,
     options: SamplingOptions,
     context: SampleContext,
-    *,
-    needs_uncond: bool,
-) -> GuidedDenoiser:
+    adapt: Adapt | None,
+) -> Evaluation:
     sides = dict(guidance.sides())
     sides |= {name: (extra.conditioning, extra.role) for name, extra in options.extra}
-    evaluation = Evaluation(network, prepared(network, sides, context))
-    return GuidedDenoiser(evaluation, guidance, options, needs_uncond=needs_uncond)
+    return Evaluation(network, prepared(network, sides, context), adapt)
 
 
 def _is_top(parametrisation: Parametrisation, sigma: float) -> bool:

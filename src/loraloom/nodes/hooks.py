@@ -1,0 +1,320 @@
+"""Nodes for LoRAs of single conditionings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, cast
+
+from loraloom.engine.node import Choice, NodeRun, Number, Socket, node
+from loraloom.models.checkpoint import open_checkpoint
+from loraloom.models.difference import ModelDifference
+from loraloom.models.handles import TextEncoders
+from loraloom.nodes.conditioning import AreaStrength, with_options
+from loraloom.nodes.resampling import as_batch
+from loraloom.nodes.services import services
+from loraloom.nodes.sockets import CheckpointFile, Clip, Conditioning, LoraFile, Mask
+from loraloom.sampling.hooks import Hooks, LoraHook
+from loraloom.sampling.types import Cond
+from loraloom.sampling.types import Conditioning as ConditioningValue
+from loraloom.weights.patch import PatchSource, PatchUse
+from loraloom.weights.source import WeightSource
+
+EXTRA = "comfy_extras.nodes_hooks"
+CREATE = "advanced/hooks/create"
+COMBINE = "advanced/hooks/combine"
+
+Range = tuple[float, float]
+HooksSocket = Annotated[Hooks, Socket("HOOKS")]
+RangeSocket = Annotated[Range, Socket("TIMESTEPS_RANGE")]
+HookStrength = Annotated[float, Number(min=-20.0, max=20.0, step=0.01)]
+Percent = Annotated[float, Number(min=0.0, max=1.0, step=0.001)]
+CondArea = Annotated[str, Choice(("default", "mask bounds"))]
+
+# ---- making hooks ---------------------------------------------------------------------------------------
+
+
+@node(
+    "CreateHookLora", category=CREATE, display_name="Create Hook LoRA", experimental=True, python_module=EXTRA
+)
+def create_lora(
+    *,
+    lora_name: LoraFile,
+    strength_model: HookStrength = 1.0,
+    strength_clip: HookStrength = 1.0,
+    prev_hooks: HooksSocket | None = None,
+    run: NodeRun,
+) -> HooksSocket:
+    """A LoRA for single conditionings instead of the whole model."""
+    if strength_model == 0 and strength_clip == 0:
+        return prev_hooks or ()
+    path = services(run).folders.resolve("loras", lora_name)
+    return (*(prev_hooks or ()), LoraHook(str(path), strength_model, strength_clip))
+
+
+@node(
+    "CreateHookLoraModelOnly",
+    category=CREATE,
+    display_name="Create Hook LoRA (MO)",
+    experimental=True,
+    python_module=EXTRA,
+)
+def create_lora_model_only(
+    *,
+    lora_name: LoraFile,
+    strength_model: HookStrength = 1.0,
+    prev_hooks: HooksSocket | None = None,
+    run: NodeRun,
+) -> HooksSocket:
+    """A LoRA for single conditionings that leaves the text encoders as they are."""
+    return create_lora(
+        lora_name=lora_name, strength_model=strength_model, strength_clip=0.0, prev_hooks=prev_hooks, run=run
+    )
+
+
+@node(
+    "CreateHookModelAsLora",
+    category=CREATE,
+    display_name="Create Hook Model as LoRA",
+    experimental=True,
+    python_module=EXTRA,
+)
+def create_model(
+    *,
+    ckpt_name: CheckpointFile,
+    strength_model: HookStrength = 1.0,
+    strength_clip: HookStrength = 1.0,
+    prev_hooks: HooksSocket | None = None,
+    run: NodeRun,
+) -> HooksSocket:
+    """What tells a checkpoint from the model in use, for single conditionings."""
+    path = services(run).folders.resolve("checkpoints", ckpt_name)
+    return (*(prev_hooks or ()), LoraHook(str(path), strength_model, strength_clip, is_model=True))
+
+
+@node(
+    "CreateHookModelAsLoraModelOnly",
+    category=CREATE,
+    display_name="Create Hook Model as LoRA (MO)",
+    experimental=True,
+    python_module=EXTRA,
+)
+def create_model_only(
+    *,
+    ckpt_name: CheckpointFile,
+    strength_model: HookStrength = 1.0,
+    prev_hooks: HooksSocket | None = None,
+    run: NodeRun,
+) -> HooksSocket:
+    """What tells a checkpoint's diffusion network from the one in use, for single conditionings."""
+    return create_model(
+        ckpt_name=ckpt_name, strength_model=strength_model, strength_clip=0.0, prev_hooks=prev_hooks, run=run
+    )
+
+
+@node(
+    "CombineHooks2",
+    category=COMBINE,
+    display_name="Combine Hooks [2]",
+    experimental=True,
+    python_module=EXTRA,
+)
+def combine_2(hooks_A: HooksSocket | None = None, hooks_B: HooksSocket | None = None) -> HooksSocket:
+    """Use the hooks of both."""
+    return _joined(hooks_A, hooks_B)
+
+
+@node(
+    "CombineHooks4",
+    category=COMBINE,
+    display_name="Combine Hooks [4]",
+    experimental=True,
+    python_module=EXTRA,
+)
+def combine_4(
+    *,
+    hooks_A: HooksSocket | None = None,
+    hooks_B: HooksSocket | None = None,
+    hooks_C: HooksSocket | None = None,
+    hooks_D: HooksSocket | None = None,
+) -> HooksSocket:
+    """Use the hooks of all four."""
+    return _joined(hooks_A, hooks_B, hooks_C, hooks_D)
+
+
+@node(
+    "CombineHooks8",
+    category=COMBINE,
+    display_name="Combine Hooks [8]",
+    experimental=True,
+    python_module=EXTRA,
+)
+def combine_8(
+    *,
+    hooks_A: HooksSocket | None = None,
+    hooks_B: HooksSocket | None = None,
+    hooks_C: HooksSocket | None = None,
+    hooks_D: HooksSocket | None = None,
+    hooks_E: HooksSocket | None = None,
+    hooks_F: HooksSocket | None = None,
+    hooks_G: HooksSocket | None = None,
+    hooks_H: HooksSocket | None = None,
+) -> HooksSocket:
+    """Use the hooks of all eight."""
+    return _joined(hooks_A, hooks_B, hooks_C, hooks_D, hooks_E, hooks_F, hooks_G, hooks_H)
+
+
+def _joined(*hooks: Hooks | None) -> Hooks:
+    """All hooks in order, each once."""
+    return tuple(dict.fromkeys(hook for group in hooks if group for hook in group))
+
+
+# ---- giving hooks to prompts ----------------------------------------------------------------------------
+
+
+@node(
+    "ConditioningTimestepsRange",
+    category="advanced/hooks",
+    display_name="Timesteps Range",
+    outputs=("TIMESTEPS_RANGE", "BEFORE_RANGE", "AFTER_RANGE"),
+    experimental=True,
+    python_module=EXTRA,
+)
+def steps_range(
+    start_percent: Percent = 0.0, end_percent: Percent = 1.0
+) -> tuple[RangeSocket, RangeSocket, RangeSocket]:
+    """A part of the sampling range, and what lies before and after it."""
+    return (start_percent, end_percent), (0.0, start_percent), (end_percent, 1.0)
+
+
+@node(
+    "ConditioningSetProperties",
+    category="advanced/hooks/cond single",
+    display_name="Cond Set Props",
+    experimental=True,
+    python_module=EXTRA,
+)
+def set_properties(
+    *,
+    cond_NEW: Conditioning,
+    strength: AreaStrength = 1.0,
+    set_cond_area: CondArea,
+    mask: Mask | None = None,
+    hooks: HooksSocket | None = None,
+    timesteps: RangeSocket | None = None,
+) -> Conditioning:
+    """Say how much, where and when a conditioning counts, and with which LoRAs."""
+    return _with_properties(cond_NEW, strength, set_cond_area, mask, hooks, timesteps)
+
+
+@node(
+    "ConditioningSetPropertiesAndCombine",
+    category="advanced/hooks/cond single",
+    display_name="Cond Set Props Combine",
+    experimental=True,
+    python_module=EXTRA,
+)
+def set_properties_and_combine(
+    *,
+    cond: Conditioning,
+    cond_NEW: Conditioning,
+    strength: AreaStrength = 1.0,
+    set_cond_area: CondArea,
+    mask: Mask | None = None,
+    hooks: HooksSocket | None = None,
+    timesteps: RangeSocket | None = None,
+) -> Conditioning:
+    """Set a conditioning's properties and let it count beside another one."""
+    return cond + _with_properties(cond_NEW, strength, set_cond_area, mask, hooks, timesteps)
+
+
+@node(
+    "PairConditioningSetProperties",
+    category="advanced/hooks/cond pair",
+    display_name="Cond Pair Set Props",
+    outputs=("positive", "negative"),
+    experimental=True,
+    python_module=EXTRA,
+)
+def set_pair_properties(
+    *,
+    positive_NEW: Conditioning,
+    negative_NEW: Conditioning,
+    strength: AreaStrength = 1.0,
+    set_cond_area: CondArea,
+    mask: Mask | None = None,
+    hooks: HooksSocket | None = None,
+    timesteps: RangeSocket | None = None,
+) -> tuple[Conditioning, Conditioning]:
+    """Set the properties of a positive and a negative conditioning alike."""
+    said = (strength, set_cond_area, mask, hooks, timesteps)
+    return _with_properties(positive_NEW, *said), _with_properties(negative_NEW, *said)
+
+
+def _with_properties(
+    conditioning: ConditioningValue,
+    strength: float,
+    set_cond_area: str,
+    mask: Mask | None,
+    hooks: Hooks | None,
+    timesteps: Range | None,
+) -> ConditioningValue:
+    said: dict[str, object] = {}
+    if mask is not None:  # the strength is the mask's: without one, all entries count alike
+        said |= {"mask": as_batch(mask), "mask_strength": strength}
+        said["set_area_to_bounds"] = set_cond_area != "default"
+    if timesteps is not None:
+        said |= {"start_percent": timesteps[0], "end_percent": timesteps[1]}
+    changed = with_options(conditioning, said)
+    return changed if hooks is None else with_hooks(changed, hooks)
+
+
+def hooks_of(cond: Cond) -> Hooks:
+    return cast("Hooks", cond.options.get("hooks", ()))
+
+
+def with_hooks(conditioning: ConditioningValue, hooks: Hooks) -> ConditioningValue:
+    """Every entry with further LoRAs of its own."""
+    return tuple(
+        replace(cond, options={**cond.options, "hooks": _joined(hooks_of(cond), hooks)})
+        for cond in conditioning
+    )
+
+
+@node(
+    "SetClipHooks",
+    category="advanced/hooks/clip",
+    display_name="Set CLIP Hooks",
+    experimental=True,
+    python_module=EXTRA,
+)
+def set_clip_hooks(
+    *,
+    clip: Clip,
+    apply_to_conds: bool = True,
+    schedule_clip: bool = False,
+    hooks: HooksSocket | None = None,
+    run: NodeRun,
+) -> Clip:
+    """Encode prompts with the hooks' LoRAs, and give the hooks to what they are encoded to."""
+    for hook in hooks or ():
+        source = _text_source(hook, clip, run) if hook.strength_clip != 0 else None
+        if source is not None and source.patches():
+            clip = clip.with_lora(PatchUse(source, hook.strength_clip))
+    if schedule_clip and any(hook.keyframes for hook in hooks or ()):
+        run.warn(
+            "text encoders keep one strength: schedule_clip is not followed, the hooks' strength_clip is"
+        )
+    return clip.with_option("cond_hooks", hooks) if apply_to_conds and hooks else clip
+
+
+def _text_source(hook: LoraHook, clip: TextEncoders, run: NodeRun) -> PatchSource | None:
+    """What a hook changes in text encoders; None: nothing."""
+    if hook.is_model:
+        _, other, _ = open_checkpoint(Path(hook.path))
+        if other is None:
+            return None
+        base, changed = (WeightSource.joined(part.weights for part in c.parts) for c in (clip, other))
+        return ModelDifference(base, changed)
+    loaded = services(run).loras.load_text(Path(hook.path), clip)
+    return None if loaded is None else loaded.clip

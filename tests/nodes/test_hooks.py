@@ -1,0 +1,182 @@
+"""Hook nodes: what they say, and that a LoRA of both conditionings equals a LoRA of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+
+from loraloom.models.checkpoint import open_checkpoint
+from loraloom.models.handles import DiffusionModel, TextEncoders
+from loraloom.nodes import hook_keyframes, hooks, text
+from loraloom.nodes.conditioning import combine
+from loraloom.nodes.lora import load_lora
+from loraloom.nodes.sampling import ksampler
+from loraloom.nodes.sockets import LatentValue
+from loraloom.sampling.hooks import Hooks, Keyframe, LoraHook
+from loraloom.sampling.types import Cond, Conditioning
+from tests import tiny_models
+from tests.nodes.runs import PlainRun
+
+A, B = (LoraHook("a", 1.0),), (LoraHook("b", 0.5),)
+PROMPT: Conditioning = (Cond(torch.zeros(1, 77, 64)),)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> PlainRun:
+    return PlainRun(tmp_path)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> tuple[DiffusionModel, TextEncoders]:
+    model, clip, _ = open_checkpoint(tiny_models.write_sd15(tmp_path / "models/checkpoints/tiny.safetensors"))
+    assert clip is not None
+    path = tmp_path / "models/loras/style.safetensors"
+    path.parent.mkdir(parents=True)
+    unet = [
+        ("lora_unet_" + path.replace(".", "_"), model.weights.shapes[target.weight])
+        for path, target in model.lora_aliases().items()
+        if ".attn" in path and target.rows is None and len(model.weights.shapes[target.weight]) == 2
+    ]
+    shape = clip.parts[0].weights.shapes["clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"]
+    te = [("lora_te_text_model_encoder_layers_0_mlp_fc1", shape)]
+    assert len(unet) > 4
+    save_file(tiny_models.lora(unet + te, size=1.0), path)
+    return model, clip
+
+
+def test_hooks_are_gathered_once(run: PlainRun, loaded: object) -> None:
+    found = hooks.create_lora(lora_name="style.safetensors", strength_model=0.5, prev_hooks=A, run=run)
+    assert found[0] == A[0] and Path(found[1].path).name == "style.safetensors"
+    assert found[1].strength_model == 0.5 and found[1].strength_clip == 1.0
+    only = hooks.create_lora_model_only(lora_name="style.safetensors", run=run)
+    assert only[0].strength_clip == 0.0
+    assert hooks.create_lora_model_only(lora_name="style.safetensors", strength_model=0, run=run) == ()
+    model = hooks.create_model(ckpt_name="tiny.safetensors", run=run)
+    assert model[0].is_model and model[0].strength_clip == 1.0
+    assert hooks.create_model_only(ckpt_name="tiny.safetensors", run=run)[0].strength_clip == 0.0
+    assert hooks.combine_2(A, B) == A + B
+    assert hooks.combine_4(hooks_A=A, hooks_C=B, hooks_D=A) == A + B
+    assert hooks.combine_8(hooks_H=B) == B
+
+
+def test_keyframes_are_ordered_and_interpolated(run: PlainRun) -> None:
+    late = hook_keyframes.create_keyframe(0.2, 0.8)
+    both = hook_keyframes.create_keyframe(1.0, 0.1, late)
+    assert both == (Keyframe(1.0, 0.1), Keyframe(0.2, 0.8))
+    assert hook_keyframes.set_keyframes(A, both)[0].keyframes == both
+    assert hook_keyframes.set_keyframes(A) == A
+    frames = hook_keyframes.interpolate_keyframes(
+        strength_start=0.0, strength_end=1.0, interpolation="ease_in", keyframes_count=3, run=run
+    )
+    assert frames == (Keyframe(0.0, 0.0, 1), Keyframe(0.25, 0.5, 0), Keyframe(1.0, 1.0, 0))
+
+
+@pytest.mark.parametrize(("name", "middle"), [("linear", 0.5), ("ease_out", 0.75), ("ease_in_out", 0.5)])
+def test_easings(run: PlainRun, name: str, middle: float) -> None:
+    frames = hook_keyframes.interpolate_keyframes(
+        strength_start=0.0,
+        strength_end=1.0,
+        interpolation=name,
+        keyframes_count=3,
+        print_keyframes=True,
+        run=run,
+    )
+    assert [frame.strength for frame in frames] == pytest.approx([0, middle, 1])
+    assert run.notes("text")
+
+
+def test_properties_of_conditionings() -> None:
+    span, before, after = hooks.steps_range(0.2, 0.6)
+    assert (span, before, after) == ((0.2, 0.6), (0.0, 0.2), (0.6, 1.0))
+    (found,) = hooks.set_properties(
+        cond_NEW=PROMPT,
+        strength=0.5,
+        set_cond_area="mask bounds",
+        mask=torch.ones(8, 8),
+        hooks=A,
+        timesteps=span,
+    )
+    assert found.options["mask_strength"] == 0.5 and found.options["set_area_to_bounds"] is True
+    assert (found.options["start_percent"], found.options["end_percent"]) == (0.2, 0.6)
+    assert found.options["hooks"] == A
+    both = hooks.set_properties_and_combine(
+        cond=PROMPT, cond_NEW=(found,), set_cond_area="default", hooks=A + B
+    )
+    assert [cond.options.get("hooks") for cond in both] == [None, A + B]
+    positive, negative = hooks.set_pair_properties(
+        positive_NEW=PROMPT, negative_NEW=PROMPT, set_cond_area="default", hooks=B
+    )
+    assert positive[0].options == negative[0].options == {"hooks": B}
+
+
+def sampled(
+    model: DiffusionModel, positive: Conditioning, negative: Conditioning, run: PlainRun
+) -> torch.Tensor:
+    latent: LatentValue = {"samples": torch.zeros(1, 4, 8, 8)}
+    found = ksampler(
+        model=model,
+        seed=5,
+        steps=3,
+        cfg=3.0,
+        sampler_name="euler",
+        scheduler="karras",
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+        run=run,
+    )
+    return found.get("samples", torch.empty(0))
+
+
+def test_hooks_on_both_sides_equal_a_lora_on_the_model(
+    run: PlainRun, loaded: tuple[DiffusionModel, TextEncoders]
+) -> None:
+    model, clip = loaded
+    changed, changed_clip = load_lora(model, clip, "style.safetensors", 0.7, 0.4, run=run)
+    prompts = [text.encode_text(words, changed_clip, run=run) for words in ("a rose", "blurry")]
+    wanted = sampled(changed, prompts[0], prompts[1], run)
+
+    made = hooks.create_lora(lora_name="style.safetensors", strength_model=0.7, strength_clip=0.4, run=run)
+    hooked_clip = hooks.set_clip_hooks(clip=clip, hooks=made, run=run)
+    hooked = [text.encode_text(words, hooked_clip, run=run) for words in ("a rose", "blurry")]
+    torch.testing.assert_close(hooked[0][0].context, prompts[0][0].context)
+    assert hooked[0][0].options["hooks"] == made
+    found = sampled(model, hooked[0], hooked[1], run)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.std()))
+    plain = sampled(model, prompts[0], prompts[1], run)
+    assert not torch.allclose(plain, wanted, atol=0.01 * float(wanted.std()))
+
+
+def test_text_encoders_may_keep_hooks_to_themselves(
+    run: PlainRun, loaded: tuple[DiffusionModel, TextEncoders]
+) -> None:
+    _, clip = loaded
+    keyed: Hooks = hook_keyframes.set_keyframes(
+        hooks.create_lora(lora_name="style.safetensors", run=run), (Keyframe(0.5),)
+    )
+    quiet = hooks.set_clip_hooks(clip=clip, apply_to_conds=False, schedule_clip=True, hooks=keyed, run=run)
+    assert "hooks" not in text.encode_text("a rose", quiet, run=run)[0].options
+    assert len(quiet.stack) == 1 and "schedule_clip" in run.warnings[0]
+    assert hooks.set_clip_hooks(clip=clip, run=run) == clip
+    model_hook = hooks.create_model(ckpt_name="tiny.safetensors", run=run)
+    same = hooks.set_clip_hooks(clip=clip, hooks=model_hook, run=run)
+    torch.testing.assert_close(
+        text.encode_text("a rose", same, run=run)[0].context,
+        text.encode_text("a rose", clip, run=run)[0].context,
+    )
+
+
+def test_hooks_of_different_prompts_combine(
+    run: PlainRun, loaded: tuple[DiffusionModel, TextEncoders]
+) -> None:
+    model, clip = loaded
+    rose, night = (text.encode_text(words, clip, run=run) for words in ("a rose", "night"))
+    made = hooks.create_lora_model_only(lora_name="style.safetensors", strength_model=0.7, run=run)
+    positive = combine(rose, hooks.with_hooks(night, made))
+    both = sampled(model, positive, night, run)
+    neither = sampled(model, combine(rose, night), night, run)
+    assert torch.isfinite(both).all()
+    assert not torch.allclose(both, neither, atol=0.01 * float(neither.std()))
