@@ -135,7 +135,7 @@ class Evaluation:
         parametrisation = network.parametrisation
         while True:
             x = torch.cat([piece.x for piece in group])
-            levels = sigma.expand(x.shape[0])
+            levels = sigma.to(x.device).expand(x.shape[0])
             try:
                 output = network(
                     parametrisation.scale_input(x, levels),

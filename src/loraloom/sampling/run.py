@@ -73,7 +73,7 @@ def sample(
     if sigmas.numel() == 0:
         return Sampled(latent, latent)
     options = options or SamplingOptions()
-    sigmas = sigmas.to(network.device, torch.float32)
+    sigmas = sigmas.to("cpu", torch.float32)  # samplers branch on levels: no waiting for a device
     noise = noise.to(network.device, torch.float32)
     start = latent.to(network.device, torch.float32)
     if start.count_nonzero() > 0:

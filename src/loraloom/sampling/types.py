@@ -173,8 +173,8 @@ class Step:
 
 
 Sampler: TypeAlias = Callable[..., Iterator[Step]]
-"""(denoise: Denoiser, x, sigmas (S+1,), *, noise: Noise, own knobs…) → a Step per sigma interval. The last
-Step's x is the result. Progress, previews and cancelling belong to the caller."""
+"""(denoise: Denoiser, x, sigmas (S+1,) on the CPU, *, noise: Noise, own knobs…) → a Step per sigma interval.
+The last Step's x is the result. Progress, previews and cancelling belong to the caller."""
 
 Schedule: TypeAlias = Callable[[Parametrisation, int], Tensor]
 """(parametrisation, steps) → sigmas (steps + 1,), descending, ending in 0."""
