@@ -8,9 +8,11 @@ the algebra allows: their LoRAs run beside them.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Generator, Hashable, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Blueprint
 from loraloom.models.slots import compress, find_slots
-from loraloom.weights.patch import Patch, Stack
+from loraloom.weights.patch import Factors, Patch, Rows, Stack
 from loraloom.weights.quantized import STORAGE_TYPES, join_low_rank
 from loraloom.weights.source import WeightSource
 
@@ -132,7 +134,7 @@ class Resident:
         memory = self._memory_for(native, torch.float32)
         self.source.read_into(native, memory)
         whole = memory
-        for patch, strength in uses:
+        for patch, strength in _joined(uses):
             whole = _patched(whole, patch, strength)
         for slot in self._slots[native]:
             if layer := slot.compressed:
@@ -238,6 +240,39 @@ def _patched(whole: Tensor, patch: Patch, strength: float) -> Tensor:
     if after.data_ptr() != before.data_ptr():
         before.copy_(after)
     return whole
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SideBySide:
+    """Several low-rank patches of the same rows as one product: a single pass over the weight."""
+
+    signature: Hashable
+    rows: Rows
+    low_rank: Factors
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        up, down = self.low_rank.up.to(weight), self.low_rank.down.to(weight)
+        weight.view(len(weight), -1).addmm_(up, down, alpha=strength)
+        return weight
+
+    def factors(self) -> Factors | None:
+        return self.low_rank
+
+
+def _joined(uses: Uses) -> Uses:
+    """The same changes, runs of low-rank patches on the same rows put side by side."""
+    joined: Uses = []
+    for rows, group in itertools.groupby(uses, key=lambda use: use[0].rows):
+        run = list(group)
+        found = [patch.factors() for patch, _ in run] if len(run) > 1 else [None]
+        if None in found:
+            joined += run
+            continue
+        factors = [factor for factor in found if factor is not None]
+        up = torch.cat([f.up * strength for f, (_, strength) in zip(factors, run, strict=True)], 1)
+        down = torch.cat([f.down for f in factors])
+        joined.append((_SideBySide(_signature(run), rows, Factors(down, up)), 1.0))
+    return joined
 
 
 def _signature(uses: Iterable[tuple[Patch, float]]) -> Signature:
