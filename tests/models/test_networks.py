@@ -44,7 +44,7 @@ def test_sdxl_is_told_the_sizes(tmp_path: Path) -> None:
     assert told(sized["y"], 128) == [1000, 800, 3, 5, 512, 800]
 
 
-@pytest.mark.parametrize(("role", "score"), [("positive", 7), ("negative", 2.5)])
+@pytest.mark.parametrize(("role", "score"), [("positive", 6), ("negative", 2.5)])
 def test_the_refiner_is_told_a_score(tmp_path: Path, role: str, score: float) -> None:
     network = network_of(tiny.write_refiner(tmp_path / "m.safetensors"))
     inputs = network.inputs(Cond(torch.randn(1, 7, 128), torch.zeros(1, 128)), SampleContext(X, X, role=role))

@@ -117,7 +117,7 @@ class RefinerNetwork(SdxlNetwork):
 
     def _label(self, cond: Cond, context: SampleContext) -> Tensor | None:
         sizes = image_sizes(cond.options, context.latent)
-        default = 2.5 if context.role == "negative" else 7.0
+        default = 2.5 if context.role == "negative" else 6.0
         score = cast(float, cond.options.get("aesthetic_score", default))
         numbers = [sizes[name] for name in ("height", "width", "crop_h", "crop_w")]
         return self._told(cond, [*numbers, score])

@@ -56,8 +56,9 @@ def _cgroup_memory() -> int:
     for limit, usage, statistics in _CGROUPS:
         bound, used = _text(limit).strip(), _text(usage).strip()
         if bound.isdigit() and used.isdigit():
-            reclaimable = _field(_text(statistics), "inactive_file") or 0
-            return max(0, int(bound) - int(used) + reclaimable)
+            fields = _text(statistics)
+            cached = sum(_field(fields, name) or 0 for name in ("inactive_file", "active_file"))
+            return max(0, int(bound) - int(used) + cached)
     return 1 << 62
 
 
