@@ -36,6 +36,7 @@ from loraloom.server.lazy import LazyApp
 from loraloom.server.security import Security
 from loraloom.server.settings import ServerSettings
 from loraloom.server.state import Files, Log, ServerState, state_of
+from loraloom.server.webhooks import Webhooks, secret_of
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
 
@@ -84,10 +85,14 @@ def application(setup: Setup) -> ASGIApp:
         app.state.server = state
         await state.dispatcher.start()
         stop = start_telling(state)
+        hooks = Webhooks(state.dispatcher, secret_of(setup.settings.user_dir), setup.settings.allow_webhooks)
+        calling = asyncio.create_task(hooks.work())
         try:
             yield
         finally:
             stop()
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
             await state.dispatcher.stop()
             store.close()
 
