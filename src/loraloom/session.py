@@ -22,6 +22,7 @@ from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event, NodeFailed, RunCancelled, RunFailed
 from loraloom.engine.node import NodeType, collect
 from loraloom.engine.run import run as run_graph
+from loraloom.engine.validation import ClassChecks
 from loraloom.errors import Cancelled, LoraloomError
 from loraloom.folders import ModelFolders, model_folders
 from loraloom.lora.load import Compat
@@ -30,13 +31,14 @@ from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.output_files import OutputFolder
 from loraloom.nodes.services import Services, Settings
 from loraloom.outcome import Recorder, Run
+from loraloom.packs.load import Packs, load_packs
 from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph
 from loraloom.workflow.insert_lora import insert_loras, read_lora_choice
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.sources import read_source, select
-from loraloom.workflow.validate import validate
+from loraloom.workflow.validate import OwnChecks, validate
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 
@@ -61,6 +63,9 @@ class Session:
     strict_lora: a LoRA key without a place is an error.
     metadata: pictures carry their workflow and receipts.
     nodes: further node classes by name (made with `loraloom.engine.node.node`).
+    custom_nodes: folders of node packs written to ComfyUI's contract, or packs that are loaded already; they
+        are code that runs with all your rights. Loraloom's own classes come before theirs; `packs.failed`
+        names what was skipped.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Session:
         strict_lora: bool = False,
         metadata: bool = True,
         nodes: Mapping[str, NodeType] | None = None,
+        custom_nodes: Sequence[FilePath] | Packs = (),
         cache: Cache | None = None,
     ) -> None:
         roots = None if models is None else [models] if isinstance(models, str | os.PathLike) else models
@@ -84,7 +90,15 @@ class Session:
             [Path(p) for p in extra_model_paths],
             Path(input_dir),
         )
-        self.nodes: Mapping[str, NodeType] = {**collect("loraloom.nodes"), **(nodes or {})}
+        self.packs = (
+            custom_nodes
+            if isinstance(custom_nodes, Packs)
+            else load_packs(
+                [Path(p) for p in custom_nodes], folders=self.folders, output_dir=Path(output_dir)
+            )
+        )
+        own = {**collect("loraloom.nodes"), **(nodes or {})}
+        self.nodes: Mapping[str, NodeType] = {**self.packs.nodes, **own}
         self.memory = Memory(device, dtype)
         self._temp = tempfile.TemporaryDirectory(prefix="loraloom-")
         self.services = Services(
@@ -125,7 +139,8 @@ class Session:
             if isinstance(source, Graph)
             else _read(source, workflow, {**core_schemas(), **self.schemas})
         )
-        return edit_graph(graph, self.schemas, self.folders, set=set, seed=seed, loras=loras)
+        checks = ClassChecks(self.nodes)
+        return edit_graph(graph, self.schemas, self.folders, checks, set=set, seed=seed, loras=loras)
 
     def run(
         self,
@@ -144,7 +159,7 @@ class Session:
         Raises what `prepare` raises, NodeFailure when a node fails, Cancelled when `cancel` was set."""
         graph = self.prepare(source, workflow=workflow, set=set, seed=seed, loras=loras)
         recorder = Recorder({"output": self.services.output.root, "temp": self.services.temp.root})
-        for note in graph.notes:
+        for note in (*graph.notes, *map(str, self.packs.failed)):
             recorder.warn(note)
         for event in self.events(graph, cancel=cancel):
             recorder.see(event)
@@ -175,6 +190,7 @@ class Session:
     def close(self) -> None:
         """Let go of models, results and temporary pictures."""
         self._cache.clear()
+        self.packs.close()
         self.memory.release()
         self._temp.cleanup()
 
@@ -189,19 +205,22 @@ def edit_graph(
     graph: Graph,
     schemas: Mapping[str, NodeSchema],
     folders: ModelFolders,
+    own: OwnChecks | None = None,
     *,
     set: Mapping[str, JSON] | Iterable[str] = (),
     seed: int | None = None,
     loras: Sequence[str] = (),
 ) -> Graph:
-    """A graph with LoRAs inserted, inputs set and the seed changed, validated against `schemas`."""
+    """A graph with LoRAs inserted, inputs set and the seed changed, validated against `schemas`.
+
+    own: the checks that classes make themselves."""
     known = {**core_schemas(), **schemas}
     graph = insert_loras(graph, known, [read_lora_choice(text) for text in loras])
     texts = [f"{k}={v}" for k, v in set.items()] if isinstance(set, Mapping) else list(set)
     graph = apply_assignments(graph, known, texts)
     if seed is not None:
         graph = set_seed(graph, known, seed)
-    report = validate(graph, schemas, folders.list)
+    report = validate(graph, schemas, folders.list, own=own)
     report.raise_if_bad()
     return report.graph
 

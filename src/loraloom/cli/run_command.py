@@ -6,8 +6,8 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +16,7 @@ import typer
 
 from loraloom.cli.display import Display
 from loraloom.cli.lora_notes import lora_notes
-from loraloom.cli.settings import ExtraPathsOption, ModelsOption
+from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOption
 from loraloom.cli.workflow_commands import (
     JsonOption,
     SeedOption,
@@ -25,11 +25,15 @@ from loraloom.cli.workflow_commands import (
     WorkflowOption,
     chosen_graphs,
 )
+from loraloom.engine.node import NodeType
+from loraloom.engine.validation import ClassChecks
 from loraloom.errors import LoraloomError, MissingModelsError
 from loraloom.folders import ModelFolders, model_folders
+from loraloom.packs.load import load_packs
 from loraloom.workflow.graph import Graph
 from loraloom.workflow.implemented import implemented_schemas, known_schemas
 from loraloom.workflow.insert_lora import insert_loras, read_lora_choice
+from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.validate import validate
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ def run_command(
     seed: SeedOption = None,
     models: ModelsOption = None,
     extra_paths: ExtraPathsOption = None,
+    custom_nodes: CustomNodesOption = None,
     output_dir: Annotated[Path, typer.Option(help="Where pictures go.")] = Path("output"),
     input_dir: Annotated[Path, typer.Option(help="Where LoadImage finds pictures.")] = Path("input"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -77,7 +82,10 @@ def run_command(
     """Run a workflow: read it from SOURCE, draw its pictures, and say what each LoRA did."""
     try:
         folders = model_folders(models, extra_paths, input_dir)
-        graphs = prepared_graphs(source, workflow, assignments, seed, loras or [], folders)
+        packs = load_packs(custom_nodes or (), folders=folders, output_dir=output_dir)
+        for failure in packs.failed:
+            typer.echo(f"warning: {failure}", err=True)
+        graphs = prepared_graphs(source, workflow, assignments, seed, loras or [], folders, packs.nodes)
         if dry_run:
             _say_ready(graphs, as_json)
             return
@@ -97,7 +105,10 @@ def run_command(
                 compat=compat,
                 strict_lora=strict_lora,
                 metadata=not no_metadata,
+                custom_nodes=packs,
             ) as session,
+            # What packs print is no part of the result.
+            redirect_stdout(sys.stderr) if packs.nodes else nullcontext(),
         ):
             for graph in graphs:
                 with display.running(graph):
@@ -131,13 +142,20 @@ def prepared_graphs(
     seed: int | None,
     loras: list[str],
     folders: ModelFolders,
+    packs: Mapping[str, NodeType] | None = None,
 ) -> list[Graph]:
-    """The graphs to run, checked before torch is loaded: what is wrong is said at once."""
+    """The graphs to run, checked before torch is loaded: what is wrong is said at once.
+
+    packs: the classes of node packs."""
     graphs: list[Graph] = []
     choices = [read_lora_choice(text) for text in loras]
-    for _, graph in chosen_graphs(source, workflow, assignments, seed):
-        graph = insert_loras(graph, known_schemas(), choices)
-        report = validate(graph, implemented_schemas(), folders.list)
+    own = {name: kind for name, kind in (packs or {}).items() if name not in implemented_schemas()}
+    foreign = {name: kind.schema for name, kind in own.items()}
+    known: Mapping[str, NodeSchema] = {**known_schemas(), **foreign} if foreign else known_schemas()
+    for _, graph in chosen_graphs(source, workflow, assignments, seed, known):
+        graph = insert_loras(graph, known, choices)
+        schemas = {**implemented_schemas(), **foreign}
+        report = validate(graph, schemas, folders.list, own=ClassChecks(own))
         report.raise_if_bad()
         hints = lora_notes(report.graph, folders)
         graphs.append(replace(report.graph, notes=(*report.graph.notes, *report.notes, *hints)))

@@ -16,6 +16,16 @@ ModelsOption = Annotated[
         show_default=False,
     ),
 ]
+CustomNodesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--custom-nodes",
+        metavar="DIR",
+        help="Folder of node packs written to ComfyUI's contract (may be given several times). "
+        "Their code runs with all your rights.",
+        show_default=False,
+    ),
+]
 ExtraPathsOption = Annotated[
     list[Path] | None,
     typer.Option("--extra-model-paths", help="ComfyUI's extra_model_paths.yaml.", show_default=False),

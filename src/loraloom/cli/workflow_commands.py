@@ -7,6 +7,7 @@ them and turns them into exit codes. Tables go to standard error, results to sta
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loraloom.cli.lora_notes import lora_notes
+from loraloom.cli.lora_notes import lora_notes, with_renamed_loras
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
 from loraloom.folders import model_folders
@@ -57,13 +58,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def chosen_graphs(
-    source: str, workflow: str | None, assignments: list[str] | None, seed: int | None
+    source: str,
+    workflow: str | None,
+    assignments: list[str] | None,
+    seed: int | None,
+    schemas: Mapping[str, NodeSchema] | None = None,
 ) -> list[tuple[Found, Graph]]:
     """The workflows that the options choose, as graphs with `--set` and `--seed` applied.
 
+    schemas: the classes to read them by; without node packs, those that are known anyway.
     The seed also decides what `{a|b}` becomes, so that the same command gives the same graph.
     """
-    schemas = known_schemas()
+    schemas = known_schemas() if schemas is None else schemas
     out: list[tuple[Found, Graph]] = []
     for found in select(read_source(source), workflow):
         graph = found.graph(schemas, queueing=Queueing.fresh(seed))
@@ -90,7 +96,7 @@ def validate_command(
     reports = [
         (found, replace(report, notes=(*report.notes, *lora_notes(report.graph, folders))))
         for found, graph in chosen
-        for report in [validate(graph, schemas, folders.list)]
+        for report in [validate(with_renamed_loras(graph, folders), schemas, folders.list)]
     ]
     if as_json:
         typer.echo(json.dumps({"workflows": [report_json(f, r) for f, r in reports]}, indent=1))

@@ -64,7 +64,8 @@ def load_packs(
     Raises InputError when a directory is not there; whatever is wrong with a pack is in `failed`.
     """
     standins = StandIns(folders, output_dir)
-    standins.install()
+    if directories:
+        standins.install()
     nodes: dict[str, NodeType] = {}
     failed: list[PackFailure] = []
     modules: list[str] = []

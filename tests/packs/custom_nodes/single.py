@@ -1,5 +1,5 @@
 """A pack of one file, which calls a node of Loraloom's."""
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 
 import comfy.sd  # noqa: F401
 
