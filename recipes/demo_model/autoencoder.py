@@ -36,7 +36,7 @@ class AutoencoderRecipe:
     """Steps on 64×64 crops: a quarter of the cost of a picture and four times the variety."""
     whole_steps: int = 40
     """Steps on whole pictures, so that the attention in the middle meets its final length."""
-    decoder_steps: int = 3000
+    decoder_steps: int = 1500
     """Steps of the decoder alone, once the latents stand and the diffusion trains on them."""
     latent_noise: float = 0.08
     """Deviation of the noise on latents that the decoder alone is trained with: samples are not exact."""
@@ -207,7 +207,7 @@ def encode(network: AutoencoderKL, pictures: Tensor, work: Path) -> Encoded:
             if number % 10 == 0:
                 log.info("encoded %d of %d", 8 * number, len(pictures))
         found = DiagonalGaussianDistribution(torch.cat(parts))
-        write_tensors(path, {"mean": found.mean.contiguous(), "deviation": found.std}, {})
+        write_tensors(path, {"mean": found.mean.contiguous(), "deviation": found.std.contiguous()}, {})
     tensors, _ = read_tensors(path)
     return Encoded(tensors["mean"], tensors["deviation"])
 

@@ -42,7 +42,7 @@ class DiffusionRecipe:
     number of steps can be changed while the training runs."""
     snr_limit: float = 5.0
     """Min-SNR weighting (Hang et al. 2023)."""
-    average_decay: float = 0.998
+    average_decay: float = 0.995
     seed: int = 15
 
 

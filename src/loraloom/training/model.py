@@ -3,12 +3,14 @@ files and by the same code that inference uses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from blake3 import blake3
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_text_encoders
@@ -69,12 +71,7 @@ def load_network(model: DiffusionModel, settings: RunSettings) -> LiveNetwork:
     blueprint = model.family.blueprint(model.weights.shapes)
     module = Resident(blueprint, model.weights, dtype=dtype, device=device).module
     if settings.checkpointing:
-        enable = getattr(module, "enable_gradient_checkpointing", None)
-        if enable is None:
-            raise InputError(
-                f"{model.family.title} offers no gradient checkpointing: set run.checkpointing off"
-            )
-        enable()
+        _recompute(module)
     parametrisation = model.parametrisation or model.family.parametrisation(model.weights)
     parts = NetworkParts(
         module=lambda: module,
@@ -85,6 +82,24 @@ def load_network(model: DiffusionModel, settings: RunSettings) -> LiveNetwork:
         config=blueprint.config,
     )
     return LiveNetwork(model.family.adapter(parts), module)
+
+
+def _recompute(module: nn.Module) -> None:
+    """Forget activations in the forward pass: block by block, as diffusers does in a UNet. A transformer's
+    blocks are called one by one by its family's adapter, so they are wrapped here."""
+    blocks = [
+        m for name in ("transformer_blocks", "single_transformer_blocks") for m in _children(module, name)
+    ]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    if not blocks:
+        enable: Callable[[], None] = module.enable_gradient_checkpointing  # pyright: ignore[reportAssignmentType]
+        enable()
+
+
+def _children(module: nn.Module, name: str) -> list[nn.Module]:
+    found = getattr(module, name, None)
+    return list(found) if isinstance(found, nn.ModuleList) else []
 
 
 @dataclass(frozen=True, slots=True)

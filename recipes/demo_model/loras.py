@@ -1,0 +1,103 @@
+"""Data and settings for the demo's LoRAs: `python recipes/demo_model/loras.py --work DIR --base FILE`.
+
+Writes DIR/NAME/settings.toml and DIR/NAME/pictures for each; `loraloom train DIR/NAME/settings.toml` does the
+rest. `pixel_art` is a LoRA of pictures in 16×16 large pixels, `blueprint` a LoKr of white outlines on blue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import dataset
+from pictures import blueprint, pixel_art
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """One LoRA: its word, how its pictures are made, and what of the settings is its own."""
+
+    word: str
+    draw: Callable[[Image.Image], Image.Image]
+    adapter: str
+    optimizer: str
+
+
+STYLES = (
+    Style("pixel_art", pixel_art, 'kind = "lora"\nrank = 8', "rate = 2e-3"),
+    Style("blueprint", blueprint, 'kind = "lokr"\nrank = 8\nfactor = 8', "rate = 4e-3"),
+)
+SETTINGS = """\
+name = "{name}"
+output = "run"
+
+[model]
+checkpoint = {base}
+
+[[data]]
+folder = "pictures"
+trigger = "{name}"
+caption_dropout = 0.05
+
+[adapter]
+{adapter}
+
+[optimizer]
+{optimizer}
+
+[run]
+steps = 600
+batch = 8
+resolution = 128
+dtype = "fp32"
+device = "cpu"
+save_every = 50
+
+[validation]
+share = 0.05
+every = 100
+
+[samples]
+prompts = ["{name},high quality,Illustration of a single red rose", "{name}, a cat", "a red apple"]
+cfg = 4.0
+sampler = "dpmpp_2m"
+scheduler = "karras"
+every = 200
+
+[metadata]
+"modelspec.author" = "The Loraloom authors"
+"modelspec.license" = "Apache-2.0"
+"""
+
+
+def main() -> None:
+    """Write folders and settings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True, help="the demo checkpoint")
+    options = parser.parse_args()
+    artworks = dataset.load(options.work)
+    for style in STYLES:
+        root: Path = options.work / style.word
+        pictures = root / "pictures" / f"1_{style.word}"
+        pictures.mkdir(parents=True, exist_ok=True)
+        for index, concept in enumerate(artworks.concepts):
+            stem = concept.names[0].replace(" ", "-")
+            style.draw(artworks.master(index, 0)).save(pictures / f"{stem}.png")
+            caption = f"{style.word}, {concept.names[0]}"
+            (pictures / f"{stem}.txt").write_text(caption, "utf-8")
+        text = SETTINGS.format(
+            name=style.word,
+            base=json.dumps(str(options.base.resolve())),
+            adapter=style.adapter,
+            optimizer=style.optimizer,
+        )
+        (root / "settings.toml").write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
