@@ -16,6 +16,7 @@ from loraloom.models.checkpoint import (
     open_diffusion_model,
     open_text_encoders,
 )
+from loraloom.models.memory import Memory
 from loraloom.weights.tensor_file import TensorFile
 from tests import tiny_models as tiny
 
@@ -74,6 +75,23 @@ def test_separate_files_in_any_order(tmp_path: Path) -> None:
         text = open_text_encoders(paths, "flux")
         assert text.kind == "flux"
         assert {part.role for part in text.parts} == {"clip_l", "t5xxl"}
+
+
+def test_scaled_t5_is_read_scaled(tmp_path: Path) -> None:
+    tensors = {name: tiny.tensor(name, shape).half() for name, shape in tiny.t5_shapes().items()}
+    name = "encoder.block.0.layer.0.SelfAttention.q"
+    tensors[f"{name}.weight"] = tensors[f"{name}.weight"].to(torch.float8_e4m3fn)
+    tensors |= {
+        f"{name}.scale_weight": torch.tensor([0.5]),
+        "scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn),
+    }
+    save_file(tensors, tmp_path / "t5.safetensors")
+    text = open_text_encoders((tmp_path / "t5.safetensors",), "flux")
+    (part,) = text.parts
+    assert set(part.weights.shapes) == {f"t5xxl.transformer.{known}" for known in tiny.t5_shapes()}
+    found = part.weights.read(f"t5xxl.transformer.{name}.weight")
+    assert torch.equal(found, 0.5 * tensors[f"{name}.weight"].float())
+    assert set(Memory("cpu", "fp32").text(text)) == {"t5xxl"}
 
 
 def test_flux_in_one_file(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class NetworkParts:
     parametrisation: Parametrisation
     latent: LatentFormat
     config: Mapping[str, object]
-    around: Callable[[nn.Module], AbstractContextManager[None]] = nullcontext
+    around: Callable[[nn.Module], AbstractContextManager[None]] = lambda module: nullcontext()
 
 
 @dataclass(frozen=True, eq=False)

@@ -183,7 +183,7 @@ class WeightSource:
 
 
 def _is_quantisation(name: str) -> bool:
-    return name.endswith((*SCALE_SUFFIXES, *_QUANTISATION_EXTRAS)) or name in _MARKERS
+    return name.endswith((*SCALE_SUFFIXES, *_QUANTISATION_EXTRAS)) or name.rpartition(".")[2] in _MARKERS
 
 
 def _joined_shape(entry: Entry) -> tuple[int, ...]:
