@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from loraloom.packs.conditioning import conditioning, from_pack, to_pack
+from loraloom.sampling.types import Cond
+
+
+def test_there_and_back() -> None:
+    mask, context, pooled = torch.ones(1, 8, 8), torch.zeros(1, 3, 4), torch.ones(1, 2)
+    ours = (Cond(context, pooled, {"mask": mask, "strength": 0.5}), Cond(context))
+    theirs = to_pack(ours)
+    assert isinstance(theirs, list) and theirs[0][0] is context
+    assert theirs[0][1] == {"pooled_output": pooled, "mask": mask, "strength": 0.5}
+    back = from_pack(theirs)
+    assert back == ours
+    assert back is not ours
+
+
+@pytest.mark.parametrize(
+    "value", [[], (), [1, 2], "text", [["a", {}]], [[torch.zeros(1), 1]], {"samples": 1}, None]
+)
+def test_all_else_is_left_as_it_is(value: object) -> None:
+    assert to_pack(value) is value
+    assert from_pack(value) is value
+
+
+def test_an_output_that_is_no_conditioning() -> None:
+    assert conditioning([]) == ()
+    with pytest.raises(TypeError, match=r"is a dict; expected \[\[tensor, dictionary\]"):
+        conditioning({"cond": 1})
