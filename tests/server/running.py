@@ -51,7 +51,6 @@ class RunningServer:
             self.process.terminate()
         self.process.wait(20)
         self._errors.join(5)
-        cast("IO[str]", self.process.stderr).close()
 
     def kill(self) -> None:
         self.process.kill()
@@ -74,10 +73,17 @@ def start(folder: Path, *options: str) -> RunningServer:
         if "listens on" in line:
             url = line.split()[-1]
             seconds = time.monotonic() - begun
-            errors = threading.Thread(target=lambda: [*stderr], daemon=True)
+            errors = threading.Thread(target=drain, args=(stderr,), daemon=True)
             errors.start()
             return RunningServer(
                 process, url, folder, httpx.Client(base_url=url, timeout=30), seconds, errors
             )
     process.wait()
     raise AssertionError("".join(lines))
+
+
+def drain(stream: IO[str]) -> None:
+    """Read a stream to its end, so that who writes it is never held up."""
+    with stream:
+        for _ in stream:
+            pass

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import httpx
 import pytest
 from tests.demo_models import write_demo_models
+from tests.server.editor import serve
 from tests.server.running import ROOT
 
 from loraloom.server.page import package_folder
@@ -31,32 +30,6 @@ pytestmark = [
         package_folder("comfyui_frontend_package", "static") is None, reason="the extra 'ui' is not installed"
     ),
 ]
-
-
-def _serve(folder: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "loraloom",
-            "serve",
-            "--port",
-            "0",
-            "--models",
-            "models",
-            "--dtype",
-            "fp32",
-            *options,
-        ],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
-    )
-    for line in cast("IO[str]", process.stderr):
-        if "listens on" in line:
-            return process, line.split()[-1]
-    raise AssertionError("the server did not start")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +67,7 @@ def _tutorial() -> dict[str, Any]:
 
 
 def test_the_editor_loads_runs_shows_saves_and_cancels(models: Path, browser: Any) -> None:
-    process, url = _serve(models)
+    process, url = serve(models)
     http = httpx.Client(base_url=url, timeout=30)
     http.post("/settings", json={"Comfy.TutorialCompleted": True})
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
@@ -166,11 +139,11 @@ def test_the_editor_loads_runs_shows_saves_and_cancels(models: Path, browser: An
         page.close()
         http.close()
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(30)
 
 
 def test_our_own_page_runs_a_workflow(models: Path, browser: Any) -> None:
-    process, url = _serve(models, "--no-frontend", "--user-dir", "user2")
+    process, url = serve(models, "--no-frontend", "--user-dir", "user2")
     page = browser.new_page(viewport={"width": 1000, "height": 1200})
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -191,4 +164,4 @@ def test_our_own_page_runs_a_workflow(models: Path, browser: Any) -> None:
     finally:
         page.close()
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(30)

@@ -47,8 +47,8 @@ async def post_prompt(request: Request) -> Response:
 
 async def get_queue(request: Request) -> Response:
     state = state_of(request)
-    waiting = await state.dispatcher.call(lambda s: s.waiting())
-    running: list[JSON] = [wire.queue_item(job) for job in state.running()]
+    found, waiting = await state.dispatcher.call(lambda s: (s.jobs((Status.RUNNING,)), s.waiting()))
+    running: list[JSON] = [wire.queue_item(job) for job in found]
     pending: list[JSON] = [wire.queue_item(job) for job in waiting]
     return JSONResponse({"queue_running": running, "queue_pending": pending})
 
@@ -156,8 +156,7 @@ async def job_of(request: Request) -> Job:
     job = await state_of(request).dispatcher.call(lambda s: s.find(job_id))
     if job is None:
         raise HTTPException(404, f"there is no job {job_id[:80]}")
-    live = state_of(request).dispatcher.live
-    return live.job if live is not None and live.job.id == job.id and job.status is Status.PENDING else job
+    return job
 
 
 def whole_number(request: Request, name: str, default: int) -> int:

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from loraloom.folders import ModelFolders
 from loraloom.jobs.dispatcher import Dispatcher, Notice
-from loraloom.jobs.job import Job, Status
+from loraloom.jobs.job import Status
 from loraloom.server import wire
 from loraloom.server.hub import Hub
 from loraloom.server.settings import ServerSettings
@@ -60,10 +60,6 @@ class ServerState:
     async def remaining(self) -> int:
         """How many jobs wait or run."""
         return await self.dispatcher.call(lambda s: s.count(Status.PENDING, Status.RUNNING))
-
-    def running(self) -> list[Job]:
-        live = self.dispatcher.live
-        return [] if live is None else [live.job]
 
     def tell(self, notice: Notice) -> None:
         """Pass a notice on to the WebSocket clients it concerns."""
