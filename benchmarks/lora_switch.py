@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ def report(timings: Sequence[Timing], yardstick: float) -> None:
 
 
 @contextmanager
-def loras_for(model: DiffusionModel, count: int, rank: int) -> Iterator[list[LoadedLora]]:
+def loras_for(model: DiffusionModel, count: int, rank: int) -> Generator[list[LoadedLora]]:
     with TemporaryDirectory() as folder:
         yield [make_lora(Path(folder), model, number, rank) for number in range(count)]
 

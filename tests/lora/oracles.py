@@ -28,7 +28,7 @@ class Oracle:
 
 def base_module(shape: Shape) -> nn.Linear | nn.Conv2d:
     generator = torch.Generator().manual_seed(math.prod(shape))
-    module = nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], shape[2:])
+    module = nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], shape[2])
     for parameter in module.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
     return module

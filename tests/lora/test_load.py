@@ -128,6 +128,23 @@ def test_numbered_parts_fill_a_fused_weight_in_order(tmp_path: Path) -> None:
     assert lora.receipt.complete
 
 
+def test_numbered_rotations_turn_their_rows(tmp_path: Path) -> None:
+    """kohya's OFT for Flux: one set of blocks for each of query, key and value."""
+    name = "oft_unet_double_blocks_0_img_attn_qkv"
+    tensors = {f"{name}.oft_blocks.{i}": 0.1 * random(2, 4, 4, seed=i) for i in range(3)}
+    tensors[f"{name}.alpha"] = torch.tensor(0.0)
+    lora = load(tmp_path, tensors)
+    base = random(3 * H, H, seed=9)
+    changed = apply(lora, "double_blocks.0.img_attn.qkv.weight", base)
+    for index in range(3):
+        rows = base[index * H : (index + 1) * H]
+        whole = Component("flux", {"a.weight": (H, H)})
+        single = {"diffusion_model.a.oft_blocks": tensors[f"{name}.oft_blocks.{index}"]}
+        alone = load(tmp_path, single, {"model": whole})
+        torch.testing.assert_close(changed[index * H : (index + 1) * H], apply(alone, "a.weight", rows))
+    assert lora.receipt.complete
+
+
 def test_xlabs_processors(tmp_path: Path) -> None:
     tensors = {
         "double_blocks.0.processor.qkv_lora1.down.weight": random(2, H),
@@ -245,7 +262,7 @@ def test_peft_config_gives_the_scale(config: dict[str, Any], gamma: float, tmp_p
     from peft.tuners.lora import Linear
     from torch import nn
 
-    layer = Linear(
+    layer: Any = Linear(
         nn.Linear(5, 6, bias=False), "default", r=4, lora_alpha=8,
         config=LoraConfig(r=4, lora_alpha=8, use_rslora=bool(config.get("use_rslora"))),
     )  # fmt: skip

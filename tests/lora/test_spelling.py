@@ -12,10 +12,6 @@ from loraloom.weights.patch import Target
 from . import tables
 
 
-def _resolve(component: Component, key: str) -> Target | None:
-    return Names(component).target(take_apart(key))
-
-
 def _misses(component: Component, kind: str, table: str) -> list[tuple[str, Target | None, Target]]:
     names = Names(component)
     wrong: list[tuple[str, Target | None, Target]] = []

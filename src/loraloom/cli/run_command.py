@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from loraloom.cli.display import Display
-from loraloom.cli.lora_notes import lora_notes
+from loraloom.cli.lora_notes import lora_notes, with_renamed_loras
 from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOption
 from loraloom.cli.workflow_commands import (
     JsonOption,
@@ -153,7 +153,7 @@ def prepared_graphs(
     foreign = {name: kind.schema for name, kind in own.items()}
     known: Mapping[str, NodeSchema] = {**known_schemas(), **foreign} if foreign else known_schemas()
     for _, graph in chosen_graphs(source, workflow, assignments, seed, known):
-        graph = insert_loras(graph, known, choices)
+        graph = with_renamed_loras(insert_loras(graph, known, choices), folders)
         schemas = {**implemented_schemas(), **foreign}
         report = validate(graph, schemas, folders.list, own=ClassChecks(own))
         report.raise_if_bad()

@@ -89,7 +89,7 @@ _ADAPTER = re.compile(
     r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|oft_R|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?|ia3_l)"
     r"\.(?!weight$|bias$|scaled_oft$)([^.]+)(\.weight|\.bias)?$"
 )
-_NUMBERED = re.compile(r"\.lora_(up|down)\.(\d+)\.weight$")
+_NUMBERED = re.compile(r"\.(?:lora_(up|down)\.(\d+)\.weight|(oft_blocks)\.(\d+))$")
 _XLABS = re.compile(r"(\.processor\.(?:qkv|proj))_lora([12])\.(up|down)\.weight$")
 
 
@@ -97,12 +97,13 @@ def split_key(key: str) -> tuple[str, str] | None:
     """(module, role) of a tensor name; None where no suffix is known.
 
     PEFT's adapter names (".lora_A.default.weight") are dropped, kohya's numbered parts of a fused layer
-    become the roles "up.0", "down.0", …, and XLabs's two streams become the modules "…qkv1", "…qkv2".
+    become the roles "up.0", "down.0", "oft_blocks.0", …, and XLabs's two streams become the modules "…qkv1"
+    and "…qkv2".
     """
     if found := _XLABS.search(key):
         return key[: found.start()] + found[1] + found[2], found[3]
     if found := _NUMBERED.search(key):
-        return key[: found.start()], f"{found[1]}.{found[2]}"
+        return key[: found.start()], f"{found[1] or found[3]}.{found[2] or found[4]}"
     if found := _ADAPTER.search(key):
         key = f"{key[: found.start()]}.{found[1]}{found[3] or ''}"
     for suffix, role in BY_LENGTH:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 from loraloom.lora.comfyui import SKIPPED, UNREAD_KINDS, known_names
 from loraloom.lora.component import Component, ComponentName, Shape, bias_of
@@ -66,7 +67,9 @@ class _Placing:
 
     def __init__(self, file: LoraFile, components: Mapping[ComponentName, Component], comfyui: bool) -> None:
         self.file = file
-        self.names = {name: Names(component) for name, component in components.items()}
+        self.names: dict[ComponentName, Names] = {
+            name: Names(component) for name, component in components.items()
+        }
         self.comfyui = comfyui
         self.known = {name: known_names(name, part) for name, part in components.items()} if comfyui else {}
         self.configs = peft_configs(file.config, file.metadata)
@@ -123,9 +126,9 @@ class _Placing:
 
     def _find(self, name: Name) -> tuple[ComponentName | None, Target | None]:
         """The component that a name is for, and its target there."""
-        candidates: tuple[ComponentName, ...] = tuple(self.names)
+        candidates: list[ComponentName] = list(self.names)
         if name.component is not None:
-            candidates = (name.component,)
+            candidates = [name.component]
         for component in candidates:
             if component in self.names and (target := self.names[component].target(name)) is not None:
                 return component, target
@@ -135,7 +138,11 @@ class _Placing:
         self, component: ComponentName, module: Module, target: Target, found: Found, offset: int
     ) -> int:
         """The n-th part of a fused layer: its rows follow those of the part before. Returns the next row."""
-        rows = self.file.header.tensors[module.tensors[f"up.{found.part}"]].shape[0]
+        if found.kind == "oft":
+            blocks = self.file.header.tensors[module.tensors[f"oft_blocks.{found.part}"]].shape
+            rows = prod(blocks[:2])
+        else:
+            rows = self.file.header.tensors[module.tensors[f"up.{found.part}"]].shape[0]
         start = (target.rows[0] if target.rows else 0) + offset
         self._piece(component, module, replace(target, rows=(start, start + rows)), found)
         return offset + rows

@@ -75,7 +75,7 @@ class Found:
 def recognise(shapes: Mapping[str, Shape]) -> tuple[tuple[Found, ...], tuple[str, ...]]:
     """The algebras of a module, from role → shape, and the roles that none of them uses."""
     roles = set(shapes)
-    numbered = sorted({int(role.split(".", 1)[1]) for role in roles if role.startswith(("up.", "down."))})
+    numbered = sorted({int(role.split(".", 1)[1]) for role in roles if "." in role})
     found: list[Found] = []
     used: set[str] = set()
     for part in numbered:
@@ -84,6 +84,10 @@ def recognise(shapes: Mapping[str, Shape]) -> tuple[tuple[Found, ...], tuple[str
             rest = tuple(sorted(roles & {"alpha", "gamma"}))
             found.append(Found("lora", pair + rest, False, True, part))
             used.update(pair, rest)
+        elif (blocks := f"oft_blocks.{part}") in roles:
+            rest = tuple(sorted(roles & {"alpha"}))
+            found.append(Found("oft", (blocks, *rest), False, False, part))
+            used.update((blocks,), rest)
     weight_done = bool(found)
     for algebra in ALGEBRAS:
         if weight_done and not algebra.on_bias:
