@@ -56,7 +56,7 @@ def test_a_pack_takes_no_class_of_loralooms_own(tmp_path: Path) -> None:
 
 
 def test_a_class_that_objects_stops_the_run(session: Session) -> None:
-    bad = {"1": {"class_type": "TpChecked", "inputs": {"size": 12, "kind": "a", "other": 1}}}
+    bad: dict[str, Any] = {"1": {"class_type": "TpChecked", "inputs": {"size": 12, "kind": "a", "other": 1}}}
     with session, pytest.raises(WorkflowError, match="size 12 is too much"):
         session.run(bad)
 

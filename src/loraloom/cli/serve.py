@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from loraloom import __version__
-from loraloom.cli.settings import ExtraPathsOption, ModelsOption
+from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
 from loraloom.workflow.implemented import implemented_schemas
+from loraloom.workflow.schema import NodeSchema
 
 _LOCK_WAIT_SECONDS = 3.0
 
@@ -23,6 +25,7 @@ def serve_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8188,
     models: ModelsOption = None,
     extra_model_paths: ExtraPathsOption = None,
+    custom_nodes: CustomNodesOption = None,
     output_dir: Annotated[Path, typer.Option(help="Where pictures are written.")] = Path("output"),
     input_dir: Annotated[Path, typer.Option(help="Where uploads go and LoadImage looks.")] = Path("input"),
     user_dir: Annotated[Path, typer.Option(help="The queue, settings and saved workflows.")] = Path("user"),
@@ -91,13 +94,17 @@ def serve_command(
         sys.stderr.write(f"WARNING: everybody who can reach {listen}:{port} may run jobs and read results.\n")
     lock = FolderLock(settings.user_dir)
     lock.acquire(_LOCK_WAIT_SECONDS)
+    schemas = implemented_schemas()
+    if custom_nodes:
+        schemas = {**_pack_schemas(custom_nodes, models, extra_model_paths, settings.input_dir), **schemas}
     setup = Setup(
         settings=settings,
         folders=model_folders(models, extra_model_paths, settings.input_dir),
-        schemas=implemented_schemas(),
+        schemas=schemas,
         worker="loraloom.cli.worker:make_runner",
         worker_settings={
             "models": None if models is None else [str(m.absolute()) for m in models],
+            "custom_nodes": [str(d.absolute()) for d in custom_nodes or ()],
             "extra_model_paths": [str(p.absolute()) for p in extra_model_paths or ()],
             "output_dir": str(settings.output_dir),
             "input_dir": str(settings.input_dir),
@@ -116,3 +123,15 @@ def serve_command(
         serve(setup)
     finally:
         lock.release()
+
+
+def _pack_schemas(
+    directories: list[Path], models: list[Path] | None, extra_paths: list[Path] | None, input_dir: Path
+) -> Mapping[str, NodeSchema]:
+    """The classes of node packs, asked of a process that ends again; the worker imports them to run them."""
+    from loraloom.packs.describe import declared_by
+
+    found = declared_by(directories, models=models, extra_paths=extra_paths or (), input_dir=input_dir)
+    for failure in found.failed:
+        sys.stderr.write(f"warning: {failure}\n")
+    return found.schemas

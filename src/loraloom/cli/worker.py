@@ -12,7 +12,10 @@ import torch
 
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
-from loraloom.engine.run import run
+from loraloom.engine.plan import order
+from loraloom.engine.run import output_nodes, run
+from loraloom.engine.validation import own_checks
+from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
 from loraloom.nodes.output_files import OutputFolder
 from loraloom.session import Session
@@ -30,8 +33,14 @@ class SessionRunner:
         info = request.extra_data.get("extra_pnginfo")
         extra = cast("dict[str, JSON]", info if isinstance(info, dict) else {})
         session = self._session
+        graph = parse_api(dict(request.prompt))
+        # Only here is the code of node packs at hand, and with it their own checks.
+        needed = order(graph.nodes, output_nodes(graph, session.nodes, request.targets))
+        objections = own_checks(graph, session.nodes, needed)
+        if objections:
+            raise WorkflowError("; ".join(problem.line() for problem in objections))
         return run(
-            parse_api(dict(request.prompt)),
+            graph,
             session.nodes,
             targets=request.targets,
             cache=self._cache,
@@ -81,6 +90,7 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         dtype=settings["dtype"],
         compat=settings["compat"],
         strict_lora=settings["strict_lora"],
+        custom_nodes=[Path(p) for p in settings.get("custom_nodes", ())],
         cache=cache,
     )
     session.services = replace(session.services, temp=OutputFolder(Path(settings["temp_dir"]), "temp"))

@@ -24,7 +24,7 @@ def implemented_schemas() -> Mapping[str, NodeSchema]:
     text = resources.files("loraloom.workflow").joinpath("data/implemented.json").read_text("utf-8")
     table = cast("dict[str, Any]", json.loads(text))
     core = core_schemas()
-    own = {name: _read(row) for name, row in table["own"].items()}
+    own = {name: read_schema(row) for name, row in table["own"].items()}
     described = cast("dict[str, str]", table["core"])
     return {**{name: core[name] for name in described}, **own}
 
@@ -53,7 +53,8 @@ def index(schemas: Mapping[str, NodeSchema]) -> str:
     return json.dumps({"core": shared, "own": own}, indent=1, ensure_ascii=False) + "\n"
 
 
-def _read(row: dict[str, Any]) -> NodeSchema:
+def read_schema(row: dict[str, Any]) -> NodeSchema:
+    """A schema that `dataclasses.asdict` and JSON have taken apart."""
     parts: dict[str, Any] = {**row, "outputs": tuple(Output(**o) for o in row["outputs"])}
     inputs: list[Input] = []
     for entry in row["inputs"]:
