@@ -7,6 +7,7 @@ import pytest
 from loraloom.lora.comfyui import known_names
 from loraloom.lora.component import Component
 from loraloom.lora.spelling import Names, take_apart
+from loraloom.models.recognition import families
 from loraloom.weights.patch import Target
 
 from . import tables
@@ -46,3 +47,13 @@ def test_the_names_comfyui_knows_are_exactly_the_measured_ones(family: str) -> N
             if tables.target_of(value).weight in component.shapes
         }
         assert known_names(kind, component) == measured
+
+
+@pytest.mark.parametrize("name", tables.MEASURED)
+def test_families_supply_every_alias_that_the_names_need(name: str) -> None:
+    """The same check with the aliases that the model families themselves compute from shapes."""
+    shapes = tables.model(name).shapes
+    family = next(family for family in families() if family.matches(shapes))
+    component = Component(family.name, shapes, dict(family.lora_aliases(shapes)))
+    assert _misses(component, "model", name) == []
+    assert known_names("model", component) == known_names("model", tables.model(name))

@@ -16,6 +16,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "sd15": "Stable Diffusion 1.5",
         "sd20": "Stable Diffusion 2",
         "sdxl": "Stable Diffusion XL",
+        "sdxl_refiner": "the SDXL refiner",
         "sd3": "Stable Diffusion 3",
         "flux": "Flux.1",
         "flux2": "Flux.2",
