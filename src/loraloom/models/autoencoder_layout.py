@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, Placement, Shapes
+from loraloom.models.family import Blueprint, Placement, Shapes, from_shapes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,6 +83,7 @@ def native_name(name: str, levels: int) -> str:
     return re.sub(r"^(encoder|decoder)\.conv_norm_out\.", r"\1.norm_out.", name)
 
 
+@from_shapes("an autoencoder")
 def autoencoder_blueprint(shapes: Shapes) -> Blueprint:
     """The diffusers autoencoder for these shapes; ModelFileError where they do not make one."""
     if not is_autoencoder(shapes):

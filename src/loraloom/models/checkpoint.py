@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from loraloom.errors import ModelFileError
-from loraloom.models.autoencoder_layout import is_autoencoder, native_name
+from loraloom.models.autoencoder_layout import autoencoder_blueprint, is_autoencoder, native_name
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.recognition import looks_like, recognise
 from loraloom.models.text_sources import checkpoint_parts, file_parts
@@ -61,25 +61,31 @@ def open_autoencoder(path: FilePath) -> Autoencoder:
 
 def _diffusion_model(file: TensorFile) -> DiffusionModel:
     found = recognise(file.header)
-    if found.regrouping is None:
-        return DiffusionModel(found.family, WeightSource.of_file(file, found.prefix))
-    entries = {
-        native: tuple(Piece(file, found.prefix + name, rows) for name, rows in pieces)
-        for native, pieces in found.regrouping.items()
-    }
-    return DiffusionModel(found.family, WeightSource(entries))
+    source = WeightSource.of_file(file, found.prefix)
+    if found.regrouping is not None:
+        entries = {
+            native: tuple(Piece(file, found.prefix + name, rows) for name, rows in pieces)
+            for native, pieces in found.regrouping.items()
+        }
+        source = WeightSource(entries)
+    with source.naming():
+        found.family.blueprint(source.shapes)  # what cannot be built is refused before anything is loaded
+    return DiffusionModel(found.family, source)
 
 
 def _autoencoder(file: TensorFile) -> Autoencoder | None:
     for prefix in AUTOENCODER_PREFIXES:
         names = [name[len(prefix) :] for name in file.header.tensors if name.startswith(prefix)]
-        if is_autoencoder(names):
-            return Autoencoder(WeightSource.of_file(file, prefix, _autoencoder_name))
         levels = _diffusers_levels(file.header, prefix)
-        if levels:
-            return Autoencoder(
-                WeightSource.of_file(file, prefix, lambda name, n=levels: native_name(name, n))
-            )
+        if is_autoencoder(names):
+            source = WeightSource.of_file(file, prefix, _autoencoder_name)
+        elif levels:
+            source = WeightSource.of_file(file, prefix, lambda name, n=levels: native_name(name, n))
+        else:
+            continue
+        with source.naming():
+            autoencoder_blueprint(source.shapes)
+        return Autoencoder(source)
     return None
 
 

@@ -8,11 +8,12 @@ shallower variant loads by the same code. Importing a family never imports torch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from loraloom.errors import ModelFileError
 from loraloom.weights.patch import NameTable, Rows, Target
 
 if TYPE_CHECKING:
@@ -28,6 +29,17 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 Regrouping: TypeAlias = Mapping[str, "tuple[tuple[str, Rows], ...]"]
 """Native weight name → the tensors, by name and rows, that make it up in a file of another layout."""
+
+
+@contextmanager
+def from_shapes(what: str) -> Generator[None, None, None]:
+    """Around code that reads a layout from names and shapes as they should be: where they are not, a
+    ModelFileError says that they do not make `what`."""
+    try:
+        yield
+    except (LookupError, ValueError, ArithmeticError, TypeError) as error:
+        problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise ModelFileError(f"the weights do not make {what}: {problem}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, LatentFormat, Placement, Regrouping, Shapes
+from loraloom.models.family import Blueprint, LatentFormat, Placement, Regrouping, Shapes, from_shapes
 from loraloom.weights.patch import Rows, Target
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def from_diffusers(shapes: Shapes) -> Regrouping | None:
     return {native: tuple(pieces) for native, pieces in found.items()}
 
 
+@from_shapes("a Flux.1 transformer")
 def flux_blueprint(shapes: Shapes) -> Blueprint:
     """The diffusers transformer for these shapes."""
     if not is_flux(shapes):

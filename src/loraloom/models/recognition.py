@@ -68,7 +68,7 @@ def recognise(header: Header) -> Recognised:
     """The one family whose network the file holds; ModelFileError says what the file looks like instead."""
     for prefix in PREFIXES:
         shapes = native_shapes(header, prefix)
-        found = [family for family in families() if family.matches(shapes)] if shapes else []
+        found = [family for family in families() if _matches(family, shapes)] if shapes else []
         if len(found) > 1:
             names = " and ".join(family.title for family in found)
             raise ModelFileError(f"{header.path}: could be {names}; the file is ambiguous")
@@ -83,14 +83,25 @@ def recognise(header: Header) -> Recognised:
     )
 
 
+def _matches(family: ModelFamily, shapes: Shapes) -> bool:
+    """Whether shapes are of a family; tensors of unexpected dimensions are of none."""
+    try:
+        return family.matches(shapes)
+    except (ModelFileError, LookupError):
+        return False
+
+
 def _in_diffusers_layout(header: Header, prefix: str) -> Recognised | None:
     theirs = native_shapes(header, prefix)
     for family in families():
-        regrouping = family.from_diffusers(theirs)
+        try:
+            regrouping = family.from_diffusers(theirs)
+        except LookupError:
+            regrouping = None
         if regrouping is None:
             continue
         shapes = {native: _joined_shape(theirs, pieces) for native, pieces in regrouping.items()}
-        if family.matches(shapes):
+        if _matches(family, shapes):
             return Recognised(family, prefix, shapes, regrouping)
     return None
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint
-from loraloom.models.slots import compress, find_slots
+from loraloom.models.family import Blueprint, from_shapes
+from loraloom.models.slots import compress, find_slots, is_unused
 from loraloom.weights.patch import Factors, Patch, Rows, Stack
 from loraloom.weights.quantized import STORAGE_TYPES, join_low_rank
 from loraloom.weights.source import WeightSource
@@ -57,17 +57,24 @@ class Resident:
         self.dtype = dtype
         self.device = device
         self.storage: Storage = storage
-        with torch.device("meta"):
-            self.module = blueprint.build()
-            compress(self.module, blueprint.placements, self._stays_narrow)
-        self.module.eval().requires_grad_(False)
-        self._slots = find_slots(self.module, blueprint, source)
+        with source.naming():
+            self.module = self._empty_module(blueprint)
+            self._slots = find_slots(self.module, blueprint, source)
         self._applied: dict[str, Signature] = {}
         self._mapped: set[str] = set()  # native weights that are the file's own pages: not to be written to
         self._stack: Stack | None = ()
         with _plain_tensors():
             for native in self._slots:
                 self._restore(native)
+
+    def _empty_module(self, blueprint: Blueprint) -> nn.Module:
+        for native, shape in self.source.shapes.items():
+            if 0 in shape and not is_unused(native, blueprint):
+                raise ModelFileError(f"the weight {native!r} is empty: shape {list(shape)}")
+        with torch.device("meta"), from_shapes("a network that can be built"):
+            module = blueprint.build()
+            compress(module, blueprint.placements, self._stays_narrow)
+        return module.eval().requires_grad_(False)
 
     @property
     def nbytes(self) -> int:

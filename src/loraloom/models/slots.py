@@ -96,17 +96,17 @@ def find_slots(module: nn.Module, blueprint: Blueprint, source: WeightSource) ->
         slot = Slot(module.get_submodule(path), attribute, tensor.shape, placement)
         _check_shape(slot, source.shapes[placement.native])
         found[placement.native].append(slot)
-    unknown = [
-        native
-        for native in source.shapes
-        if native not in found and not any(fnmatch.fnmatchcase(native, p) for p in blueprint.unused)
-    ]
+    unknown = [native for native in source.shapes if native not in found and not is_unused(native, blueprint)]
     if missing or unknown:
-        files = ", ".join(str(file.path) for file in source.files)
         kinds = (("missing", set(missing)), ("unknown", unknown))
         problems = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names)
-        raise ModelFileError(f"{files}: the weights do not fit the model: {problems}")
+        raise ModelFileError(f"the weights do not fit the model: {problems}")
     return {native: tuple(slots) for native, slots in found.items()}
+
+
+def is_unused(native: str, blueprint: Blueprint) -> bool:
+    """Whether a file may hold a weight that the network has no use for."""
+    return any(fnmatch.fnmatchcase(native, pattern) for pattern in blueprint.unused)
 
 
 def _check_shape(slot: Slot, shape: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, LatentFormat, Placement, Regrouping, Shapes
+from loraloom.models.family import Blueprint, LatentFormat, Placement, Regrouping, Shapes, from_shapes
 from loraloom.weights.patch import Rows, Target
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _depth(shapes: Shapes, attention: str) -> int:
     return count
 
 
+@from_shapes("a Stable Diffusion UNet")
 def read_layout(shapes: Shapes) -> UNetLayout:
     """Walk the numbered blocks; ModelFileError where they do not make a UNet."""
     context = _context(shapes)
@@ -267,6 +268,7 @@ def _blocks_of_diffusers(shapes: Shapes) -> Iterator[tuple[str, str]]:
             level += 1
 
 
+@from_shapes("a Stable Diffusion UNet")
 def unet_blueprint(shapes: Shapes, heads: Callable[[int], int]) -> Blueprint:
     """The diffusers UNet for these shapes; heads: channels of a level → number of attention heads."""
     layout = read_layout(shapes)

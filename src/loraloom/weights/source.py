@@ -7,7 +7,8 @@ storage. It is immutable, compares by content identity, and reads nothing until 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -116,6 +117,15 @@ class WeightSource:
     def files(self) -> tuple[TensorFile, ...]:
         """The files behind the source, each once, in order of first use."""
         return tuple(dict.fromkeys(piece.file for entry in self._entries.values() for piece in entry))
+
+    @contextmanager
+    def naming(self) -> Generator[None, None, None]:
+        """Put the files' names before what is found to be wrong with them."""
+        try:
+            yield
+        except ModelFileError as error:
+            names = ", ".join(str(file.path) for file in self.files)
+            raise ModelFileError(f"{names}: {error}") from error
 
     @property
     def metadata(self) -> Mapping[str, str]:
