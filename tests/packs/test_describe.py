@@ -16,9 +16,9 @@ def test_another_process_says_what_packs_declare(packs: Packs, folders: ModelFol
     found = declared_by([CUSTOM_NODES], models=folders.roots)
     assert found.schemas == {name: kind.schema for name, kind in packs.nodes.items()}
     assert found.failed == packs.failed
-    assert found.covers["TpChecked"] == {"size", "kind"}
-    assert found.covers["TpCheckedTypes"] == {"input_types"}
-    assert "TpNumber" not in found.covers
+    assert found.covers("TpChecked") == {"size", "kind"}
+    assert found.covers("TpCheckedTypes") == {"input_types"}
+    assert not found.covers("TpNumber")
 
 
 def test_a_pack_that_ends_its_process_ends_no_other(tmp_path: Path) -> None:

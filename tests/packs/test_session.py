@@ -53,6 +53,9 @@ def test_a_pack_takes_no_class_of_loralooms_own(tmp_path: Path) -> None:
     with Session(tmp_path, output_dir=tmp_path, device="cpu", custom_nodes=[tmp_path]) as session:
         assert session.schemas["SaveImage"].python_module == "nodes"
         assert session.schemas["TpMine"].python_module == "custom_nodes.pack"
+        assert [str(f) for f in session.packs.failed] == [
+            "node pack pack.py: SaveImage was skipped: Loraloom has this class itself"
+        ]
 
 
 def test_a_class_that_objects_stops_the_run(session: Session) -> None:

@@ -149,13 +149,12 @@ def prepared_graphs(
     packs: the classes of node packs."""
     graphs: list[Graph] = []
     choices = [read_lora_choice(text) for text in loras]
-    own = {name: kind for name, kind in (packs or {}).items() if name not in implemented_schemas()}
-    foreign = {name: kind.schema for name, kind in own.items()}
+    foreign = {name: kind.schema for name, kind in (packs or {}).items()}
     known: Mapping[str, NodeSchema] = {**known_schemas(), **foreign} if foreign else known_schemas()
     for _, graph in chosen_graphs(source, workflow, assignments, seed, known):
         graph = with_renamed_loras(insert_loras(graph, known, choices), folders)
         schemas = {**implemented_schemas(), **foreign}
-        report = validate(graph, schemas, folders.list, own=ClassChecks(own))
+        report = validate(graph, schemas, folders.list, own=ClassChecks(packs or {}))
         report.raise_if_bad()
         hints = lora_notes(report.graph, folders)
         graphs.append(replace(report.graph, notes=(*report.graph.notes, *report.notes, *hints)))

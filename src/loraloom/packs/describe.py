@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,9 @@ from loraloom.engine.validation import checked_by_node
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
 from loraloom.packs.load import PackFailure, load_packs
+from loraloom.workflow.graph import Graph
 from loraloom.workflow.implemented import read_schema
+from loraloom.workflow.report import Problem
 from loraloom.workflow.schema import NodeSchema
 
 TIMEOUT_SECONDS = 300.0
@@ -23,12 +25,18 @@ TIMEOUT_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """schemas: the packs' classes. covers: per class the inputs that it checks itself (see
-    `workflow.validate.OwnChecks`). failed: what was skipped."""
+    """schemas: the packs' classes. checked: per class the inputs that it checks itself. failed: what was
+    skipped. As `OwnChecks`, it spares those inputs the general checks, and leaves theirs to the worker."""
 
     schemas: Mapping[str, NodeSchema]
-    covers: Mapping[str, frozenset[str]]
+    checked: Mapping[str, frozenset[str]]
     failed: tuple[PackFailure, ...]
+
+    def covers(self, class_type: str) -> frozenset[str]:
+        return self.checked.get(class_type, frozenset())
+
+    def problems(self, graph: Graph, node_ids: Iterable[str]) -> tuple[Problem, ...]:
+        return ()
 
 
 def declared_by(
@@ -55,9 +63,10 @@ def declared_by(
     command = [sys.executable, "-m", "loraloom.packs.describe", json.dumps(asked)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout)
-        said = cast("dict[str, Any]", json.loads(done.stdout))
     except subprocess.TimeoutExpired as error:
         raise InputError(f"the node packs were not imported within {timeout:.0f} seconds") from error
+    try:
+        said = cast("dict[str, Any]", json.loads(done.stdout))
     except json.JSONDecodeError as error:
         where = ", ".join(map(str, directories))
         raise InputError(

@@ -22,6 +22,7 @@ from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
 from loraloom.packs.adapter import node_type
 from loraloom.packs.standins.table import StandIns
+from loraloom.workflow.implemented import implemented_schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ def load_packs(
 ) -> Packs:
     """Every pack in these directories; a directory that is a pack itself is loaded as one.
 
-    folders, output_dir: what `folder_paths` tells packs while no node runs. Of two classes of one name the
-    later one counts. What a pack prints while it is imported goes to standard error.
+    folders, output_dir: what `folder_paths` tells packs while no node runs. Loraloom's own classes are not
+    replaced; of two packs' classes of one name the later one counts. What a pack prints while it is imported
+    goes to standard error.
     Raises InputError when a directory is not there; whatever is wrong with a pack is in `failed`.
     """
     standins = StandIns(folders, output_dir)
@@ -81,8 +83,11 @@ def load_packs(
             failed.append(PackFailure(path.name, _cause(error)))
             continue
         modules.append(name)
-        standins.classes.update(cast("dict[str, type]", classes))
+        standins.classes.add(cast("Mapping[str, type]", classes))
         for class_name, found in classes.items():
+            if class_name in implemented_schemas():
+                failed.append(PackFailure(f"{path.name}: {class_name}", "Loraloom has this class itself"))
+                continue
             try:
                 nodes[class_name] = node_type(
                     class_name,

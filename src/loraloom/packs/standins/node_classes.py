@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from functools import cached_property
 from types import ModuleType
 from typing import Any, cast
@@ -56,6 +56,11 @@ class ClassMappings(MutableMapping[str, type]):
     def __init__(self) -> None:
         self._packs: dict[str, type] = {}
         self._own: dict[str, type] = {}
+
+    def add(self, classes: Mapping[str, type]) -> None:
+        """Put a pack's classes in; Loraloom's own are not replaced."""
+        own = implemented_schemas()
+        self._packs.update({name: found for name, found in classes.items() if name not in own})
 
     def __getitem__(self, name: str) -> type:
         if name in self._packs:
