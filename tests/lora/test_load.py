@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -239,84 +238,6 @@ def test_old_glora_files_have_their_factors_the_other_way_round(tmp_path: Path) 
     lora = load(tmp_path, tensors, {"model": component})
     expected = base + 0.7 * 0.5 * (b2 @ b1 + (base @ a2) @ a1)
     torch.testing.assert_close(apply(lora, "a.weight", base, 0.7), expected)
-
-
-def _peft_folder(folder: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> Path:
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("config", "gamma"),
-    [
-        ({"r": 4, "lora_alpha": 8}, 2.0),
-        ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4.0),
-        ({"r": 16, "lora_alpha": 8, "rank_pattern": {"to_out.0": 4}}, 2.0),
-        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn1.to_out.0": 2}}, 0.5),
-    ],
-)
-def test_peft_config_gives_the_scale(config: dict[str, Any], gamma: float, tmp_path: Path) -> None:
-    """The same file and config through PEFT itself."""
-    from peft import LoraConfig
-    from peft.tuners.lora import Linear
-    from torch import nn
-
-    layer: Any = Linear(
-        nn.Linear(5, 6, bias=False), "default", r=4, lora_alpha=8,
-        config=LoraConfig(r=4, lora_alpha=8, use_rslora=bool(config.get("use_rslora"))),
-    )  # fmt: skip
-    layer.lora_B["default"].weight.data = random(6, 4)
-    up, down = layer.lora_B["default"].weight.detach(), layer.lora_A["default"].weight.detach()
-    path = "base_model.model.down_blocks.0.attn1.to_out.0"
-    folder = _peft_folder(tmp_path, {f"{path}.lora_A.weight": down, f"{path}.lora_B.weight": up}, config)
-    component = Component("sd15", {"a.weight": (6, 5)}, {"down_blocks.0.attn1.to_out.0": Target("a.weight")})
-    lora = load_lora(read_lora(folder), {"model": component})
-    changed = apply(lora, "a.weight", torch.zeros(6, 5))
-    torch.testing.assert_close(changed, gamma * up @ down)
-    assert "PEFT config" in lora.receipt.alpha
-    if not config.keys() & {"rank_pattern", "alpha_pattern"}:
-        torch.testing.assert_close(changed, layer.get_delta_weight("default").detach())
-
-
-def test_diffusers_metadata_gives_the_scale(tmp_path: Path) -> None:
-    config = {"transformer.r": 2, "transformer.lora_alpha": 8.0, "transformer.use_rslora": True}
-    tensors = {
-        "transformer.x_embedder.lora_A.weight": random(2, 4),
-        "transformer.x_embedder.lora_B.weight": random(H, 2),
-    }
-    lora = load(tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(config)})
-    down, up = tensors.values()
-    changed = apply(lora, "img_in.weight", torch.zeros(H, 4))
-    torch.testing.assert_close(changed, 8 / math.sqrt(2) * up @ down)
-    plain = load(tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(config)}, compat="comfyui")
-    torch.testing.assert_close(apply(plain, "img_in.weight", torch.zeros(H, 4)), up @ down)
-
-
-def test_peft_dora_is_per_output_row(tmp_path: Path) -> None:
-    """A square layer, on which a wrong axis would pass unseen; against PEFT's own merge."""
-    from peft import LoraConfig
-    from peft.tuners.lora import Linear
-    from torch import nn
-
-    layer: Any = Linear(
-        nn.Linear(6, 6, bias=False), "default", r=2, lora_alpha=2,
-        config=LoraConfig(r=2, lora_alpha=2, use_dora=True),
-    )  # fmt: skip
-    base = layer.get_base_layer().weight.detach().clone()
-    layer.lora_B["default"].weight.data = 0.3 * random(6, 2)
-    magnitude = layer.lora_magnitude_vector["default"].weight
-    magnitude.data = magnitude.data * (1 + 0.2 * random(6))
-    path = "base_model.model.mid.to_q"
-    tensors = {
-        f"{path}.lora_A.weight": layer.lora_A["default"].weight.detach(),
-        f"{path}.lora_B.weight": layer.lora_B["default"].weight.detach(),
-        f"{path}.lora_magnitude_vector": magnitude.detach(),
-    }
-    layer.merge()
-    component = Component("sd15", {"a.weight": (6, 6)}, {"mid.to_q": Target("a.weight")})
-    lora = load(tmp_path, tensors, {"model": component})
-    torch.testing.assert_close(apply(lora, "a.weight", base), layer.get_base_layer().weight.detach())
 
 
 def test_text_encoders_are_ignored_by_design_without_clip(tmp_path: Path) -> None:
