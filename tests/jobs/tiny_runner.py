@@ -15,7 +15,9 @@ from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
 from loraloom.engine.node import NodeResult, NodeRun, NodeType, Optional_, Socket, node, node_types
 from loraloom.engine.run import run
+from loraloom.engine.validation import own_checks
 from loraloom.jobs.job import Request
+from loraloom.jobs.messages import problem
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON
 
@@ -55,6 +57,15 @@ def wait(
     return value
 
 
+def _check_even(value: int) -> bool | str:
+    return True if value % 2 == 0 else f"{value} is odd"
+
+
+@node("Even", category="test", validate=_check_even, output_node=True)
+def even(value: int) -> NodeResult:
+    return NodeResult(ui={"text": [str(value)]})
+
+
 @node("Fail", category="test")
 def fail(value: Any_) -> Annotated[object, Socket("*")]:
     raise RuntimeError(f"cannot use {value}")
@@ -78,7 +89,7 @@ def hang(value: Any_) -> Annotated[object, Socket("*")]:
 
 
 NODES: dict[str, NodeType] = {
-    t.name: t for f in (number, save, wait, fail, crash, hang) for t in node_types(f)
+    t.name: t for f in (number, save, wait, even, fail, crash, hang) for t in node_types(f)
 }
 
 
@@ -95,6 +106,9 @@ class TinyRunner:
 
     def describe(self) -> dict[str, JSON]:
         return {"devices": [], "pid": os.getpid()}
+
+    def check(self, request: Request) -> list[JSON]:
+        return [problem(p) for p in own_checks(parse_api(dict(request.prompt)), NODES, request.prompt)]
 
     def free(self, models: bool, results: bool) -> None:
         self._cache.clear()

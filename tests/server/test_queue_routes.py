@@ -151,6 +151,18 @@ def test_outputs_that_can_run_do_though_others_cannot(server: RunningServer) -> 
     assert list(server.history(answer.json()["prompt_id"])["outputs"]) == ["9"]
 
 
+def test_what_a_nodes_own_check_objects_to_is_refused(server: RunningServer) -> None:
+    graph = {"1": {"class_type": "Even", "inputs": {"value": 3}}}
+    answer = server.http.post("/prompt", json={"prompt": graph})
+    assert answer.status_code == 400
+    found = answer.json()["node_errors"]["1"]["errors"][0]
+    assert (found["type"], found["details"]) == ("custom_validation_failed", "3 is odd")
+    graph["2"] = {"class_type": "Even", "inputs": {"value": 4}}
+    answer = server.http.post("/prompt", json={"prompt": graph})
+    assert list(answer.json()["node_errors"]) == ["1"]
+    assert server.history(answer.json()["prompt_id"])["outputs"] == {"2": {"text": ["4"]}}
+
+
 def test_partial_execution(server: RunningServer) -> None:
     graph = {**prompt(value=41), "8": {"class_type": "Save", "inputs": {"value": ["1", 0], "name": "b"}}}
     job_id = server.submit(graph, partial_execution_targets=["8"])

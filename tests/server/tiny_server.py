@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.jobs.tiny_runner import NODES
 
+from loraloom.engine.validation import ClassChecks
 from loraloom.folders import ModelFolders
 from loraloom.jobs.dispatcher import Limits
 from loraloom.jobs.lock import FolderLock
 from loraloom.server.app import Setup
 from loraloom.server.run import serve
 from loraloom.server.settings import ServerSettings
+from loraloom.workflow.graph import Graph
 from loraloom.workflow.implemented import implemented_schemas
+from loraloom.workflow.report import Problem
+
+
+class ChecksInTheWorker(ClassChecks):
+    """As for node packs: the server knows which inputs are checked, the worker has the code."""
+
+    def problems(self, graph: Graph, node_ids: Iterable[str]) -> list[Problem]:
+        return []
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
@@ -46,5 +58,6 @@ if __name__ == "__main__":
             worker_settings={"output": str(folder / "output")},
             limits=Limits(),
             start_paused=options.paused,
+            own=ChecksInTheWorker(NODES),
         )
     )

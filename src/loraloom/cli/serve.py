@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,7 +14,9 @@ from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOpt
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
 from loraloom.workflow.implemented import implemented_schemas
-from loraloom.workflow.schema import NodeSchema
+
+if TYPE_CHECKING:
+    from loraloom.packs.describe import Declared
 
 _LOCK_WAIT_SECONDS = 3.0
 
@@ -94,13 +95,12 @@ def serve_command(
         sys.stderr.write(f"WARNING: everybody who can reach {listen}:{port} may run jobs and read results.\n")
     lock = FolderLock(settings.user_dir)
     lock.acquire(_LOCK_WAIT_SECONDS)
-    schemas = implemented_schemas()
-    if custom_nodes:
-        schemas = {**_pack_schemas(custom_nodes, models, extra_model_paths, settings.input_dir), **schemas}
+    packs = _packs(custom_nodes, models, extra_model_paths, settings.input_dir) if custom_nodes else None
     setup = Setup(
         settings=settings,
         folders=model_folders(models, extra_model_paths, settings.input_dir),
-        schemas=schemas,
+        schemas={**({} if packs is None else packs.schemas), **implemented_schemas()},
+        own=packs,
         worker="loraloom.cli.worker:make_runner",
         worker_settings={
             "models": None if models is None else [str(m.absolute()) for m in models],
@@ -125,13 +125,13 @@ def serve_command(
         lock.release()
 
 
-def _pack_schemas(
+def _packs(
     directories: list[Path], models: list[Path] | None, extra_paths: list[Path] | None, input_dir: Path
-) -> Mapping[str, NodeSchema]:
-    """The classes of node packs, asked of a process that ends again; the worker imports them to run them."""
+) -> Declared:
+    """What node packs declare, asked of a process that ends again; the worker imports them to run them."""
     from loraloom.packs.describe import declared_by
 
     found = declared_by(directories, models=models, extra_paths=extra_paths or (), input_dir=input_dir)
     for failure in found.failed:
         sys.stderr.write(f"warning: {failure}\n")
-    return found.schemas
+    return found

@@ -17,6 +17,7 @@ from loraloom.engine.run import output_nodes, run
 from loraloom.engine.validation import own_checks
 from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
+from loraloom.jobs.messages import problem
 from loraloom.nodes.output_files import OutputFolder
 from loraloom.session import Session
 from loraloom.workflow.api_format import parse_api
@@ -68,6 +69,11 @@ class SessionRunner:
             )
         return {"torch": torch.__version__, "devices": devices}
 
+    def check(self, request: Request) -> list[JSON]:
+        graph = parse_api(dict(request.prompt))
+        needed = order(graph.nodes, request.targets or graph.nodes)
+        return [problem(p) for p in own_checks(graph, self._session.nodes, needed)]
+
     def free(self, models: bool, results: bool) -> None:
         if results:
             self._cache.clear()
@@ -90,7 +96,7 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         dtype=settings["dtype"],
         compat=settings["compat"],
         strict_lora=settings["strict_lora"],
-        custom_nodes=[Path(p) for p in settings.get("custom_nodes", ())],
+        custom_nodes=[Path(p) for p in settings["custom_nodes"]],
         cache=cache,
     )
     session.services = replace(session.services, temp=OutputFolder(Path(settings["temp_dir"]), "temp"))

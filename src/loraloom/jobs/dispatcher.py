@@ -77,7 +77,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._listeners: list[Listener] = []
         self._task: asyncio.Task[None] | None = None
-        self._last_frame = self._last_progress = 0.0
+        self._last_progress = 0.0
+        self._ready = asyncio.Event()
         self._cancel_by: float | None = None
         self._restarts = 0
 
@@ -187,6 +188,15 @@ class Dispatcher:
         if self._worker is not None:
             await self._worker.send({"order": "free", "models": models, "results": results})
 
+    async def check(self, request: Request, seconds: float = 60.0) -> JSON:
+        """What the nodes themselves object to in a request. Raises TimeoutError without an answer."""
+        async with asyncio.timeout(seconds):
+            await self._ready.wait()
+        worker = self._worker
+        if worker is None:
+            raise TimeoutError("there is no worker")
+        return await worker.ask({"request": request.to_json()}, seconds)
+
     # ---- The loop ----
 
     async def _work(self) -> None:
@@ -230,6 +240,7 @@ class Dispatcher:
             if self._restarts:
                 await asyncio.sleep(min(30.0, 0.25 * 2 ** min(self._restarts, 8)))
             self._restarts += 1
+            self._ready.clear()
             self._worker = await WorkerProcess.start(self._how)
             frame = await self._first_frame(self._worker)
             if frame is None or frame[0].get("kind") != "ready":
@@ -240,22 +251,21 @@ class Dispatcher:
                 continue
             self._restarts = 0
             self.worker_info = cast("Mapping[str, JSON]", frame[0].get("worker") or {})
+            self._ready.set()
             self._tell(Notice("worker"))
         return self._worker
 
     async def _first_frame(self, worker: WorkerProcess) -> Frame | None:
         try:
             async with asyncio.timeout(self._limits.stall):
-                while (frame := await worker.receive()) is not None and frame[0].get("kind") == "alive":
-                    pass
-                return frame
+                return await worker.receive()
         except (TimeoutError, BrokenFrame, ValueError):
             return None
 
     async def _run(self, worker: WorkerProcess, live: LiveJob) -> None:
         job = live.job
         self._cancel_by = None
-        self._last_frame = self._last_progress = time.monotonic()
+        self._last_progress = time.monotonic()
         self._tell(Notice("started", job, event=live.add("started", {"attempt": job.claims})))
         self._tell(Notice("queue", job))
         wants_previews = job.request.extra_data.get("preview_method") not in (None, "none", "default")
@@ -277,34 +287,31 @@ class Dispatcher:
         """The worker's next message about its job; raises _WorkerEnded when there will be none."""
         receiving = asyncio.ensure_future(worker.receive())
         try:
-            while True:
-                done, _ = await asyncio.wait([receiving], timeout=1.0)
-                reason = self._overdue()
-                if done:
-                    frame = receiving.result()
-                    if frame is None:
-                        raise _WorkerEnded(await worker.ended())
-                    self._last_frame = time.monotonic()
-                    if frame[0].get("kind") != "alive":
-                        self._last_progress = self._last_frame
-                        return frame
-                    receiving = asyncio.ensure_future(worker.receive())
-                if reason:
+            while not (await asyncio.wait([receiving], timeout=1.0))[0]:
+                if reason := self._overdue(worker):
                     await worker.kill()
                     raise _WorkerEnded(reason)
+            frame = receiving.result()
         except (BrokenFrame, ValueError) as error:
             await worker.kill()
             raise _WorkerEnded(f"it sent something that cannot be read ({error})") from error
         finally:
             receiving.cancel()
+        if frame is None:
+            raise _WorkerEnded(await worker.ended())
+        self._last_progress = time.monotonic()
+        if reason := self._overdue(worker):
+            await worker.kill()
+            raise _WorkerEnded(reason)
+        return frame
 
-    def _overdue(self) -> str | None:
+    def _overdue(self, worker: WorkerProcess) -> str | None:
         now = time.monotonic()
         if self._cancel_by is not None and now > self._cancel_by:
             return f"it did not stop within {self._limits.cancel:g} s of being cancelled"
         if now - self._last_progress > self._limits.stall:
             return f"it made no progress for {self._limits.stall:g} s"
-        if now - self._last_frame > self._limits.silence:
+        if now - worker.last_sign > self._limits.silence:
             return f"it gave no sign of life for {self._limits.silence:g} s"
         return None
 

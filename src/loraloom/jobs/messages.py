@@ -25,6 +25,7 @@ from loraloom.engine.events import (
 )
 from loraloom.jobs.frames import Frame
 from loraloom.workflow.graph import JSON
+from loraloom.workflow.report import Problem
 
 PREVIEW_INTERVAL_SECONDS = 0.15
 
@@ -137,3 +138,19 @@ def jpeg(preview: object) -> bytes:
     buffer = io.BytesIO()
     cast("Any", picture).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def problem(found: Problem) -> dict[str, JSON]:
+    """A problem as it leaves the worker; `read_problem` reads it."""
+    return {
+        "type": found.type,
+        "message": found.message,
+        "details": found.details,
+        "node_id": found.node_id,
+        "node_label": found.node_label,
+        "class_type": found.class_type,
+    }
+
+
+def read_problem(data: JSON) -> Problem:
+    return Problem(**cast("dict[str, Any]", data))

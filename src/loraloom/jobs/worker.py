@@ -40,6 +40,10 @@ class Runner(Protocol):
         """What the server shows of this worker: devices, versions."""
         ...
 
+    def check(self, request: Request) -> list[JSON]:
+        """What the nodes' own checks object to: `messages.problem` for each. Called from another thread."""
+        ...
+
     def free(self, models: bool, results: bool) -> None:
         """Let go of resident models, or of kept results."""
         ...
@@ -67,7 +71,7 @@ class Worker:
             return
         threading.Thread(target=self._beat, name="loraloom-heartbeat", daemon=True).start()
         runner = factory(cast("Mapping[str, JSON]", first[0].get("settings") or {}))
-        threading.Thread(target=self._listen, name="loraloom-orders", daemon=True).start()
+        threading.Thread(target=self._listen, args=(runner,), name="loraloom-orders", daemon=True).start()
         self._send(({"kind": "ready", "worker": runner.describe()}, b""))
         while (order := self._orders.get())["order"] != "end":
             if order["order"] == "free":
@@ -91,12 +95,15 @@ class Worker:
             error_said: JSON = {"type": "incomplete", "message": "the run ended without saying how"}
             self._send(({"kind": "failed", "error": error_said, "job": order["job"]}, b""))
 
-    def _listen(self) -> None:
+    def _listen(self, runner: Runner) -> None:
         while (frame := frames.read(self._source)) is not None:
             order = frame[0]
             if order["order"] == "cancel":
                 if order["job"] == self._current:
                     self._cancel.set()
+                continue
+            if order["order"] == "ask":
+                self._answer(runner, order)
                 continue
             if order["order"] == "run":
                 # The server sends the next job only after the end of the one before.
@@ -106,6 +113,14 @@ class Worker:
             if order["order"] == "end":
                 return
         os._exit(0)
+
+    def _answer(self, runner: Runner, order: Mapping[str, JSON]) -> None:
+        try:
+            answer = runner.check(Request.from_json(cast("dict[str, Any]", order["request"])))
+        except Exception as error:  # noqa: BLE001 - the run itself will say it with its node
+            sys.stderr.write(f"a check of nodes failed: {error}\n")
+            answer = []
+        self._send(({"kind": "answer", "to": order["to"], "answer": answer}, b""))
 
     def _beat(self) -> None:
         pause = threading.Event()

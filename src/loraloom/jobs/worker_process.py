@@ -7,6 +7,8 @@ import contextlib
 import os
 import signal
 import sys
+import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,7 +35,11 @@ class WorkerProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, log: Callable[[str], object]) -> None:
         self._process = process
+        self._said: asyncio.Queue[Frame | Exception | None] = asyncio.Queue()
+        self._answers: dict[str, asyncio.Future[JSON]] = {}
         self._logging = asyncio.create_task(self._forward(log))
+        self._reading = asyncio.create_task(self._read())
+        self.last_sign = time.monotonic()
 
     @classmethod
     async def start(cls, how: WorkerSettings) -> WorkerProcess:
@@ -73,9 +79,41 @@ class WorkerProcess:
             return
 
     async def receive(self) -> Frame | None:
-        """What the worker says next; None when it has ended."""
+        """What the worker says next; None when it has ended. Raises BrokenFrame, ValueError for nonsense."""
+        said = await self._said.get()
+        if isinstance(said, Exception):
+            raise said
+        if said is None:
+            self._said.put_nowait(None)
+        return said
+
+    async def ask(self, message: Mapping[str, JSON], seconds: float) -> JSON:
+        """The worker's answer to a question, also while it runs a job. Raises TimeoutError without one."""
+        name = uuid.uuid4().hex
+        answer = self._answers[name] = asyncio.get_running_loop().create_future()
+        try:
+            await self.send({**message, "order": "ask", "to": name})
+            async with asyncio.timeout(seconds):
+                return await answer
+        finally:
+            del self._answers[name]
+
+    async def _read(self) -> None:
         stdout = self._process.stdout
-        return None if stdout is None else await frames.receive(stdout)
+        try:
+            while stdout is not None and (frame := await frames.receive(stdout)) is not None:
+                self.last_sign = time.monotonic()
+                kind = frame[0].get("kind")
+                if kind == "answer":
+                    answer = self._answers.get(str(frame[0].get("to")))
+                    if answer is not None and not answer.done():
+                        answer.set_result(frame[0].get("answer"))
+                elif kind != "alive":
+                    self._said.put_nowait(frame)
+        except (frames.BrokenFrame, ValueError) as error:
+            self._said.put_nowait(error)
+        finally:
+            self._said.put_nowait(None)
 
     async def kill(self) -> None:
         """End the process at once, whatever it does."""
@@ -87,8 +125,9 @@ class WorkerProcess:
     async def ended(self) -> str:
         """Wait for the end; how the process ended, in words."""
         code = await self._process.wait()
-        await asyncio.wait([self._logging], timeout=1)
+        await asyncio.wait([self._logging, self._reading], timeout=1)
         self._logging.cancel()
+        self._reading.cancel()
         if code == -9:
             return "it was killed (signal 9; the system does this when memory runs out)"
         if code < 0:

@@ -39,6 +39,7 @@ from loraloom.server.state import Files, Log, ServerState, state_of
 from loraloom.server.webhooks import Webhooks, secret_of
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
+from loraloom.workflow.validate import OwnChecks
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Setup:
     """Everything a server is made of.
 
     worker: the factory of the worker's runner, "module:function", and `worker_settings` for it.
+    own: which inputs the classes of node packs check themselves.
     start_paused: start no jobs until told to.
     """
 
@@ -58,6 +60,7 @@ class Setup:
     start_paused: bool = False
     max_pending: int = MAX_PENDING
     max_finished: int = MAX_FINISHED
+    own: OwnChecks | None = None
 
 
 def application(setup: Setup) -> ASGIApp:
@@ -118,7 +121,8 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
     )
     worker = WorkerSettings(setup.worker, setup.worker_settings, write)
     dispatcher = Dispatcher(store, worker, limits=setup.limits, paused=setup.start_paused)
-    return ServerState(settings, dispatcher, Hub(), Files(setup.folders), setup.schemas, log), store
+    files = Files(setup.folders)
+    return ServerState(settings, dispatcher, Hub(), files, setup.schemas, log, setup.own), store
 
 
 def queue_file(user_dir: Path) -> Path:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
+from loraloom.engine.plan import order
 from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
+from loraloom.jobs.messages import read_problem
 from loraloom.server.state import ServerState
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON, Graph
 from loraloom.workflow.implemented import known_schemas
+from loraloom.workflow.report import Problem, Report
 from loraloom.workflow.ui_document import is_ui
 from loraloom.workflow.ui_format import parse_ui
 from loraloom.workflow.validate import validate
 
+_LARGE = 200
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -48,9 +52,44 @@ async def accept(body: Mapping[str, JSON], state: ServerState) -> Accepted:
 
     `prompt` is a graph in API format; `workflow`, which ComfyUI does not take, one in the editor's.
     """
-    if len(cast("dict[str, JSON]", body.get("prompt") or {})) > 200 or "workflow" in body:
-        return await asyncio.to_thread(_accept, body, state)
-    return _accept(body, state)
+    large = len(cast("dict[str, JSON]", body.get("prompt") or {})) > _LARGE or "workflow" in body
+    report, extra = await asyncio.to_thread(_validated, body, state) if large else _validated(body, state)
+    if not report.outputs:
+        raise BadPrompt(report.to_response())
+    client_id = body.get("client_id")
+    request = Request(
+        prompt=report.graph.to_api(),
+        extra_data=extra,
+        targets=report.outputs,
+        client_id=client_id if isinstance(client_id, str) and len(client_id) <= 200 else None,
+        webhook=_webhook(body),
+    )
+    own = state.own
+    if own is not None and any(own.covers(node.class_type) for node in report.graph.nodes.values()):
+        report = _with(report, await _own_problems(request, state))
+        if not report.outputs:
+            raise BadPrompt(report.to_response())
+        request = replace(request, targets=report.outputs)
+    return Accepted(request, report.to_response().get("node_errors", {}), report.notes)
+
+
+async def _own_problems(request: Request, state: ServerState) -> list[Problem]:
+    """What the nodes' own code objects to; nothing when the worker does not answer, then the run will say."""
+    try:
+        answer = await state.dispatcher.check(request)
+    except TimeoutError:
+        return []
+    return [read_problem(data) for data in cast("list[JSON]", answer)]
+
+
+def _with(report: Report, found: list[Problem]) -> Report:
+    """The report with further problems, and without the outputs that need their nodes."""
+    wrong = {p.node_id for p in found}
+    needed = {output: wrong & set(order(report.graph.nodes, (output,))) for output in report.outputs}
+    problems = [replace(p, outputs=tuple(o for o, w in needed.items() if p.node_id in w)) for p in found]
+    problems = [p for p in problems if p.outputs]
+    outputs = tuple(output for output, nodes in needed.items() if not nodes)
+    return replace(report, problems=(*report.problems, *problems), outputs=outputs)
 
 
 def job_id_of(body: Mapping[str, JSON]) -> str | None:
@@ -77,24 +116,12 @@ def number_of(body: Mapping[str, JSON]) -> float | None:
     return float(number)
 
 
-def _accept(body: Mapping[str, JSON], state: ServerState) -> Accepted:
+def _validated(body: Mapping[str, JSON], state: ServerState) -> tuple[Report, dict[str, JSON]]:
     graph, extra = _graph(body, state)
     if len(graph.nodes) > state.settings.max_nodes:
         raise problem("invalid_prompt", f"the prompt has more than {state.settings.max_nodes} nodes")
-    targets = _targets(body)
-    report = validate(graph, state.schemas, state.files.list, targets)
-    response = report.to_response()
-    if not report.outputs:
-        raise BadPrompt(response)
-    client_id = body.get("client_id")
-    request = Request(
-        prompt=report.graph.to_api(),
-        extra_data=extra,
-        targets=report.outputs,
-        client_id=client_id if isinstance(client_id, str) and len(client_id) <= 200 else None,
-        webhook=_webhook(body),
-    )
-    return Accepted(request, response.get("node_errors", {}), (*graph.notes, *report.notes))
+    report = validate(graph, state.schemas, state.files.list, _targets(body), state.own)
+    return replace(report, notes=(*graph.notes, *report.notes)), extra
 
 
 def _graph(body: Mapping[str, JSON], state: ServerState) -> tuple[Graph, dict[str, JSON]]:

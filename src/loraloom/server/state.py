@@ -18,6 +18,7 @@ from loraloom.server.hub import Hub
 from loraloom.server.settings import ServerSettings
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
+from loraloom.workflow.validate import OwnChecks
 
 
 class Log:
@@ -56,6 +57,7 @@ class ServerState:
     files: Files
     schemas: Mapping[str, NodeSchema]
     log: Log = field(default_factory=Log)
+    own: OwnChecks | None = None
 
     async def remaining(self) -> int:
         """How many jobs wait or run."""
