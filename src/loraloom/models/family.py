@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from loraloom.errors import ModelFileError
-from loraloom.weights.patch import NameTable, Rows, Target
+from loraloom.weights.patch import Rows, Target
 
 if TYPE_CHECKING:
     import torch
@@ -110,11 +110,8 @@ class ModelFamily:
 
     matches: whether weights of these native names and shapes are a network of this family.
     diffusers_names: module path in diffusers → the native weight (and its rows) that holds it.
-    dotted_prefixes, flat_prefixes: what LoRA files put before a diffusers module path as it is ("unet.")
-        and with underscores for dots ("lora_unet_").
     from_diffusers: names and shapes of a file in diffusers' layout → the native weights that it holds; None
         where it is not such a file.
-    other_names: whole LoRA module names that follow neither rule.
     text_kind: the kind of text encoders that condition it, and their roles in a checkpoint.
     metadata_names: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
     """
@@ -129,18 +126,9 @@ class ModelFamily:
     parametrisation: Callable[[WeightSource], Parametrisation]
     adapter: Callable[[NetworkParts], Network]
     diffusers_names: Callable[[Shapes], Iterable[tuple[str, Target]]]
-    dotted_prefixes: tuple[str, ...] = ()
-    flat_prefixes: tuple[str, ...] = ()
     metadata_names: tuple[str, ...] = ()
-    other_names: Callable[[Shapes], Iterable[tuple[str, Target]]] = lambda shapes: ()
     from_diffusers: Callable[[Shapes], Regrouping | None] = lambda shapes: None
 
     def lora_aliases(self, shapes: Shapes) -> Iterable[tuple[str, Target]]:
         """Module paths in diffusers → targets, for the weights that `shapes` holds."""
         return ((path, target) for path, target in self.diffusers_names(shapes) if target.weight in shapes)
-
-    def lora_names(self, shapes: Shapes) -> NameTable:
-        """Every name by which a LoRA file may call a weight of this network → where it goes."""
-        from loraloom.models.lora_names import diffusion_names
-
-        return diffusion_names(self, shapes)

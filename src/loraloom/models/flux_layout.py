@@ -122,14 +122,6 @@ def modules(shapes: Shapes) -> Iterator[tuple[str, Target]]:
             yield theirs + module, Target(f"{ours}{native}.scale")
 
 
-def other_names(shapes: Shapes) -> Iterator[tuple[str, Target]]:
-    """Names for the query, key and value rows of a single block's first layer."""
-    width = shapes["img_in.weight"][0]
-    for number in range(_count(shapes, "single_blocks.{}.linear1.weight")):
-        weight = f"single_blocks.{number}.linear1"
-        yield f"diffusion_model.{weight}_qkv", Target(f"{weight}.weight", (0, 3 * width))
-
-
 def from_diffusers(shapes: Shapes) -> Regrouping | None:
     """The native weights of a transformer in diffusers' layout; None where it is none."""
     if (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from loraloom.models.family import LatentFormat, ModelFamily
-from loraloom.models.lora_names import text_aliases, text_names
+from loraloom.models.lora_names import text_aliases
 from loraloom.sampling.types import Parametrisation
 from loraloom.weights.patch import NameTable, PatchUse, Stack
 from loraloom.weights.source import WeightSource
@@ -65,10 +65,6 @@ class DiffusionModel:
         """Module paths in diffusers → where they go."""
         return dict(self.family.lora_aliases(self.weights.shapes))
 
-    def lora_names(self) -> NameTable:
-        """Every name by which a LoRA file may call a weight of this model → where it goes."""
-        return self.family.lora_names(self.weights.shapes)
-
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
@@ -110,10 +106,6 @@ class TextEncoders:
     def lora_aliases(self) -> NameTable:
         """Module paths, "ROLE." and Hugging Face's name, → where they go."""
         return text_aliases({part.role: part.weights.shapes for part in self.parts})
-
-    def lora_names(self) -> NameTable:
-        """Every name by which a LoRA file may call a weight of these encoders → where it goes."""
-        return text_names({part.role: part.weights.shapes for part in self.parts})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loraloom.models.family import ModelFamily, NetworkParts
-from loraloom.models.flux_layout import LATENT, flux_blueprint, from_diffusers, is_flux, modules, other_names
+from loraloom.models.flux_layout import LATENT, flux_blueprint, from_diffusers, is_flux, modules
 
 if TYPE_CHECKING:
     from loraloom.sampling.types import Network, Parametrisation
@@ -37,8 +37,5 @@ FAMILY = ModelFamily(
     adapter=adapter,
     diffusers_names=modules,
     from_diffusers=from_diffusers,
-    dotted_prefixes=("transformer.", ""),
-    flat_prefixes=("lora_transformer_", "lycoris_"),
     metadata_names=("flux-1", "flux1", "flux.1"),
-    other_names=other_names,
 )

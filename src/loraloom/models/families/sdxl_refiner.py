@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from loraloom.models.family import Blueprint, ModelFamily, NetworkParts, Shapes
 from loraloom.models.unet_layout import (
     SDXL_LATENT,
-    UNET_DOTTED,
-    UNET_FLAT,
     diffusers_names,
     from_diffusers,
     heads_of_64,
@@ -58,7 +56,5 @@ FAMILY = ModelFamily(
     adapter=adapter,
     diffusers_names=diffusers_names,
     from_diffusers=from_diffusers,
-    dotted_prefixes=UNET_DOTTED,
-    flat_prefixes=UNET_FLAT,
     metadata_names=("stable-diffusion-xl-v1-refiner",),
 )
