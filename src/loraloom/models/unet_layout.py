@@ -62,8 +62,6 @@ SDXL_LATENT = LatentFormat(
     rgb_bias=(0.1084, -0.0175, -0.0011),
 )
 
-"""What LoRA files put before diffusers' module paths of a UNet."""
-
 UNUSED = ("v_pred", "ztsnr", "edm_vpred.*", "denoiser.*")
 """Native names that files hold as marks of how a model was trained."""
 
