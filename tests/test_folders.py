@@ -10,8 +10,14 @@ from loraloom.folders import FileNotListed, ModelFolders, read_extra_paths
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for name in ("loras/1.5/dpo.safetensors", "loras/style.safetensors", "clip/clip_l.safetensors",
-                 "text_encoders/t5.safetensors", "loras/.hidden.safetensors", "loras/readme.txt"):  # fmt: skip
+    for name in (
+        "loras/1.5/dpo.safetensors",
+        "loras/style.safetensors",
+        "loras/.hidden.safetensors",
+        "loras/readme.txt",
+        "clip/clip_l.safetensors",
+        "text_encoders/t5.safetensors",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")

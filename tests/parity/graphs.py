@@ -10,7 +10,7 @@ Api = dict[str, Any]
 def tutorial_graph(case: Api, checkpoint: str, vae: str) -> Api:
     """The tutorial's first workflow (SD1.5, or SDXL) with the settings of a case.
 
-    Node ids: "sample" is the KSampler, "save" the SaveImage, "pixels" an input picture where the case has one."""
+    Node ids: "sample" is the KSampler, "save" the SaveImage, "pixels" the input picture of a case."""
     graph: Api = {
         "checkpoint": _node("CheckpointLoaderSimple", ckpt_name=checkpoint),
         "vae": _node("VAELoader", vae_name=vae),
@@ -20,8 +20,12 @@ def tutorial_graph(case: Api, checkpoint: str, vae: str) -> Api:
         key = f"lora{index}"
         graph[key] = _node(
             "LoraLoader",
-            model=model, clip=clip, lora_name=name, strength_model=strength_model, strength_clip=strength_clip,
-        )  # fmt: skip
+            model=model,
+            clip=clip,
+            lora_name=name,
+            strength_model=strength_model,
+            strength_clip=strength_clip,
+        )
         model, clip = [key, 0], [key, 1]
     if case["clip_skip"]:
         graph["skip"] = _node("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-case["clip_skip"])

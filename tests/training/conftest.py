@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_settings(tmp_path: Path, checkpoint: Path, pictures: Path) -> MakeSettings:
     def make(
-        adapter: AdapterSettings | None = None, steps: int = 4, output: Path | None = None, **run: int
+        adapter: AdapterSettings | None = None, steps: int = 4, output: Path | None = None, **run: Any
     ) -> Settings:
         return Settings(
             name="tiny",

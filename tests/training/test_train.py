@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.lora.component import Component
+from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import load_lora
 from loraloom.training.adapters import NAME
@@ -31,7 +32,7 @@ class _StopHere(Exception):
     pass
 
 
-def _components(session: Session) -> dict[str, Component]:
+def _components(session: Session) -> dict[ComponentName, Component]:
     model, text = session.handles.model, session.handles.text
     shapes = {name: shape for part in text.parts for name, shape in part.weights.shapes.items()}
     return {
@@ -44,10 +45,10 @@ def _trained_weights(session: Session) -> dict[str, Tensor]:
     """Native name → weight with the adapter merged in by peft itself."""
     placements = session.handles.model.family.blueprint(session.handles.model.weights.shapes).placements
     found: dict[str, Tensor] = {}
-    for path, layer in session.adapters["model"].modules.items():
-        layer.merge(safe_merge=False, adapter_names=[NAME])  # pyright: ignore[reportCallIssue]
-        base: nn.Module = layer.base_layer  # pyright: ignore[reportAssignmentType]
-        found[placements[f"{path}.weight"].native] = base.weight.detach()  # pyright: ignore[reportAttributeAccessIssue]
+    for path, module in session.adapters["model"].modules.items():
+        layer = cast("Any", module)  # peft's layer classes share these names, and no type says so
+        layer.merge(safe_merge=False, adapter_names=[NAME])
+        found[placements[f"{path}.weight"].native] = layer.base_layer.weight.detach()
     return found
 
 

@@ -18,7 +18,8 @@ class Surroundings:
     """What all nodes of a run share.
 
     emit: takes events, from any thread. cancelled: whether the user has stopped the run.
-    nodes: the nodes as they are now, those of expansions included; parents: which node each of those replaces.
+    nodes: the nodes as they are now, those of expansions included; parents: which node each of those
+    replaces.
     """
 
     graph: Graph

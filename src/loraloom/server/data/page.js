@@ -76,11 +76,13 @@ function receipts(found, item) {
   if (!found.length) return;
   const table = element("table", undefined, item);
   const head = element("tr", undefined, table);
-  const columns = [...new Set(found.flatMap((r) => Object.keys(r).filter((k) => typeof r[k] !== "object")))];
-  for (const column of columns) element("th", column, head);
+  for (const column of ["node", "LoRA", "model", "clip", "placed", "unplaced", "warnings"]) element("th", column, head);
   for (const receipt of found) {
     const row = element("tr", undefined, table);
-    for (const column of columns) element("td", String(receipt[column] ?? ""), row);
+    const placed = (receipt.components || []).reduce((sum, part) => sum + (part.matched || 0), 0);
+    const values = [receipt.node, receipt.name || receipt.file, receipt.strength_model, receipt.strength_clip,
+      receipt.components ? placed : "", (receipt.unplaced || []).length, (receipt.warnings || []).join("; ")];
+    for (const value of values) element("td", String(value ?? ""), row);
   }
 }
 
