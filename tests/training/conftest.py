@@ -57,7 +57,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_settings(tmp_path: Path, checkpoint: Path, pictures: Path) -> MakeSettings:
     def make(
-        adapter: AdapterSettings | None = None, steps: int = 4, output: Path | None = None, **run: Any
+        adapter: AdapterSettings | None = None, steps: int = 4, output: Path | None = None, accumulate=accumulate: Any
     ) -> Settings:
         return Settings(
             name="tiny",
@@ -75,7 +75,7 @@ def make_settings(tmp_path: Path, checkpoint: Path, pictures: Path) -> MakeSetti
                 dtype="fp32",
                 device="cpu",
                 save_every=2,
-                **run,
+                accumulate=accumulate,
             ),
             validation=ValidationSettings(share=0.2, every=2, draws=2),
         )
