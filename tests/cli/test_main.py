@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loraloom import __version__
-from loraloom.cli.main import exit_code_of
+from loraloom.cli.main import COMMANDS, application, exit_code_of
 
 GRAPH = {
     "1": {
@@ -104,3 +104,20 @@ def test_light_commands_do_not_import_torch(graph: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_of_a_command_what_its_own_help_says(name: str) -> None:
+    command = COMMANDS[name]
+    found = command.load()
+    about = found.info.help if command.group else found.__doc__.split("\n")[0]
+    assert about == command.about
+
+
+def test_the_overview_and_completion_know_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in COMMANDS)
+    assert exit_code_of([]) == 2
+    names = {c.name for c in application(None, complete=True).registered_commands}
+    assert names | {"lora", "models"} == set(COMMANDS)

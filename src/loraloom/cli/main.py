@@ -1,46 +1,136 @@
-"""The command `loraloom`: registers the commands and turns errors into messages and exit codes."""
+"""The command `loraloom`: loads the command that was asked for; errors become messages and exit codes.
+
+Only the module of that command is imported, so that light commands answer at once; `--help` knows the
+others by their one line in `COMMANDS`.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from loraloom import __version__
-from loraloom.cli.grid import grid_command
-from loraloom.cli.lora_commands import lora_app
-from loraloom.cli.models_commands import models_app
-from loraloom.cli.run_command import run_command
-from loraloom.cli.serve import serve_command
-from loraloom.cli.train import train_command
-from loraloom.cli.workflow_commands import (
-    convert_command,
-    missing_table,
-    nodes_command,
-    validate_command,
-)
 from loraloom.errors import Cancelled, LoraloomError, MissingModelsError
 
-app = typer.Typer(
-    name="loraloom",
-    help="Runs ComfyUI text-to-image workflows with LoRA, and says what every LoRA did.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("run")(run_command)
-app.command("validate")(validate_command)
-app.command("convert")(convert_command)
-app.command("nodes")(nodes_command)
-app.command("grid")(grid_command)
-app.command("train")(train_command)
-app.command("serve")(serve_command)
-app.add_typer(lora_app, name="lora")
-app.add_typer(models_app, name="models")
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command is: a function in `loraloom.cli.MODULE`, or (`group`) a typer app of commands."""
+
+    module: str
+    name: str
+    about: str
+    group: bool = False
+
+    def load(self) -> Any:
+        return getattr(import_module(f"loraloom.cli.{self.module}"), self.name)
+
+
+COMMANDS = {
+    "run": Command(
+        "run_command",
+        "run_command",
+        "Run a workflow: read it from SOURCE, draw its pictures, and say what each LoRA did.",
+    ),
+    "validate": Command(
+        "workflow_commands",
+        "validate_command",
+        "Check workflows against the node classes and your model files, without running anything.",
+    ),
+    "convert": Command(
+        "workflow_commands",
+        "convert_command",
+        "Print a workflow in ComfyUI's API format (with --workflow all: a JSON list of them).",
+    ),
+    "nodes": Command(
+        "workflow_commands",
+        "nodes_command",
+        "List the node classes and which of them run here, or show one with its inputs and outputs.",
+    ),
+    "grid": Command(
+        "grid",
+        "grid_command",
+        "Draw a workflow for every combination of some values, and a labelled contact sheet of them all.",
+    ),
+    "train": Command(
+        "train",
+        "train_command",
+        "Train a LoRA. A run that was stopped goes on from its last saved state when started again.",
+    ),
+    "serve": Command(
+        "serve", "serve_command", "Serve ComfyUI's HTTP interface, with a queue that survives crashes."
+    ),
+    "lora": Command(
+        "lora_commands", "lora_app", "Inspect, convert, merge, extract and resize LoRA files.", group=True
+    ),
+    "models": Command(
+        "models_commands", "models_app", "List model files and the folders they belong in.", group=True
+    ),
+}
+
+
+def application(asked: str | None, complete: bool = False) -> typer.Typer:
+    """The command line with the command that was asked for, and the others by name only.
+
+    complete: load them all, as shells' completion needs it."""
+    app = typer.Typer(
+        name="loraloom",
+        help="Runs ComfyUI text-to-image workflows with LoRA, and says what every LoRA did.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name, command in COMMANDS.items():
+        if name != asked and not complete:
+            app.command(name, help=command.about)(_unloaded)
+        elif command.group:
+            app.add_typer(command.load(), name=name)
+        else:
+            app.command(name)(command.load())
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the process ends with an exit code of `loraloom.errors`."""
+    sys.exit(exit_code_of(sys.argv[1:] if arguments is None else arguments))
+
+
+def exit_code_of(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; messages go to standard error."""
+    asked = next((a for a in arguments if not a.startswith("-")), None)
+    try:
+        application(asked, complete="_LORALOOM_COMPLETE" in os.environ)(list(arguments))
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return _say(Cancelled("stopped"))
+    except LoraloomError as error:
+        return _say(error)
+    return 0
+
+
+def _say(error: LoraloomError) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, soft_wrap=True)
+    if isinstance(error, MissingModelsError):
+        from loraloom.cli.workflow_commands import print_missing
+
+        print_missing(console, error.missing)
+        console.print("Put the files into these folders, or name their place with --models DIR.")
+    elif isinstance(error, Cancelled):
+        console.print("stopped")
+    else:
+        console.print(f"[red]error:[/] {escape(str(error))}")
+    return error.exit_code
 
 
 def _print_version(wanted: bool) -> None:
@@ -49,8 +139,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def root(
+def _root(
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
@@ -59,26 +148,5 @@ def root(
     del version  # said by its callback
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; the process ends with an exit code of `loraloom.errors`."""
-    sys.exit(exit_code_of(arguments))
-
-
-def exit_code_of(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; messages go to standard error."""
-    console = Console(stderr=True, soft_wrap=True)
-    try:
-        app(None if arguments is None else list(arguments))
-    except MissingModelsError as error:
-        console.print(missing_table(error.missing))
-        console.print("Put the files into these folders, or name their place with --models DIR.")
-        return error.exit_code
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    except (Cancelled, KeyboardInterrupt):
-        console.print("stopped")
-        return Cancelled.exit_code
-    except LoraloomError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}")
-        return error.exit_code
-    return 0
+def _unloaded() -> None:
+    """Stands for a command that was not asked for; never called."""

@@ -126,10 +126,15 @@ def print_report(found: Found, report: Report) -> None:
         console.print(f"  • {escape(problem.line())}")
     for note in (*report.graph.notes, *report.notes):
         console.print(f"  [dim]note: {escape(note)}[/]")
-    if report.missing and console.is_terminal:
-        console.print(missing_table(report.missing))
+    print_missing(console, report.missing)
+
+
+def print_missing(console: Console, missing: tuple[MissingModel, ...]) -> None:
+    """The model files that are missing: a table on a terminal, a line each elsewhere."""
+    if missing and console.is_terminal:
+        console.print(missing_table(missing))
         return
-    for entry in report.missing:
+    for entry in missing:
         nearest = f"; nearest: {', '.join(entry.nearest)}" if entry.nearest else ""
         url = f"; source: {entry.url}" if entry.url else ""
         node = f"node {entry.node_id} {entry.node_title}"
