@@ -57,7 +57,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_settings(tmp_path: Path, checkpoint: Path, pictures: Path) -> MakeSettings:
     def make(
-        adapter: AdapterSettings | None = None, steps: int = 4, output: Path | None = None, accumulate=accumulate: Any
+        adapter: AdapterSettings | None = None,
+        steps: int = 4,
+        output: Path | None = None,
+        accumulate: int = 1,
     ) -> Settings:
         return Settings(
             name="tiny",
