@@ -417,6 +417,19 @@ def write_flux(
     return write(path, shapes, dtype, seed=seed)
 
 
+def write_flux_checkpoint(path: Path, *, guidance: bool = True, seed: str = "") -> Path:
+    """Flux.1 with its text encoders and autoencoder in one file, in fp8, as ComfyUI offers it."""
+    return write(
+        path,
+        prefixed("model.diffusion_model.", flux_shapes(context=64, pooled=64, guidance=guidance))
+        | prefixed("text_encoders.clip_l.transformer.", clip_shapes(width=64))
+        | prefixed("text_encoders.t5xxl.transformer.", t5_shapes(width=64))
+        | prefixed("vae.", autoencoder_shapes(latent=16, quant=False)),
+        torch.float8_e4m3fn,
+        seed=seed,
+    )
+
+
 def write_clip_l(path: Path, *, width: int = 64, dtype: torch.dtype = torch.float16, seed: str = "") -> Path:
     return write(path, clip_shapes(width=width), dtype, seed=seed)
 
