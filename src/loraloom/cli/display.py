@@ -70,7 +70,7 @@ class Display:
     def result(self, run: Run) -> None:
         """Say what a finished run gave: receipts, pictures, time."""
         if run.receipts:
-            self._console.print(receipt_table(run.receipts))
+            print_receipts(self._console, run.receipts)
         for output in run.outputs:
             size = f"  [dim]{output.width}×{output.height}[/]" if output.width else ""
             self._console.print(f"[green]{escape(str(output.path))}[/]{size}")
@@ -97,27 +97,35 @@ class Display:
         return node.label() if node else f"node {node_id}"
 
 
-def receipt_table(receipts: tuple[dict[str, Any], ...]) -> Table:
-    """The LoRA receipts of a run, a row each."""
+def print_receipts(console: Console, receipts: tuple[dict[str, Any], ...]) -> None:
+    """The LoRA receipts of a run: a table on a terminal, a line each elsewhere."""
+    rows = [_cells(receipt) for receipt in receipts]
+    if not console.is_terminal:
+        for name, *cells in rows:
+            said = [f"{heading} {cell}" for heading, cell in zip(HEADINGS[1:], cells, strict=True) if cell]
+            console.print(escape(f"LoRA {name}: {'; '.join(said)}"))
+        return
     table = Table(title="LoRA receipts")
-    for heading in ("LoRA", "strength", "placed", "left out", "not placed", "‖ΔW‖/‖W‖", "format"):
+    for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
-    for receipt in receipts:
-        left_out = sum(len(entry["modules"]) for entry in receipt.get("ignored", ()))
-        lost = len(receipt["unplaced"]) + len(receipt["rejected"]) + len(receipt["unknown"])
-        placed = f"{receipt['matched']}/{receipt['total']}"
-        table.add_row(
-            escape(str(receipt["name"])),
-            _strengths(receipt),
-            placed if receipt["complete"] else f"[yellow]{placed}[/]",
-            str(left_out) if left_out else "",
-            f"[red]{lost}[/]" if lost else "",
-            "\n".join(f"{e['component']} {e['relative']:.2g}" for e in receipt.get("effects", ())),
-            escape(str(receipt["dialect"])),
-        )
-    return table
+    for row, receipt in zip(rows, receipts, strict=True):
+        table.add_row(*map(escape, row), style="" if receipt["complete"] else "yellow")
+    console.print(table)
 
 
-def _strengths(receipt: Mapping[str, Any]) -> str:
-    found = {part: receipt.get(f"strength_{part}") for part in ("model", "clip")}
-    return "\n".join(f"{part} {value:g}" for part, value in found.items() if value is not None)
+HEADINGS = ("LoRA", "strength", "placed", "left out", "not placed", "‖ΔW‖/‖W‖", "format")
+
+
+def _cells(receipt: Mapping[str, Any]) -> tuple[str, ...]:
+    left_out = sum(len(entry["modules"]) for entry in receipt.get("ignored", ()))
+    lost = len(receipt["unplaced"]) + len(receipt["rejected"]) + len(receipt["unknown"])
+    strengths = {part: receipt.get(f"strength_{part}") for part in ("model", "clip")}
+    return (
+        str(receipt["name"]),
+        ", ".join(f"{part} {value:g}" for part, value in strengths.items() if value is not None),
+        f"{receipt['matched']}/{receipt['total']}",
+        str(left_out or ""),
+        str(lost or ""),
+        ", ".join(f"{e['component']} {e['relative']:.2g}" for e in receipt.get("effects", ())),
+        str(receipt["dialect"]),
+    )
