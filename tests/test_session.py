@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -10,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 import loraloom
 from loraloom.engine.events import Event, NodeProgress
 from loraloom.errors import Cancelled, InputError, MissingModelsError, WorkflowError
 from loraloom.nodes.previews import LatentPreview
+from loraloom.outcome import Run
 from loraloom.session import NodeFailure, Session
-from tests.demo_models import write_demo_models
+from tests.demo_models import demo_lora, write_demo_models
 
 PAGE = Path(__file__).parent.parent / "examples/lora-tutorial.md"
 SMALL = {"EmptyLatentImage.width": 64, "EmptyLatentImage.height": 64, "KSampler.steps": 2}
@@ -145,3 +149,25 @@ def test_the_one_line_interface(models: Path, tmp_path: Path) -> None:
     result = loraloom.run(PAGE, workflow=1, models=models, set=SMALL, seed=3, output_dir=tmp_path / "out")
     assert result.outputs[0].path.is_file()
     assert result.to_json()["status"] == "done"
+
+
+def test_embeddings_that_a_lora_bundles_can_be_named_in_the_prompt(session: Session, models: Path) -> None:
+    word = {
+        "bundle_emb.shiny.clip_l": torch.ones(2, 64),
+        "bundle_emb.dull.string_to_param.*": torch.zeros(64),
+    }
+    save_file({**demo_lora(), **word}, models / "loras/bundle.safetensors")
+    own = {"LoraLoader.lora_name": "bundle.safetensors"}
+
+    def drawn(prompt: str) -> tuple[Run, np.ndarray]:
+        result = session.run(PAGE, workflow=1, set={**SMALL, **own, "3.text": prompt})
+        return result, np.asarray(result.images[0])
+
+    shiny, first = drawn("a embedding:shiny rose")
+    _, second = drawn("a embedding:dull rose")
+    unknown, _ = drawn("a embedding:nothing rose")
+    assert not shiny.warnings
+    assert not np.array_equal(first, second)
+    assert any("nothing" in warning for warning in unknown.warnings)
+    hashes = shiny.receipts[0]["hashes"]
+    assert hashes["sha256"] == hashlib.sha256((models / "loras/bundle.safetensors").read_bytes()).hexdigest()

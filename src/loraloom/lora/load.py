@@ -28,6 +28,9 @@ from loraloom.weights.tensor_file import TensorFile
 
 Compat = Literal["trainer", "comfyui"]
 
+ANY_ENCODER = ".string_to_param.*"
+"""How bundled vectors end that name no encoder."""
+
 AnyPatch: TypeAlias = "ModulePatch | SwappedPatch"
 Found: TypeAlias = "dict[str, list[AnyPatch]]"
 
@@ -202,10 +205,12 @@ def _is_zero(given: Ingredients) -> bool:
 
 
 def _embeddings(file: LoraFile, tensors: TensorFile) -> dict[str, dict[str, Tensor]]:
-    """bundle_emb.<token>.<encoder key> → vectors; a token may itself hold dots."""
+    """bundle_emb.<token>.<encoder key> → vectors; a token may itself hold dots; "*": any encoder."""
     found: dict[str, dict[str, Tensor]] = {}
     for key in file.bundled:
-        token, _, encoder = key.split(".", 1)[1].rpartition(".")
+        name = key.split(".", 1)[1]
+        word = name.removesuffix(ANY_ENCODER)
+        token, _, encoder = (word, "", "*") if word != name else name.rpartition(".")
         if token:
             found.setdefault(token, {})[encoder] = tensors.read(key)
     return found

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from loraloom.models.family import LatentFormat, ModelFamily
 from loraloom.models.lora_names import text_aliases
 from loraloom.sampling.types import Parametrisation
 from loraloom.weights.patch import NameTable, PatchUse, Stack
 from loraloom.weights.source import WeightSource
+
+if TYPE_CHECKING:
+    from loraloom.models.text.embeddings import BundledEmbeddings
 
 Options: TypeAlias = "tuple[tuple[str, Hashable], ...]"
 """What nodes attach to a handle, by name, sorted: "weight_dtype", "cfg_rescale" …"""
@@ -80,6 +83,7 @@ class TextEncoders:
 
     kind: which family's way of using them ("sd15", "sd20", "sdxl", "refiner", "flux").
     clip_skip: ComfyUI's stop_at_clip_layer (-1 is the last layer); None: the kind's own.
+    embeddings: textual inversions that LoRAs brought along.
     """
 
     kind: str
@@ -87,12 +91,16 @@ class TextEncoders:
     stack: Stack = ()
     clip_skip: int | None = None
     options: Options = ()
+    embeddings: tuple[BundledEmbeddings, ...] = ()
 
     def part(self, role: str) -> TextPart | None:
         return next((part for part in self.parts if part.role == role), None)
 
     def with_lora(self, use: PatchUse) -> TextEncoders:
         return replace(self, stack=(*self.stack, use))
+
+    def with_embeddings(self, bundle: BundledEmbeddings) -> TextEncoders:
+        return replace(self, embeddings=(*self.embeddings, bundle))
 
     def with_clip_skip(self, clip_skip: int) -> TextEncoders:
         return replace(self, clip_skip=clip_skip)

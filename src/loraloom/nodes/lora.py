@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from loraloom.engine.node import NodeRun, node
 from loraloom.lora.receipt import Receipt
+from loraloom.models.text.embeddings import BundledEmbeddings
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Clip, LoraFile, Model, Strength
 from loraloom.weights.patch import PatchUse
+from loraloom.workflow.graph import JSON
 
 
 @node("LoraLoader", category="loaders", display_name="Load LoRA")
@@ -27,6 +29,10 @@ def load_lora(
         model = model.with_lora(PatchUse(loaded.model, strength_model))
     if strength_clip != 0 and loaded.clip.patches():
         clip = clip.with_lora(PatchUse(loaded.clip, strength_clip))
+    if loaded.embeddings and (strength_model or strength_clip):
+        clip = clip.with_embeddings(BundledEmbeddings(loaded.embeddings))
+        words: list[JSON] = [*sorted(loaded.embeddings)]
+        run.note("embeddings", {"lora": lora_name, "words": words})
     return model, clip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import FileIdentity
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
+from loraloom.lora.identity import HashIndex
 from loraloom.lora.load import Compat, LoadedLora, load_lora
 from loraloom.weights.source import WeightSource
 
@@ -30,6 +32,7 @@ class LoraShelf:
         self._compat: Compat = compat
         self._strict = strict
         self._loaded: OrderedDict[Hashable, LoadedLora] = OrderedDict()
+        self._hashes = HashIndex()
 
     def load(self, path: Path, model: DiffusionModel, clip: TextEncoders | None) -> LoadedLora:
         """The LoRA of a file, placed on the weights of a model and, where given, of its text encoders."""
@@ -56,7 +59,10 @@ class LoraShelf:
     def _keep(
         self, key: Hashable, path: Path, components: dict[ComponentName, Component], *, strict: bool
     ) -> None:
-        self._loaded[key] = load_lora(read_lora(path), components, compat=self._compat, strict=strict)
+        loaded = load_lora(read_lora(path), components, compat=self._compat, strict=strict)
+        hashes = self._hashes.hashes(path).named()
+        self._hashes.save()
+        self._loaded[key] = replace(loaded, receipt=replace(loaded.receipt, hashes=hashes))
         while len(self._loaded) > KEPT:
             self._loaded.popitem(last=False)
 

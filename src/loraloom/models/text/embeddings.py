@@ -7,7 +7,7 @@ per encoder (`clip_l`, `clip_g`, `t5xxl`), or the vectors that trainers bundle i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from loraloom.errors import ModelFileError
 from loraloom.folders import FileIdentity, ModelFolders
 from loraloom.models.text.prompt import EmbeddingPart, parse_prompt
 from loraloom.weights.tensor_file import TensorFile
+
+ANY_ENCODER = "*"
 
 SAFE_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pt", ".bin", ".pth", ".ckpt", ".pkl")
@@ -31,6 +33,19 @@ class PromptWarning:
 
     name: str
     message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BundledEmbeddings:
+    """Vectors that a LoRA brings along. words: word → encoder (or `ANY_ENCODER`) → (N, D)."""
+
+    words: Mapping[str, Mapping[str, Tensor]]
+
+    def find(self, name: str, encoder: str) -> Tensor | None:
+        """The vectors (N, D), float32, of a word for an encoder; None where there are none."""
+        found = self.words.get(name, {})
+        vectors = found.get(encoder, found.get(ANY_ENCODER))
+        return None if vectors is None else vectors.float().reshape(-1, vectors.shape[-1])
 
 
 def find_embedding_file(folders: ModelFolders, name: str) -> Path | None:
@@ -101,10 +116,18 @@ class EmbeddingFinder:
     """The embeddings that one prompt names, for one encoder, each file read once.
 
     encoder: "clip_l", "clip_g" or "t5xxl". width: that of the encoder's own token vectors. A file of
-    another width yields its vectors all the same (the encoder leaves them out) and a warning."""
+    another width yields its vectors all the same (the encoder leaves them out) and a warning.
+    bundled: what the LoRAs on the encoders bring along; it comes before the folder, the last LoRA first."""
 
-    def __init__(self, folders: ModelFolders, encoder: str, width: int) -> None:
+    def __init__(
+        self,
+        folders: ModelFolders,
+        encoder: str,
+        width: int,
+        bundled: Sequence[BundledEmbeddings] = (),
+    ) -> None:
         self._folders, self._encoder, self._width = folders, encoder, width
+        self._bundled = tuple(reversed(bundled))
         self._read: dict[str, Sequence[Tensor] | None] = {}
         self.warnings: list[PromptWarning] = []
 
@@ -114,10 +137,13 @@ class EmbeddingFinder:
         return self._read[name]
 
     def _find(self, name: str) -> Sequence[Tensor] | None:
-        path = find_embedding_file(self._folders, name)
-        if path is None:
-            return None
-        vectors = read_embedding(path, self._encoder)
+        brought = (bundle.find(name, self._encoder) for bundle in self._bundled)
+        vectors = next((found for found in brought if found is not None), None)
+        if vectors is None:
+            path = find_embedding_file(self._folders, name)
+            if path is None:
+                return None
+            vectors = read_embedding(path, self._encoder)
         if vectors.shape[1] != self._width:
             self.warnings.append(
                 PromptWarning(

@@ -138,7 +138,7 @@ def _tokens(
     names = ("text_model.embeddings.token_embedding", "shared", "encoder.embed_tokens")
     tables = (shapes.get(f"{use.role}.transformer.{name}.weight") for name in names)
     width = next((shape[1] for shape in tables if shape is not None), 0)
-    find = EmbeddingFinder(folders, use.role, width)
+    find = EmbeddingFinder(folders, use.role, width, clip.embeddings)
     options = {name: clip.option(f"{use.key}_{name}") for name in ("min_padding", "min_length")}
     rules = replace(use.rules, **{name: value for name, value in options.items() if isinstance(value, int)})
     found = tokenize(text, rules, find)
