@@ -46,8 +46,8 @@ def pixels(session: Session, **options: Any) -> np.ndarray:
     return np.asarray(session.run(PAGE, workflow=1, set=changes, **options).images[0])
 
 
-def api(session: Session, **options: Any) -> dict[str, Any]:
-    return session.prepare(PAGE, workflow=1, **options).to_api()
+def api(session: Session, workflow: int = 1, **options: Any) -> dict[str, Any]:
+    return session.prepare(PAGE, workflow=workflow, **options).to_api()
 
 
 def test_the_tutorials_first_workflow_gives_a_picture_and_a_complete_receipt(session: Session) -> None:
@@ -92,6 +92,26 @@ def test_the_picture_carries_workflow_prompt_and_receipts_and_runs_again(session
     assert json.loads(texts["loraloom"])["loras"][0]["matched"] == result.receipts[0]["matched"]
     again = session.run(path, set={"SaveImage.filename_prefix": "again"})
     assert np.array_equal(np.asarray(again.images[0]), np.asarray(result.images[0]))
+
+
+def test_the_second_workflow_changes_the_model_alone(session: Session) -> None:
+    small = {"EmptySD3LatentImage.width": 64, "EmptySD3LatentImage.height": 64, "KSampler.steps": 2}
+
+    def drawn(strength: float) -> tuple[Run, np.ndarray]:
+        changes = {**small, "LoraLoaderModelOnly.strength_model": strength}
+        result = session.run(PAGE, workflow=2, set=changes)
+        return result, np.asarray(result.images[0])
+
+    result, with_lora = drawn(0.8)
+    (receipt,) = result.receipts
+    assert receipt["complete"]
+    assert [part["component"] for part in receipt["components"]] == ["model"]
+    _, off = drawn(0)
+    graph = api(session, 2, set=small)
+    graph["8"]["inputs"]["model"] = ["1", 0]
+    assert np.array_equal(off, np.asarray(session.run(graph).images[0]))
+    assert not np.array_equal(off, with_lora)
+    assert np.array_equal(with_lora, drawn(0.8)[1])
 
 
 def test_progress_previews_and_cancelling(session: Session) -> None:

@@ -54,12 +54,12 @@ def _shot(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-def _tutorial() -> dict[str, Any]:
-    """The tutorial's first workflow, small and quick."""
-    found = read_source(ROOT / "examples" / "lora-tutorial.md")[0]
+def _tutorial(number: int = 1) -> dict[str, Any]:
+    """A workflow of the tutorial, small and quick."""
+    found = read_source(ROOT / "examples" / "lora-tutorial.md")[number - 1]
     workflow = cast("dict[str, Any]", json.loads(json.dumps(found.data)))
     for node in workflow["nodes"]:
-        if node["type"] == "EmptyLatentImage":
+        if node["type"] in ("EmptyLatentImage", "EmptySD3LatentImage"):
             node["widgets_values"] = [64, 64, 1]
         if node["type"] == "KSampler":
             node["widgets_values"][2] = 4
@@ -85,7 +85,7 @@ def test_the_editor_loads_runs_shows_saves_and_cancels(models: Path, browser: An
             "() => window.app.graph.nodes.find(n => n.type === 'LoraLoader').widgets"
             ".find(w => w.name === 'lora_name').options.values"
         )
-        assert choices == ["1.5/1.5-dpo-LoRA.safetensors"]
+        assert "1.5/1.5-dpo-LoRA.safetensors" in choices
         page.evaluate(
             "() => { window.app.graph.nodes.find(n => n.type === 'LoraLoader').widgets"
             ".find(w => w.name === 'lora_name').value = '1.5/1.5-dpo-LoRA.safetensors'; window.seen = [];"
@@ -138,6 +138,40 @@ def test_the_editor_loads_runs_shows_saves_and_cancels(models: Path, browser: An
     finally:
         page.close()
         http.close()
+        process.terminate()
+        process.wait(30)
+
+
+def test_the_editor_runs_the_second_workflow(models: Path, browser: Any) -> None:
+    process, url = serve(models, "--user-dir", "user3")
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    try:
+        page.goto(url)
+        page.wait_for_function(
+            "window.app && window.app.graph && window.app.extensionManager", timeout=90_000
+        )
+        page.evaluate("w => window.app.loadGraphData(w)", _tutorial(2))
+        page.wait_for_timeout(2_000)
+        choices = page.evaluate(
+            "() => window.app.graph.nodes.find(n => n.type === 'LoraLoaderModelOnly').widgets"
+            ".find(w => w.name === 'lora_name').options.values"
+        )
+        assert "Flux.1/AWPortrait-FL-lora.safetensors" in choices
+        page.evaluate(
+            "() => { window.seen = []; for (const kind of ['execution_success', 'execution_error'])"
+            "  window.app.api.addEventListener(kind, e => window.seen.push([kind, e.detail]));"
+            "  return window.app.queuePrompt(0, 1); }"
+        )
+        page.wait_for_function("() => window.seen.length", timeout=120_000)
+        ((kind, detail), *_) = page.evaluate("() => window.seen")
+        assert kind == "execution_success", detail
+        page.wait_for_function(
+            "() => window.app.graph.nodes.some(n => n.type === 'SaveImage' && n.imgs?.[0].naturalWidth)",
+            timeout=30_000,
+        )
+        _shot(page, "6-second-workflow")
+    finally:
+        page.close()
         process.terminate()
         process.wait(30)
 
