@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from loraloom.errors import ModelFileError
+from loraloom.folders import ModelFolders
 from loraloom.packs.current import calling, current_run
 from loraloom.packs.standins import model_management, progress
 from loraloom.packs.standins.node_classes import METHODS, ClassMappings, NodesModule
 from loraloom.packs.standins.node_typing import IO, CheckLazyMixin
 from loraloom.packs.standins.samplers import KSampler
+from loraloom.packs.standins.table import StandIns
 from loraloom.workflow.implemented import implemented_schemas
 from tests.nodes.runs import PlainRun
 
@@ -70,3 +74,18 @@ def test_loralooms_nodes_as_classes(tmp_path: Path) -> None:
         _ = module.NoSuch
     module.NODE_CLASS_MAPPINGS["NoSuch"] = Path
     assert module.NoSuch is Path
+
+
+def test_progress_through_the_newer_interface(tmp_path: Path) -> None:
+    finder = StandIns(ModelFolders([tmp_path]), tmp_path)
+    finder.install()
+    try:
+        api = importlib.import_module("comfy_api.v0_0_2")
+        run = PlainRun(tmp_path)
+        api.ComfyAPISync().execution.set_progress(1, 2)  # outside of a run: nothing
+        with calling(run):
+            api.ComfyAPISync().execution.set_progress(value=1, max_value=4)
+            asyncio.run(api.ComfyAPI().execution.set_progress(value=9, max_value=4))
+    finally:
+        finder.remove()
+    assert run.steps == [(1, 4), (4, 4)]

@@ -18,13 +18,14 @@ from loraloom.folders import ModelFolders
 from loraloom.packs.standins.node_classes import ClassMappings, NodesModule
 
 _HERE = "loraloom.packs.standins"
-_PACKAGES = ("comfy", "comfy.comfy_types", "comfy_execution")
+_PACKAGES = ("comfy", "comfy.comfy_types", "comfy_api", "comfy_execution")
 _MODULES = {
     "comfy.comfy_types": "node_typing",
     "comfy.comfy_types.node_typing": "node_typing",
     "comfy.model_management": "model_management",
     "comfy.samplers": "samplers",
     "comfy.utils": "progress",
+    "comfy_api.v0_0_2": "api",
     "comfy_execution.graph": "graph",
     "comfy_execution.graph_utils": "graph_utils",
 }
