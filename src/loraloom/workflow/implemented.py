@@ -37,14 +37,6 @@ def known_schemas() -> Mapping[str, NodeSchema]:
     return ChainMap(own, cast("dict[str, NodeSchema]", core_schemas()))
 
 
-@cache
-def descriptions() -> Mapping[str, str]:
-    """One line on each implemented class, by name."""
-    text = resources.files("loraloom.workflow").joinpath("data/implemented.json").read_text("utf-8")
-    table = cast("dict[str, Any]", json.loads(text))
-    return {**table["core"], **{name: row["description"] for name, row in table["own"].items()}}
-
-
 def index(schemas: Mapping[str, NodeSchema]) -> str:
     """The text of `implemented.json` for these schemas."""
     core = core_schemas()
