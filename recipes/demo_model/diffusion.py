@@ -33,8 +33,8 @@ class DiffusionRecipe:
     text: ClipConfig = ClipConfig(
         vocabulary=49408, positions=77, width=64, layers=3, inner=256, quick_gelu=True
     )
-    steps: int = 6000
-    batch: int = 16
+    steps: int = 5000
+    batch: int = 32
     rate: float = 1e-3
     warm_up: int = 200
     cool_down: float = 0.3
@@ -171,23 +171,27 @@ def train(
     recipe: DiffusionRecipe,
     save_every: float,
     threads: int,
+    compiled: bool,
 ) -> None:
     """Train to `recipe.steps`, resuming from and saving to `work/diffusion-state.safetensors`."""
     training = networks(recipe)
+    unet = torch.compile(training.networks["unet"]) if compiled else training.networks["unet"]
     path = work / "diffusion-state.safetensors"
     first, table = resume(path, training), noise_table()
     weight = step_weights(recipe) / (step_shares(recipe) * 1000)
     cores, saved, began, mean_loss = FreeCores(threads), time.monotonic(), time.monotonic(), 0.0
     for step in range(first, recipe.steps):
-        cores.follow()
+        if not compiled:  # another count of threads would compile it anew
+            cores.follow()
         training.optimizer.param_groups[0]["lr"] = _rate(step, recipe)
         sample = _draw(latents, captioner, step, recipe)
         signal = table[sample.timestep][:, None, None, None]
         noisy = signal.sqrt() * sample.latent + (1.0 - signal).sqrt() * sample.noise
         states = context(training.networks["text"], sample.tokens)[sample.order]  # pyright: ignore[reportArgumentType]
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        (output,) = training.networks["unet"](noisy, sample.timestep, states, return_dict=False)
-        errors = (output - sample.noise).square().mean((1, 2, 3))
+        with torch.autocast("cpu", torch.bfloat16):
+            (output,) = unet(noisy, sample.timestep, states, return_dict=False)
+        errors = (output.float() - sample.noise).square().mean((1, 2, 3))
         loss = (errors * weight[sample.timestep]).mean()
         loss.backward()
         parameters = training.optimizer.param_groups[0]["params"]

@@ -28,6 +28,11 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saved states")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the UNet: a third faster after five minutes (needs a C++ compiler)",
+    )
     options = parser.parse_args()
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
@@ -42,7 +47,7 @@ def main() -> None:
     if "diffusion" in options.stages:
         latents = diffusion.choose_latents(artworks.concepts, encoded)
         captioner = Captioner(artworks.concepts)
-        diffusion.train(latents, captioner, work, recipe, options.save_every, options.threads)
+        diffusion.train(latents, captioner, work, recipe, options.save_every, options.threads, options.compile)
     if "decoder" in options.stages:
         decoder.train(
             vae, encoded.mean, pictures, weights, work, vae_recipe, options.save_every, options.threads
