@@ -16,6 +16,8 @@ from loraloom.nodes import custom_sampling as nodes
 from loraloom.nodes import model_sampling, samplers, sigmas
 from loraloom.nodes.sampling import ksampler, ksampler_advanced
 from loraloom.nodes.sockets import LatentValue
+from loraloom.sampling.noise import continued_noise
+from loraloom.sampling.parametrisation import Discrete
 from loraloom.sampling.samplers.registry import method, sampler_names
 from loraloom.sampling.samplers.sa_solver import TauBetween
 from loraloom.sampling.samplers.stochastic import PowerNoiseScale
@@ -254,3 +256,77 @@ def test_sampler_nodes_set_their_knobs(model: DiffusionModel) -> None:
     assert "noise_scale" not in dict(samplers.er_sde(solver_type="ER-SDE").knobs)
     tau = dict(samplers.sa_solver(model=model, use_pece=False, simple_order_2=True).knobs)["tau"]
     assert tau == TauBetween.of_range(model.current_parametrisation(), 0.2, 0.8, 1.0)
+
+
+def noisy(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Known:
+    """A denoiser whose predictions are known: x0 is x · 0.5, the unconditional x0 is x · 0.25."""
+
+    parametrisation = Discrete("eps")
+    uncond: Tensor | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.uncond = x * 0.25
+        return x * 0.5
+
+
+def test_the_two_forms_of_euler_cfg_pp() -> None:
+    x, levels = noisy(1, 1, 4, 4, 4), torch.tensor([4.0, 1.0, 0.0])
+    other = samplers.euler_cfg_pp("alternative")
+    assert other.needs_uncond
+    first, second = other.steps(Known(), x, levels, continued_noise(x, 0))
+    # slope = (x - 2 · 0.5 x + 0.25 x) / sigma = 0.25 x / sigma
+    torch.testing.assert_close(first.x, x + 0.25 * x / 4 * (1 - 4))
+    torch.testing.assert_close(second.x, first.x * 0.75)
+    assert samplers.euler_cfg_pp("regular") == method("euler_cfg_pp")
+
+
+def test_lcm_enlarges_on_its_way() -> None:
+    x, levels = noisy(3, 1, 4, 4, 6), torch.tensor([8.0, 4.0, 2.0, 0.0])
+    chosen = samplers.enlarging_lcm(scale_ratio=2.0, scale_steps=2, upscale_method="nearest-exact")
+    steps = list(chosen.steps(Known(), x, levels, continued_noise(x, 7)))
+    assert [tuple(step.x.shape[-2:]) for step in steps] == [(6, 9), (8, 12), (8, 12)]
+    generator = torch.Generator().manual_seed(7)
+    torch.randn(x.shape, generator=generator)  # the initial noise
+    drawn = torch.randn(1, 4, 6, 9, generator=generator)
+    enlarged = torch.nn.functional.interpolate(x * 0.5, size=(6, 9), mode="nearest-exact")
+    torch.testing.assert_close(steps[0].x, enlarged + 4 * drawn)
+    torch.testing.assert_close(steps[2].x, steps[1].x * 0.5)
+    by_default = samplers.enlarging_lcm(scale_ratio=2.0, upscale_method="bislerp")
+    widths = [step.x.shape[-1] for step in by_default.steps(Known(), x, levels, continued_noise(x, 7))]
+    assert widths == [9, 12, 12]
+    never = samplers.enlarging_lcm(scale_ratio=2.0, scale_steps=0, upscale_method="area")
+    assert {s.x.shape for s in never.steps(Known(), x, levels, continued_noise(x, 7))} == {x.shape}
+
+
+def test_masks_do_not_go_with_an_enlarging_sampler(model: DiffusionModel, run: PlainRun) -> None:
+    latent: LatentValue = {"samples": torch.zeros(1, 4, 8, 8), "noise_mask": torch.ones(8, 8)}
+    masked = (Cond(POSITIVE[0].context, options={"mask": torch.ones(1, 8, 8)}),)
+    for positive, given in ((POSITIVE, latent), (masked, empty())):
+        with pytest.raises(InputError, match="changes the latent's size"):
+            nodes.sample_custom(
+                model=model,
+                noise_seed=5,
+                cfg=1.0,
+                positive=positive,
+                negative=NEGATIVE,
+                sampler=samplers.enlarging_lcm(scale_ratio=2.0, upscale_method="area"),
+                sigmas=sigmas.basic(model=model, scheduler="karras", steps=3),
+                latent_image=given,
+                run=run,
+            )
+    found, _ = nodes.sample_custom(
+        model=model,
+        noise_seed=5,
+        cfg=1.0,
+        positive=POSITIVE,
+        negative=NEGATIVE,
+        sampler=samplers.enlarging_lcm(scale_ratio=2.0, upscale_method="area"),
+        sigmas=sigmas.basic(model=model, scheduler="karras", steps=3),
+        latent_image=empty(),
+        run=run,
+    )
+    assert samples(found).shape == (1, 4, 16, 16)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
+from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.handles import DiffusionModel, TextEncoders
-from loraloom.nodes import hook_keyframes, hooks, text
+from loraloom.nodes import hook_keyframes, hooked_conditioning, hooks, text
 from loraloom.nodes.conditioning import combine
 from loraloom.nodes.lora import load_lora
 from loraloom.nodes.sampling import ksampler
@@ -22,6 +23,7 @@ from tests.nodes.runs import PlainRun
 
 A, B = (LoraHook("a", 1.0),), (LoraHook("b", 0.5),)
 PROMPT: Conditioning = (Cond(torch.zeros(1, 77, 64)),)
+OTHER: Conditioning = (Cond(torch.ones(1, 77, 64)),)
 
 
 @pytest.fixture
@@ -74,6 +76,19 @@ def test_keyframes_are_ordered_and_interpolated(run: PlainRun) -> None:
     assert frames == (Keyframe(0.0, 0.0, 1), Keyframe(0.25, 0.5, 0), Keyframe(1.0, 1.0, 0))
 
 
+def test_keyframes_of_given_strengths(run: PlainRun) -> None:
+    late = (Keyframe(0.1, 0.9),)
+    frames = hook_keyframes.keyframes_of_floats(
+        floats_strength=[1.0, 0.5, 0], start_percent=0.2, end_percent=0.6, prev_hook_kf=late, run=run
+    )
+    assert frames == (Keyframe(1.0, 0.2, 1), Keyframe(0.5, 0.4, 0), Keyframe(0.0, 0.6, 0), late[0])
+    one = hook_keyframes.keyframes_of_floats(floats_strength=0.3, print_keyframes=True, run=run)
+    assert one == (Keyframe(0.3, 0.0, 1),) and run.notes("text") == ["keyframes: 0.3 from 0.0%"]
+    for wrong in ("0.5", [1.0, None], []):
+        with pytest.raises(InputError, match="list of numbers"):
+            hook_keyframes.keyframes_of_floats(floats_strength=wrong, run=run)
+
+
 @pytest.mark.parametrize(("name", "middle"), [("linear", 0.5), ("ease_out", 0.75), ("ease_in_out", 0.5)])
 def test_easings(run: PlainRun, name: str, middle: float) -> None:
     frames = hook_keyframes.interpolate_keyframes(
@@ -89,9 +104,9 @@ def test_easings(run: PlainRun, name: str, middle: float) -> None:
 
 
 def test_properties_of_conditionings() -> None:
-    span, before, after = hooks.steps_range(0.2, 0.6)
+    span, before, after = hooked_conditioning.steps_range(0.2, 0.6)
     assert (span, before, after) == ((0.2, 0.6), (0.0, 0.2), (0.6, 1.0))
-    (found,) = hooks.set_properties(
+    (found,) = hooked_conditioning.set_properties(
         cond_NEW=PROMPT,
         strength=0.5,
         set_cond_area="mask bounds",
@@ -102,14 +117,37 @@ def test_properties_of_conditionings() -> None:
     assert found.options["mask_strength"] == 0.5 and found.options["set_area_to_bounds"] is True
     assert (found.options["start_percent"], found.options["end_percent"]) == (0.2, 0.6)
     assert found.options["hooks"] == A
-    both = hooks.set_properties_and_combine(
+    both = hooked_conditioning.set_properties_and_combine(
         cond=PROMPT, cond_NEW=(found,), set_cond_area="default", hooks=A + B
     )
     assert [cond.options.get("hooks") for cond in both] == [None, A + B]
-    positive, negative = hooks.set_pair_properties(
+    positive, negative = hooked_conditioning.set_pair_properties(
         positive_NEW=PROMPT, negative_NEW=PROMPT, set_cond_area="default", hooks=B
     )
     assert positive[0].options == negative[0].options == {"hooks": B}
+
+
+def test_pairs_and_defaults() -> None:
+    both = hooked_conditioning.combine_pairs(
+        positive_A=PROMPT, negative_A=PROMPT, positive_B=OTHER, negative_B=OTHER
+    )
+    assert both == (PROMPT + OTHER, PROMPT + OTHER)
+    found = hooked_conditioning.set_pair_properties_and_combine(
+        positive=PROMPT,
+        negative=PROMPT,
+        positive_NEW=OTHER,
+        negative_NEW=OTHER,
+        set_cond_area="default",
+        hooks=A,
+    )
+    assert [[cond.options.get("hooks") for cond in side] for side in found] == [[None, A], [None, A]]
+    default = hooked_conditioning.set_default_pair(
+        positive=PROMPT, negative=PROMPT, positive_DEFAULT=OTHER, negative_DEFAULT=OTHER, hooks=B
+    )
+    assert [[dict(cond.options) for cond in side] for side in default] == [
+        [{}, {"hooks": B, "default": True}]
+    ] * 2
+    assert hooked_conditioning.set_default(cond=PROMPT, cond_DEFAULT=OTHER)[1].options == {"default": True}
 
 
 def sampled(

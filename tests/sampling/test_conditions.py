@@ -103,6 +103,30 @@ def test_masks_divide_the_picture() -> None:
     torch.testing.assert_close(both[..., 8:], two[..., 8:])
 
 
+def test_a_default_counts_where_the_others_leave_room() -> None:
+    network, x, left = toy(), noise(1, 1, 4, 16, 16), torch.zeros(1, 16, 16)
+    left[..., :8], left[..., 8:12] = 1, 0.25
+    (one,), (two,) = (evaluate(toy(), x, a=(c,)) for c in (cond(0.5), cond(-1.0)))
+    default = cond(-1.0, default=True, strength=5.0)
+    (both,) = evaluate(network, x, a=(default, cond(0.5, mask=left)))
+    torch.testing.assert_close(both[..., :8], one[..., :8])
+    torch.testing.assert_close(both[..., 8:12], (one * 0.25 + two * 0.75)[..., 8:12])
+    torch.testing.assert_close(both[..., 12:], two[..., 12:])
+    (area,) = evaluate(toy(), x, a=(cond(0.5, area=(16, 8, 0, 0)), default))
+    torch.testing.assert_close(area[..., 8:], two[..., 8:])
+    torch.testing.assert_close(area[..., :6], one[..., :6])
+    torch.testing.assert_close(area[..., 7], (one * 0.5 + two * 0.5)[..., 7])
+
+
+def test_a_default_without_room_is_not_evaluated() -> None:
+    network, x = toy(), noise(1)
+    (found,) = evaluate(network, x, a=(cond(0.5), cond(-1.0, default=True)))
+    assert network.calls == [(1, 77)]
+    torch.testing.assert_close(found, evaluate(toy(), x, a=(cond(0.5),))[0])
+    (alone,) = evaluate(toy(), x, a=(cond(0.5, start_percent=0.9), cond(-1.0, default=True)))
+    torch.testing.assert_close(alone, evaluate(toy(), x, a=(cond(-1.0),))[0])
+
+
 def test_an_area_is_evaluated_alone_and_fades_into_the_rest() -> None:
     network, x = toy(), noise(1, 1, 4, 64, 64)
     (base,), (inner,) = (evaluate(toy(), x, a=(c,)) for c in (cond(0.5), cond(-1.0)))

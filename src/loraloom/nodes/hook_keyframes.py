@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
-from loraloom.engine.node import Choice, NodeRun, Number, Socket, node
+import numpy as np
+
+from loraloom.engine.node import Choice, NodeRun, Number, Options, Socket, node
+from loraloom.errors import InputError
 from loraloom.nodes.hooks import EXTRA, HooksSocket, HookStrength, Percent
 from loraloom.sampling.hooks import Keyframe, Keyframes
 
@@ -82,10 +86,53 @@ def interpolate_keyframes(
         )
         for share in shares
     )
-    if print_keyframes:
+    return _beside(prev_hook_kf, frames, run if print_keyframes else None)
+
+
+@node(
+    "CreateHookKeyframesFromFloats",
+    category=SCHEDULING,
+    display_name="Create Hook Keyframes From Floats",
+    outputs=("HOOK_KF",),
+    experimental=True,
+    python_module=EXTRA,
+)
+def keyframes_of_floats(
+    *,
+    floats_strength: Annotated[
+        object, Socket("FLOATS"), Options({"default": -1, "min": -1, "step": 0.001, "forceInput": True})
+    ],
+    start_percent: Percent = 0.0,
+    end_percent: Percent = 1.0,
+    print_keyframes: bool = False,
+    prev_hook_kf: KeyframesSocket | None = None,
+    run: NodeRun,
+) -> KeyframesSocket:
+    """Given factors of the strength, spread evenly between two points of the sampling range."""
+    strengths = _numbers(floats_strength)
+    percents = np.linspace(start_percent, end_percent, len(strengths)).tolist()
+    frames = tuple(
+        Keyframe(strength, percent, guarantee_steps=1 if i == 0 else 0)
+        for i, (strength, percent) in enumerate(zip(strengths, percents, strict=True))
+    )
+    return _beside(prev_hook_kf, frames, run if print_keyframes else None)
+
+
+def _numbers(value: object) -> list[float]:
+    """A number, or a list of them, as a list. Raises InputError for anything else."""
+    listed = list(cast("Iterable[object]", value)) if isinstance(value, Iterable) else [value]
+    numbers = [float(entry) for entry in listed if isinstance(entry, int | float)]
+    if len(numbers) != len(listed) or not numbers:
+        raise InputError(f"floats_strength should be a number or a list of numbers, not {value!r:.80}")
+    return numbers
+
+
+def _beside(earlier: Keyframes | None, frames: Keyframes, run: NodeRun | None) -> Keyframes:
+    """Keyframes with those that were there, told to the user where a run is given."""
+    if run is not None:
         listed = ", ".join(f"{frame.strength:.3g} from {frame.start_percent:.1%}" for frame in frames)
         run.note("text", f"keyframes: {listed}")
-    return _ordered((*(prev_hook_kf or ()), *frames))
+    return _ordered((*(earlier or ()), *frames))
 
 
 def _ordered(keyframes: Keyframes) -> Keyframes:

@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
-from loraloom.engine.node import Choice, NodeRun, Number, Socket, node
+from loraloom.engine.node import NodeRun, Number, Socket, node
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import TextEncoders
-from loraloom.nodes.conditioning import AreaStrength, with_options
-from loraloom.nodes.resampling import as_batch
 from loraloom.nodes.services import services
-from loraloom.nodes.sockets import CheckpointFile, Clip, Conditioning, LoraFile, Mask
+from loraloom.nodes.sockets import CheckpointFile, Clip, LoraFile
 from loraloom.sampling.hooks import Hooks, LoraHook
 from loraloom.sampling.types import Cond
 from loraloom.sampling.types import Conditioning as ConditioningValue
@@ -24,12 +22,9 @@ EXTRA = "comfy_extras.nodes_hooks"
 CREATE = "advanced/hooks/create"
 COMBINE = "advanced/hooks/combine"
 
-Range = tuple[float, float]
 HooksSocket = Annotated[Hooks, Socket("HOOKS")]
-RangeSocket = Annotated[Range, Socket("TIMESTEPS_RANGE")]
 HookStrength = Annotated[float, Number(min=-20.0, max=20.0, step=0.01)]
 Percent = Annotated[float, Number(min=0.0, max=1.0, step=0.001)]
-CondArea = Annotated[str, Choice(("default", "mask bounds"))]
 
 # ---- making hooks ---------------------------------------------------------------------------------------
 
@@ -170,103 +165,6 @@ def _joined(*hooks: Hooks | None) -> Hooks:
 
 
 # ---- giving hooks to prompts ----------------------------------------------------------------------------
-
-
-@node(
-    "ConditioningTimestepsRange",
-    category="advanced/hooks",
-    display_name="Timesteps Range",
-    outputs=("TIMESTEPS_RANGE", "BEFORE_RANGE", "AFTER_RANGE"),
-    experimental=True,
-    python_module=EXTRA,
-)
-def steps_range(
-    start_percent: Percent = 0.0, end_percent: Percent = 1.0
-) -> tuple[RangeSocket, RangeSocket, RangeSocket]:
-    """A part of the sampling range, and what lies before and after it."""
-    return (start_percent, end_percent), (0.0, start_percent), (end_percent, 1.0)
-
-
-@node(
-    "ConditioningSetProperties",
-    category="advanced/hooks/cond single",
-    display_name="Cond Set Props",
-    experimental=True,
-    python_module=EXTRA,
-)
-def set_properties(
-    *,
-    cond_NEW: Conditioning,
-    strength: AreaStrength = 1.0,
-    set_cond_area: CondArea,
-    mask: Mask | None = None,
-    hooks: HooksSocket | None = None,
-    timesteps: RangeSocket | None = None,
-) -> Conditioning:
-    """Say how much, where and when a conditioning counts, and with which LoRAs."""
-    return _with_properties(cond_NEW, strength, set_cond_area, mask, hooks, timesteps)
-
-
-@node(
-    "ConditioningSetPropertiesAndCombine",
-    category="advanced/hooks/cond single",
-    display_name="Cond Set Props Combine",
-    experimental=True,
-    python_module=EXTRA,
-)
-def set_properties_and_combine(
-    *,
-    cond: Conditioning,
-    cond_NEW: Conditioning,
-    strength: AreaStrength = 1.0,
-    set_cond_area: CondArea,
-    mask: Mask | None = None,
-    hooks: HooksSocket | None = None,
-    timesteps: RangeSocket | None = None,
-) -> Conditioning:
-    """Set a conditioning's properties and let it count beside another one."""
-    return cond + _with_properties(cond_NEW, strength, set_cond_area, mask, hooks, timesteps)
-
-
-@node(
-    "PairConditioningSetProperties",
-    category="advanced/hooks/cond pair",
-    display_name="Cond Pair Set Props",
-    outputs=("positive", "negative"),
-    experimental=True,
-    python_module=EXTRA,
-)
-def set_pair_properties(
-    *,
-    positive_NEW: Conditioning,
-    negative_NEW: Conditioning,
-    strength: AreaStrength = 1.0,
-    set_cond_area: CondArea,
-    mask: Mask | None = None,
-    hooks: HooksSocket | None = None,
-    timesteps: RangeSocket | None = None,
-) -> tuple[Conditioning, Conditioning]:
-    """Set the properties of a positive and a negative conditioning alike."""
-    said = (strength, set_cond_area, mask, hooks, timesteps)
-    return _with_properties(positive_NEW, *said), _with_properties(negative_NEW, *said)
-
-
-def _with_properties(
-    conditioning: ConditioningValue,
-    strength: float,
-    set_cond_area: str,
-    mask: Mask | None,
-    hooks: Hooks | None,
-    timesteps: Range | None,
-) -> ConditioningValue:
-    said: dict[str, object] = {}
-    if mask is not None:  # the strength is the mask's: without one, all entries count alike
-        said |= {"mask": as_batch(mask), "mask_strength": strength}
-        said["set_area_to_bounds"] = set_cond_area != "default"
-    if timesteps is not None:
-        said |= {"start_percent": timesteps[0], "end_percent": timesteps[1]}
-    changed = with_options(conditioning, said)
-    return changed if hooks is None else with_hooks(changed, hooks)
 
 
 def hooks_of(cond: Cond) -> Hooks:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import Annotated
 
 from loraloom.engine.node import Choice, Number, Options, Socket, node
+from loraloom.nodes.resampling import resize
 from loraloom.nodes.sockets import Model
-from loraloom.sampling.samplers.registry import method, sampler_names
+from loraloom.sampling.samplers.euler import euler_pp, lcm_upscale
+from loraloom.sampling.samplers.registry import Method, method, sampler_names
 from loraloom.sampling.samplers.sa_solver import TauBetween
 from loraloom.sampling.samplers.stochastic import PowerNoiseScale
 
-if TYPE_CHECKING:
-    from loraloom.sampling.samplers.registry import Method
-
 CATEGORY = "sampling/custom_sampling/samplers"
 EXTRA = "comfy_extras.nodes_custom_sampler"
+ADVANCED = "comfy_extras.nodes_advanced_samplers"
 
-Sampler = Annotated["Method", Socket("SAMPLER")]
+Sampler = Annotated[Method, Socket("SAMPLER")]
 Knob = Annotated[float, Number(min=0.0, max=100.0, step=0.01, round=False)]
 NoiseDevice = Annotated[str, Choice(("gpu", "cpu"))]
 Percent = Annotated[float, Number(min=0.0, max=1.0, step=0.001)]
@@ -46,6 +47,36 @@ def euler_ancestral_cfg_pp(
 ) -> Sampler:
     """Euler steps with fresh noise and CFG++: use a cfg around 1."""
     return method("euler_ancestral_cfg_pp", eta=eta, s_noise=s_noise)
+
+
+@node(
+    "SamplerEulerCFGpp",
+    category="_for_testing",
+    display_name="SamplerEulerCFG++",
+    experimental=True,
+    v3=True,
+    python_module=ADVANCED,
+)
+def euler_cfg_pp(version: Annotated[str, Choice(("regular", "alternative"))]) -> Sampler:
+    """Euler steps with CFG++, in one of two forms: use a cfg around 1."""
+    if version == "alternative":
+        return Method("euler_pp", euler_pp, needs_uncond=True)
+    return method("euler_cfg_pp")
+
+
+@node("SamplerLCMUpscale", category=CATEGORY, v3=True, python_module=ADVANCED)
+def enlarging_lcm(
+    *,
+    scale_ratio: Annotated[float, Number(min=0.1, max=20.0, step=0.01)] = 1.0,
+    scale_steps: Annotated[int, Number(min=-1, max=1000, step=1)] = -1,
+    upscale_method: Annotated[str, Choice(("bislerp", "nearest-exact", "bilinear", "area", "bicubic"))],
+) -> Sampler:
+    """Consistency sampling that enlarges the latent over its first steps; -1: over half of them."""
+    return Method("lcm_upscale", lcm_upscale).with_knobs(
+        ratio=scale_ratio,
+        resize=partial(resize, method=upscale_method),
+        enlargements=None if scale_steps < 0 else scale_steps,
+    )
 
 
 @node("SamplerLMS", category=CATEGORY, display_name="SamplerLMS", python_module=EXTRA)

@@ -27,6 +27,7 @@ class Entry:
 
     area: the part of the latent that it is evaluated on; None: all. mask: (1 or B, H, W).
     start, end: the sigmas between which it counts. hooks: LoRAs that it alone is evaluated with.
+    is_default: it counts where, and as much as, the others of its side leave room.
     """
 
     inputs: NetworkInputs
@@ -36,6 +37,7 @@ class Entry:
     start: float | None = None
     end: float | None = None
     hooks: Hooks = ()
+    is_default: bool = False
 
     def active(self, sigma: float) -> bool:
         return not (
@@ -54,6 +56,10 @@ class Entry:
         crop = self.crop(x)
         weight = x.new_full((1, 1, *crop.shape[-2:]), self.strength)
         if self.mask is not None:
+            if self.mask.shape[-2:] != x.shape[-2:]:
+                raise InputError(
+                    "A conditioning's mask does not go with a sampler that changes the latent's size."
+                )
             mask = self.crop(self.mask.to(x))[:, None]
             return weight * (mask if mask.shape[0] == 1 else repeated(mask, x.shape[0]))
         return weight if self.area is None else weight * _feathered(weight, self.area, x.shape[-2:])
@@ -124,6 +130,7 @@ def entry_of(network: Network, cond: Cond, context: SampleContext) -> Entry:
         _edge(cond, "start_percent", network.parametrisation),
         _edge(cond, "end_percent", network.parametrisation),
         cast("Hooks", cond.options.get("hooks", ())),
+        bool(cond.options.get("default", False)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -91,10 +91,9 @@ class Evaluation:
     def __call__(self, x: Tensor, sigma: Tensor, names: Sequence[str], skip: Blocks) -> list[Tensor]:
         """x0 for each name, its entries weighed against each other; 0 where none applies at this sigma."""
         pieces = [
-            _Piece.of(name, entry, x)
+            piece
             for name in dict.fromkeys(names)
-            for entry in self._sides[name]
-            if entry.active(float(sigma))
+            for piece in _pieces(name, [e for e in self._sides[name] if e.active(float(sigma))], x)
         ]
         predicted: dict[int, Tensor] = {}
         waiting = list(pieces)
@@ -152,6 +151,22 @@ class Evaluation:
                 group = group[: self._most]
                 continue
             return parametrisation.denoised(x, output.float(), levels).chunk(len(group))
+
+
+def _pieces(name: str, entries: Sequence[Entry], x: Tensor) -> list[_Piece]:
+    """The work for one side: its entries, and its default ones where the others leave room."""
+    pieces = [_Piece.of(name, entry, x) for entry in entries if not entry.is_default]
+    defaults = [entry for entry in entries if entry.is_default]
+    if defaults:
+        room = x.new_ones(x.shape[0], 1, *x.shape[-2:])
+        for piece in pieces:
+            piece.entry.crop(room).sub_(piece.entry.weight(x))
+        room.clamp_(min=0)
+        if room.any():
+            pieces += [
+                _Piece.of(name, replace(entry, mask=room[:, 0], strength=1.0), x) for entry in defaults
+            ]
+    return pieces
 
 
 def _blended(x: Tensor, predictions: Sequence[tuple[_Piece, Tensor]]) -> Tensor:
@@ -222,6 +237,8 @@ class MaskedDenoiser:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         mask = self.mask
+        if x.shape[-2:] != mask.shape[-2:]:
+            raise InputError("A noise mask does not go with a sampler that changes the latent's size.")
         if self.rule is not None:
             mask = self.rule(mask, sigma, self.sigmas, self.parametrisation)
         kept = self.parametrisation.add_noise(self.latent, self.noise, sigma, max_denoise=False)

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from loraloom.sampling.types import Noise, NoiseKind
+from loraloom.sampling.types import Noise, NoiseKind, SizedNoise
 
 TREE_DIGITS = 6
 """Torchsde rounds the ends of a tree to its tolerance, and warns of times beyond them."""
@@ -59,15 +59,15 @@ def noise_for(kind: NoiseKind, x: Tensor, sigmas: Tensor, seed: int) -> Noise:
             return brownian_noise(x, sigmas, seed, on_device=kind == "brownian_on_device")
 
 
-def continued_noise(x: Tensor, seed: int) -> Noise:
+def continued_noise(x: Tensor, seed: int) -> SizedNoise:
     """Goes on where `initial_noise` of the same seed and shape ended."""
     source: list[torch.Generator] = []
 
-    def draw(sigma: Tensor, following: Tensor) -> Tensor:
+    def draw(sigma: Tensor, following: Tensor, shape: torch.Size | None = None) -> Tensor:
         if not source:
             source.append(generator(seed))
             torch.randn(x.shape, generator=source[0])
-        return torch.randn(x.shape, generator=source[0]).to(x)
+        return torch.randn(x.shape if shape is None else shape, generator=source[0]).to(x)
 
     return draw
 

@@ -153,6 +153,13 @@ class Denoiser(Protocol):
 Noise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(sigma, next sigma) → standard normal noise shaped like the latent."""
 
+
+class SizedNoise(Protocol):
+    """What "continued" noise can do beside: draw in another shape, for samplers that enlarge the latent."""
+
+    def __call__(self, sigma: Tensor, following: Tensor, shape: torch.Size | None = None) -> Tensor: ...
+
+
 NoiseKind: TypeAlias = Literal["continued", "reseeded", "brownian", "brownian_on_device"]
 """Where a sampler's noise comes from.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
 from torch import Tensor
 
 from loraloom.sampling.samplers.levels import (
@@ -16,7 +17,7 @@ from loraloom.sampling.samplers.levels import (
     unconditional,
 )
 from loraloom.sampling.samplers.registry import sampler
-from loraloom.sampling.types import Denoiser, Noise, Step
+from loraloom.sampling.types import Denoiser, Noise, SizedNoise, Step
 
 
 def churned(
@@ -103,6 +104,16 @@ def euler_ancestral_cfg_pp(
         yield Step(i, x, denoised, sigma)
 
 
+def euler_pp(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Iterator[Step]:
+    """Euler steps whose slope leads away from the guided x0 and towards the unconditional one's place: the
+    other form of CFG++ that ComfyUI offers. Needs the unconditional side; has no name of its own."""
+    for i, sigma, following in intervals(sigmas):
+        denoised = denoise(x, sigma)
+        slope = derivative(x - denoised + unconditional(denoise), denoised, sigma)
+        x = x + slope * (following - sigma)
+        yield Step(i, x, denoised, sigma)
+
+
 @sampler("lcm", noise="reseeded")
 def lcm(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Iterator[Step]:
     """Multistep consistency sampling (Song et al. 2023, algorithm 1): predict x0, noise it anew."""
@@ -111,6 +122,32 @@ def lcm(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise) -> Iterat
         x = denoised
         if following > 0:
             x = denoise.parametrisation.add_noise(x, noise(sigma, following), following, max_denoise=False)
+        yield Step(i, x, denoised, sigma)
+
+
+def lcm_upscale(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: SizedNoise,
+    ratio: float,
+    resize: Callable[[Tensor, int, int], Tensor],
+    enlargements: int | None = None,
+) -> Iterator[Step]:
+    """Consistency sampling that enlarges the latent to `ratio` times its size on the way, evenly over the
+    first `enlargements` steps (None: half of the levels). resize: (latent, width, height) → latent. Needs
+    "continued" noise; has no name of its own."""
+    levels = len(sigmas)
+    stages = max(levels // 2 + 1, 2) if enlargements is None else min(enlargements, levels) + 1
+    ratios = np.linspace(1.0, ratio, stages)[1:].tolist()
+    height, width = x.shape[-2:]
+    for i, sigma, following in intervals(sigmas):
+        x = denoised = denoise(x, sigma)
+        if i < len(ratios):
+            x = resize(x, round(width * ratios[i]), round(height * ratios[i]))
+        if following > 0:
+            x = x + following * noise(sigma, following, x.shape)
         yield Step(i, x, denoised, sigma)
 
 
