@@ -14,6 +14,7 @@ from loraloom.errors import InputError
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.convert import convert
 from loraloom.lora.extract import CheckpointWeights, extract
+from loraloom.lora.factored import factored
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import load_lora
 from loraloom.lora.low_rank import reduce_matrix
@@ -166,6 +167,115 @@ def test_merge_to_a_rank_keeps_what_a_singular_value_decomposition_keeps(tmp_pat
     best = (left[:, :2] * values[:2]) @ right[:2]
     found = deltas(tmp_path / "out.safetensors", BASE)[weight].flatten(1)
     torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
+
+
+CONV = "input_blocks.1.0.in_layers.2.weight"
+CONV_NAME = "lora_unet_down_blocks_0_resnets_0_conv1"
+
+
+def _trained(path: Path, algorithm: str, seed: int) -> Path:
+    """A LyCORIS module of that algorithm for the convolution, its factors drawn again by `seed`."""
+    tensors = {
+        f"{CONV_NAME}.{key}": value if value.dim() == 0 else random(*value.shape, seed=seed + number)
+        for number, (key, value) in enumerate(oracles.trained(algorithm, (8, 4, 3, 3)).tensors.items())
+    }
+    return _save(path, tensors)
+
+
+def _summed(paths: Mapping[Path, float]) -> dict[str, Tensor]:
+    summed: dict[str, Tensor] = {}
+    for path, strength in paths.items():
+        for weight, delta in deltas(path, BASE, strength).items():
+            summed[weight] = summed.get(weight, torch.zeros(())) + delta
+    return summed
+
+
+def test_merging_tucker_cores_puts_them_on_a_diagonal(tmp_path: Path) -> None:
+    paths = {
+        _trained(tmp_path / "one.safetensors", "tucker", 1): 0.8,
+        _trained(tmp_path / "two.safetensors", "tucker", 50): -0.4,
+    }
+    out = tmp_path / "out.safetensors"
+    report = merge([read_part(f"{path}:{strength}") for path, strength in paths.items()], BASE, out)
+    assert "exact; 1 as factors of rank 8" in report
+    assert_same(deltas(out, BASE), _summed(paths))
+    written, first = load_file(out), load_file(tmp_path / "one.safetensors")
+    core = written[f"{CONV_NAME}.lora_mid.weight"]
+    assert core.shape == (8, 8, 3, 3)
+    assert torch.equal(core[:4, :4], first[f"{CONV_NAME}.lora_mid.weight"])
+    assert not core[:4, 4:].any() and not core[4:, :4].any()
+    assert torch.equal(written[f"{CONV_NAME}.lora_down.weight"][:4], first[f"{CONV_NAME}.lora_down.weight"])
+
+
+@pytest.mark.parametrize(
+    "algorithms",
+    [
+        ("tucker", "lora"), ("loha", "loha"), ("loha-tucker", "tucker"), ("lokr-low", "lora"),
+        ("lokr-whole", "loha"), ("lokr-both-low", "lokr-tucker"), ("full", "tucker"),
+    ],
+    ids=" and ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("energy", [None, 1.0])
+def test_every_algebra_that_can_be_merged_is(
+    algorithms: tuple[str, str], energy: float | None, tmp_path: Path
+) -> None:
+    paths = {
+        _trained(tmp_path / f"{number}.safetensors", algorithm, 40 * number): 0.7 - number
+        for number, algorithm in enumerate(algorithms)
+    }
+    out = tmp_path / "out.safetensors"
+    parts = [read_part(f"{path}:{strength}") for path, strength in paths.items()]
+    report = merge(parts, BASE, out, energy=energy)
+    assert ("exact" in report) == (energy is None)
+    assert ("100.0000% of" in report) == (energy is not None)
+    assert_same(deltas(out, BASE), _summed(paths), tolerance=1e-5 if energy is None else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("loha", (64, 48)), ("loha", (64, 16, 3, 3)), ("loha-tucker", (64, 16, 3, 3)), ("lokr-low", (128, 128)),
+     ("lokr-both-low", (128, 128)), ("lokr-tucker", (128, 64, 3, 3))],
+)  # fmt: skip
+def test_products_become_factors_where_those_are_smaller(kind: str, shape: tuple[int, ...]) -> None:
+    oracle = oracles.trained(kind, shape)
+    tensors = {name: tensor.float() for name, tensor in oracle.tensors.items()}
+    form = factored(kind.split("-")[0], tensors, shape)
+    assert form is not None
+    gamma = 0.5 if kind != "lokr-both-low" else 1.0
+    expected = oracle.change(1.0)
+    atol = 1e-5 * float(expected.abs().max()) + 4e-7 * float(oracle.weight.abs().max())
+    torch.testing.assert_close(form.scaled(gamma).whole(shape), expected, rtol=1e-5, atol=atol)
+
+
+def test_merge_drops_nothing_silently(tmp_path: Path) -> None:
+    good = _sd_lora(tmp_path / "good.safetensors")
+    strange = load_file(good) | {"what.is.this": random(1)}
+    with pytest.raises(InputError, match=r"what\.is\.this"):
+        merge([read_part(str(_save(tmp_path / "a.safetensors", strange)))], BASE, tmp_path / "o.safetensors")
+    broken = load_file(good)
+    broken["lora_unet_down_blocks_0_resnets_0_conv1.alpha"] = torch.tensor(float("nan"))
+    with pytest.raises(InputError, match="NaN"):
+        merge([read_part(str(_save(tmp_path / "b.safetensors", broken)))], BASE, tmp_path / "o.safetensors")
+    without_clip: dict[ComponentName, Component] = {"model": SD}
+    with pytest.raises(InputError, match="lora_te_"):
+        merge([read_part(str(good))], without_clip, tmp_path / "o.safetensors")
+    with pytest.raises(InputError, match="no strength"):
+        read_part(f"{good}:1.2.3")
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_merge_keeps_bundled_embeddings(tmp_path: Path) -> None:
+    vectors = {"bundle_emb.word.clip_l": random(2, 6)}
+    one = _save(tmp_path / "one.safetensors", load_file(_sd_lora(tmp_path / "a.safetensors")) | vectors)
+    two = _sd_lora(tmp_path / "two.safetensors", seed=9)
+    merge([read_part(str(one)), read_part(str(two))], BASE, tmp_path / "out.safetensors")
+    assert torch.equal(
+        load_file(tmp_path / "out.safetensors")["bundle_emb.word.clip_l"], vectors.popitem()[1]
+    )
+    other = load_file(two) | {"bundle_emb.word.clip_l": random(2, 6, seed=5)}
+    with pytest.raises(InputError, match="bundles"):
+        parts = [read_part(str(one)), read_part(str(_save(tmp_path / "three.safetensors", other)))]
+        merge(parts, BASE, tmp_path / "out.safetensors")
 
 
 def test_merge_refuses_what_depends_on_the_weight(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +13,17 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.lora.component import Component, ComponentName, bias_of
+from loraloom.lora.component import Component, ComponentName, Shape, bias_of
+from loraloom.lora.factored import Factored, factored, side_by_side
 from loraloom.lora.file import LoraFile, read_lora
-from loraloom.lora.low_rank import check_size, reduce_matrix, reduce_product
-from loraloom.lora.place import Piece, place
+from loraloom.lora.low_rank import LowRankForm, check_size, reduce_matrix, reduce_product
+from loraloom.lora.place import BOOKKEEPING, BUNDLED, Piece, Placement, place
 from loraloom.lora.receipt import shorten
 from loraloom.lora.writing import PRECISIONS, Speller, write_lora
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile
 
-DEPENDENT = frozenset({"glora", "oft", "boft", "oftv2", "ia3", "set"})
+DEPENDENT = frozenset({"glora", "oft", "boft", "boft_input", "oftv2", "ia3", "set"})
 """Algebras whose ΔW depends on the weight: no file can hold it for every base."""
 
 
@@ -37,7 +39,10 @@ def read_part(text: str) -> Part:
     """`FILE` or `FILE:STRENGTH`; InputError where the strength is no number."""
     found = re.fullmatch(r"(.+?):(-?[0-9.]+(?:e-?[0-9]+)?)", text)
     if found and not Path(text).exists():
-        return Part(read_lora(found[1]), float(found[2]))
+        try:
+            return Part(read_lora(found[1]), float(found[2]))
+        except ValueError:
+            raise InputError(f"{text}: {found[2]!r} is no strength; expected FILE:0.8") from None
     return Part(read_lora(text), 1.0)
 
 
@@ -55,103 +60,165 @@ def merge(
 ) -> str:
     """Write Σ strength · LoRA as one file, under kohya's names. Returns what it holds, in one line.
 
-    Without rank and energy nothing is lost: low-rank changes are put side by side, others added up whole.
+    Without rank and energy nothing is lost: factors are put side by side, changes without small factors are
+    added up whole. InputError where a file holds anything that one LoRA for every base cannot say.
     """
     check_size(rank, energy)
     if not parts:
         raise InputError("nothing to merge: give two LoRA files or more")
     gathered = _gather(parts, base)
-    speller = Speller(base, "kohya")
-    fallback = Speller(base, "diffusers")
-    dtype = PRECISIONS[precision]
-    written: dict[str, Tensor] = {}
-    kept = total = 0.0
+    speller, fallback = Speller(base, "kohya"), Speller(base, "diffusers")
+    writing = _Writing(PRECISIONS[precision], rank, energy)
     for (component, target), changes in gathered.items():
-        name = speller.name(component, _module(target)) or fallback.name(component, target)
+        name = speller.name(component, _module(target)) or fallback.name(component, _module(target))
         if name is None:
             raise InputError(f"{target.weight}: there is no name for these rows of it in a LoRA file")
         if target.weight.endswith("bias"):
-            written[name + ".diff_b"] = sum((c.whole() for c in changes), torch.zeros(())).to(dtype)
-            continue
-        if all(change.factors for change in changes):
-            up, down = (torch.cat(side, axis) for side, axis in zip(_sides(changes), (1, 0), strict=True))
-            if rank is not None or energy is not None:
-                form = reduce_product(up, down, rank, energy)
-                up, down, kept, total = form.up, form.down, kept + form.kept, total + form.total
+            writing.add(name + ".diff_b", _sum(changes))
         else:
-            whole = sum((change.whole() for change in changes), torch.zeros(()))
-            if whole.dim() < 2 or (rank is None and energy is None):
-                written[name + ".diff"] = whole.to(dtype)
-                continue
-            form = reduce_matrix(whole.flatten(1), rank, energy)
-            up, down, kept, total = form.up, form.down, kept + form.kept, total + form.total
-        shape = changes[0].shape
-        written[name + ".lora_up.weight"] = up.reshape(*up.shape, *[1] * (len(shape) - 2)).to(dtype)
-        written[name + ".lora_down.weight"] = down.reshape(len(down), *shape[1:]).to(dtype)
-        written[name + ".alpha"] = torch.tensor(float(len(down)))
+            writing.weight(name, changes)
+    writing.tensors |= _bundled(parts)
     metadata = {"modelspec.merged_from": ", ".join(part.file.path.name for part in parts)}
-    metadata |= _common(parts)
-    write_lora(out, written, metadata)
-    said = f"{len(gathered)} weights from {len(parts)} LoRAs"
-    return said + (f", {kept / total:.4%} of ‖ΔW‖² kept" if total else ", exact")
+    write_lora(out, writing.tensors, metadata | _common(parts))
+    return f"{len(gathered)} weights from {len(parts)} LoRAs, {writing.report(precision)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Change:
-    """One part's change of one target, strength and γ in it."""
+    """One part's change of one target, strength and γ in it: as factors where it has small ones."""
 
-    shape: tuple[int, ...]
-    factors: tuple[Tensor, Tensor] | None
+    shape: Shape
+    form: Factored | None
     delta: Tensor | None
 
     def whole(self) -> Tensor:
-        if self.factors is None:
-            return self.delta if self.delta is not None else torch.zeros(self.shape)
-        return (self.factors[0] @ self.factors[1]).view(self.shape)
+        if self.form is not None:
+            return self.form.whole(self.shape)
+        return torch.zeros(self.shape) if self.delta is None else self.delta
+
+
+class _Writing:
+    """The tensors of the merged file, and the account of how they were made."""
+
+    def __init__(self, dtype: torch.dtype, rank: int | None, energy: float | None) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._dtype, self._rank, self._energy = dtype, rank, energy
+        self._reduces = rank is not None or energy is not None
+        self._ranks: list[int] = []
+        self._wholes = 0
+        self._kept = self._total = 0.0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self.tensors[name] = tensor.to(self._dtype)
+
+    def weight(self, name: str, changes: Sequence[_Change]) -> None:
+        """The sum of several changes of one weight."""
+        shape = changes[0].shape
+        forms = [change.form for change in changes if change.form is not None]
+        if len(forms) == len(changes):
+            form = side_by_side(forms)
+            if self._reduces:
+                plain = form.plain()
+                form = self._counted(reduce_product(plain.up, plain.down, self._rank, self._energy))
+        else:
+            whole = _sum(changes)
+            if whole.dim() < 2 or not self._reduces:
+                self._wholes += 1
+                self.add(name + ".diff", whole)
+                return
+            form = self._counted(reduce_matrix(whole.flatten(1), self._rank, self._energy))
+        self._ranks.append(form.rank)
+        ones = [1] * (len(shape) - 2)
+        self.add(name + ".lora_up.weight", form.up.reshape(*form.up.shape, *ones))
+        behind = shape[1:] if form.core is None else (shape[1], *ones)
+        self.add(name + ".lora_down.weight", form.down.reshape(len(form.down), *behind))
+        if form.core is not None:
+            self.add(name + ".lora_mid.weight", form.core)
+        self.tensors[name + ".alpha"] = torch.tensor(float(len(form.down)))
+
+    def _counted(self, form: LowRankForm) -> Factored:
+        self._kept, self._total = self._kept + form.kept, self._total + form.total
+        return Factored(form.up, form.down)
+
+    def report(self, precision: str) -> str:
+        said = f"{self._kept / self._total:.4%} of ‖ΔW‖² kept" if self._total else "exact"
+        said += "" if precision == "fp32" else f" but for rounding to {precision}"
+        if self._ranks:
+            low, high = min(self._ranks), max(self._ranks)
+            ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
+            said += f"; {len(self._ranks)} as factors of {ranks}"
+        return said + (f"; {self._wholes} as whole differences" if self._wholes else "")
 
 
 def _gather(parts: Sequence[Part], base: Mapping[ComponentName, Component]) -> dict[Place, list[_Change]]:
     gathered: dict[Place, list[_Change]] = {}
     for part in parts:
         placement = place(part.file, base)
-        dependent = [
-            f"{piece.module} ({piece.found.kind})"
-            for piece in placement.pieces
-            if piece.found.kind in DEPENDENT or {"dora", "magnitude"} & piece.keys.keys() or piece.enlarges
-        ]
-        left = [*placement.unplaced, *(one.module for one in placement.rejected)]
-        if dependent:
-            raise InputError(
-                f"{part.file.path}: {len(dependent)} modules change with the weight they are applied to"
-                f" ({shorten(dependent, 3)}); no LoRA can hold that for every base"
-            )
-        if left:
-            raise InputError(
-                f"{part.file.path}: {len(left)} modules do not fit the base ({shorten(left, 3)})"
-            )
+        _refuse(part.file, placement)
         tensors = TensorFile(part.file.path)
         for piece in placement.pieces:
-            change = _change(piece, tensors, part.strength)
+            change = _change(piece, tensors, part)
             gathered.setdefault((piece.component, piece.target), []).append(change)
     return gathered
 
 
-def _change(piece: Piece, tensors: TensorFile, strength: float) -> _Change:
+def _refuse(file: LoraFile, placement: Placement) -> None:
+    """InputError where a file holds what a merged one could not say, or what the base has no place for."""
+    dependent = [
+        f"{piece.module} ({'dora' if {'dora', 'magnitude'} & piece.keys.keys() else piece.found.kind})"
+        for piece in placement.pieces
+        if piece.found.kind in DEPENDENT or {"dora", "magnitude"} & piece.keys.keys() or piece.enlarges
+    ]
+    if dependent:
+        raise InputError(
+            f"{file.path}: {len(dependent)} modules change with the weight they are applied to"
+            f" ({shorten(dependent, 3)}); no LoRA can hold that for every base"
+        )
+    left = [*placement.unplaced, *(f"{one.module}: {one.reason}" for one in placement.rejected)]
+    left += placement.unknown
+    left += [
+        name for one in placement.ignored if one.reason not in (BUNDLED, BOOKKEEPING) for name in one.modules
+    ]
+    if left:
+        raise InputError(
+            f"{file.path}: {len(left)} of its names have no place in the base ({shorten(left, 3)})"
+        )
+
+
+def _change(piece: Piece, tensors: TensorFile, part: Part) -> _Change:
     from loraloom.lora.algebra import Ingredients
     from loraloom.lora.load import change_of
 
-    parts = {role: tensors.read(key) for role, key in piece.keys.items()}
-    gamma = piece.scale.gamma * strength
-    if piece.found.kind == "lora" and "mid" not in parts:
-        up = parts["up"].to(torch.float32).flatten(1) * gamma
-        return _Change(piece.shape, (up, parts["down"].to(torch.float32).flatten(1)), None)
-    change = change_of(piece.found.kind, Ingredients(parts, piece.shape, piece.scale.gamma))
-    return _Change(piece.shape, None, change.delta(torch.zeros(piece.shape)) * strength)
+    given = {role: tensors.read(key) for role, key in piece.keys.items()}
+    exact = {role: tensor.to(torch.float32) for role, tensor in given.items()}
+    scale = piece.scale.gamma * part.strength
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in exact.values()) or not math.isfinite(scale):
+        raise InputError(
+            f"{part.file.path}: {piece.module} holds NaN or infinity:"
+            " the training diverged or the file is damaged"
+        )
+    form = factored(piece.found.kind, exact, piece.shape)
+    if form is not None:
+        return _Change(piece.shape, form.scaled(scale), None)
+    change = change_of(piece.found.kind, Ingredients(given, piece.shape, piece.scale.gamma))
+    return _Change(piece.shape, None, change.delta(torch.zeros(piece.shape)) * part.strength)
 
 
-def _sides(changes: Sequence[_Change]) -> tuple[list[Tensor], list[Tensor]]:
-    pairs = [change.factors for change in changes if change.factors is not None]
-    return [up for up, _ in pairs], [down for _, down in pairs]
+def _sum(changes: Sequence[_Change]) -> Tensor:
+    return sum((change.whole() for change in changes), torch.zeros(()))
+
+
+def _bundled(parts: Sequence[Part]) -> dict[str, Tensor]:
+    """The textual-inversion vectors of all parts; InputError where two give one name to different ones."""
+    found: dict[str, Tensor] = {}
+    for part in parts:
+        tensors = TensorFile(part.file.path)
+        for key in part.file.bundled:
+            vectors = tensors.read(key)
+            if key in found and not torch.equal(found[key], vectors):
+                raise InputError(f"{part.file.path}: another file bundles {key} too, with other values")
+            found[key] = vectors
+    return found
 
 
 def _module(target: Target) -> Target:
