@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,39 @@ def _oftv2(shape: Shape) -> Oracle:
     )
 
 
+def _boft_input(shape: Shape) -> Oracle:
+    """PEFT's BOFT layer: rotates the inputs, in as many stages as they divide into, three at most.
+
+    PEFT allows more than one stage with its CUDA extension only, which it needs for a block diagonal.
+    """
+    from peft import BOFTConfig
+    from peft.tuners.boft import layer as boft
+
+    def diagonal(blocks: Tensor) -> Tensor:
+        return torch.stack([torch.block_diag(*stage) for stage in blocks])
+
+    base = base_module(shape)
+    kind: Any = boft.Linear if isinstance(base, nn.Linear) else boft.Conv2d
+    columns = math.prod(shape[1:])
+    stages = 1 if columns > 1024 else 3 if columns % 8 == 0 else 2
+    blocks = columns // 48 if stages == 1 else 2 ** (stages - 1)
+    config = BOFTConfig(boft_block_size=0, boft_block_num=blocks, boft_n_butterfly_factor=stages)
+    with (
+        patch.object(boft, "get_fbd_cuda", lambda: True),
+        patch.object(boft.FastBlockDiag, "apply", diagonal),
+    ):
+        layer: Any = kind(base, "default", config=config)
+        generator = torch.Generator().manual_seed(5)
+        stored = {name: getattr(layer, name)["default"] for name in ("boft_R", "boft_s")}
+        for value in stored.values():
+            value.data += torch.randn(value.shape, generator=generator) * 0.05
+        weight = base.weight.detach().clone()
+        layer.merge()
+    merged = layer.get_base_layer().weight.detach().clone()
+    tensors = {name: value.detach().clone() for name, value in stored.items()}
+    return Oracle(weight, tensors, lambda strength: strength * (merged - weight))
+
+
 def _full(shape: Shape) -> Oracle:
     """A full difference is its own oracle."""
     difference = 0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(3))
@@ -144,6 +178,7 @@ ALGORITHMS: Mapping[str, Callable[[Shape], Oracle]] = {
     "boft": lambda shape: _lycoris("boft", shape, rank=12, constraint=0.0, std=0.05),
     "coft-butterfly": lambda shape: _lycoris("boft", shape, rank=12, constraint=1e-3, std=0.05),
     "oftv2": _oftv2,
+    "boft-peft": _boft_input,
     "ia3-output": lambda shape: _lycoris("ia3", shape),
     "ia3-input": lambda shape: _lycoris("ia3", shape, train_on_input=True),
     "full": _full,

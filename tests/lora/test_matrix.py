@@ -30,6 +30,7 @@ SUFFIXES: Mapping[str, Mapping[str, str]] = {
         "lora_up.weight": "lora_B.weight",
         "lora_down.weight": "lora_A.weight",
         "oft_R.weight": "oft_R.default.weight",
+        "boft_R": "boft_R.default",
     },
     "adapter": {"lora_up.weight": "lora_B.default.weight", "lora_down.weight": "lora_A.default.weight"},
     "old": {"lora_up.weight": "lora.up.weight", "lora_down.weight": "lora.down.weight"},

@@ -105,8 +105,8 @@ def _print(page: Page) -> None:
     if page.fit is not None:
         good = not page.fit["unplaced"] and not page.fit["rejected"]
         lines.append(f"\n[{'green' if good else 'yellow'}]{escape(fit_line(page.fit))}[/]")
-    if page.unknown:
-        lines.append(f"[yellow]{len(page.unknown)} tensors of no known kind[/]: {escape(page.unknown[0])} …")
+    if strange := len(page.unknown) - sum(page.unsupported.values()):
+        lines.append(f"[yellow]{strange} tensors of no known kind[/]: {escape(page.unknown[0])} …")
     lines += [f"[yellow]{escape(note)}[/]" for note in page.notes]
     Console().print(Panel(Group(*lines), title=escape(Path(page.file).name), title_align="left"))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loraloom.lora.component import Shape
+from loraloom.lora.scale import CAYLEY_TERMS
 from loraloom.weights.patch import Factors
 
 
@@ -18,12 +19,14 @@ class Ingredients:
     """One module's tensors by role, as stored; the shape of the weight rows they are for; γ.
 
     comfyui: give ComfyUI v0.3.64's result where it differs from what the trainer meant.
+    cayley_terms: of the series by which OFTv2 was trained; 0: by the exact transform.
     """
 
     tensors: Mapping[str, Tensor]
     shape: Shape
     gamma: float
     comfyui: bool = False
+    cayley_terms: int = CAYLEY_TERMS
 
     def exact(self, role: str, like: Tensor | None = None) -> Tensor:
         """A tensor in float32, its shape kept, on the device of `like`."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from loraloom.lora.component import Component, ComponentName
 
-UNREAD_KINDS = frozenset({"oftv2", "ia3", "sparse", "bias"})
+UNREAD_KINDS = frozenset({"oftv2", "boft_input", "ia3", "sparse", "bias"})
 """Algebras that it does not know."""
 
 SKIPPED = "ComfyUI v0.3.64 does not load it (compat comfyui)"

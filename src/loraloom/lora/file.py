@@ -16,6 +16,7 @@ from typing import cast
 from blake3 import blake3
 
 from loraloom.errors import InputError, ModelFileError
+from loraloom.lora.foreign import count_foreign, foreign_kind, say_foreign
 from loraloom.lora.keys import BUNDLE, split_key
 from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
 
@@ -50,6 +51,7 @@ class LoraFile:
 
     modules: grouped by module, in the order of the file. unknown: tensors whose suffix no dialect has.
     repeated: tensors whose role in their module another tensor has already (a second PEFT adapter).
+    foreign: those of the unknown tensors whose adapter is known by name (name → adapter).
     bundled: names of textual-inversion tensors. config: PEFT's adapter_config.json, or {}.
     """
 
@@ -59,6 +61,7 @@ class LoraFile:
     repeated: tuple[str, ...]
     bundled: tuple[str, ...]
     config: Mapping[str, object]
+    foreign: Mapping[str, str]
 
     @property
     def path(self) -> Path:
@@ -136,7 +139,7 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     header = read_header(where)
     file = _group(header, config)
     if not file.modules and not file.bundled:
-        raise ModelFileError(_not_a_lora(header))
+        raise ModelFileError(_not_a_lora(header, file.foreign))
     return file
 
 
@@ -167,14 +170,20 @@ def _read_config(path: Path) -> Mapping[str, object]:
 
 
 def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
-    """Tensors by module; a module without a single role of its own counts as unknown."""
+    """Tensors by module; a module without a single role of its own counts as unknown, as do adapters that
+    are not applied."""
     groups: dict[str, dict[str, str]] = {}
     unknown: list[str] = []
     repeated: list[str] = []
     bundled: list[str] = []
+    foreign: dict[str, str] = {}
+    strange: dict[str, str] = {}
     for key in header.tensors:
         if key.startswith(BUNDLE):
             bundled.append(key)
+            continue
+        if (known := foreign_kind(key)) is not None:
+            foreign[key] = strange[known[0]] = known[1]
             continue
         parts = split_key(key)
         if parts is None:
@@ -185,17 +194,23 @@ def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
             roles[parts[1]] = key
     modules: list[Module] = []
     for name, roles in groups.items():
+        if name in strange:
+            foreign |= dict.fromkeys(roles.values(), strange[name])
+            continue
         if "weight" in roles and "on_input" not in roles:
             unknown.append(roles.pop("weight"))
         if set(roles) == {"gamma"} and name.rsplit(".", 1)[-1].endswith("_norm"):
             name, roles = name + ".scale", {"set_weight": roles["gamma"]}
         if roles:
             modules.append(Module(name, MappingProxyType(roles)))
-    return LoraFile(header, tuple(modules), tuple(unknown), tuple(repeated), tuple(bundled), config)
+    unknown += foreign
+    return LoraFile(header, tuple(modules), tuple(unknown), tuple(repeated), tuple(bundled), config, foreign)
 
 
-def _not_a_lora(header: Header) -> str:
+def _not_a_lora(header: Header, foreign: Mapping[str, str]) -> str:
     names = list(header.tensors)
+    if foreign:
+        return f"{header.path}: {say_foreign(count_foreign(foreign))}"
     if not names:
         return f"{header.path}: holds no tensors; expected a LoRA"
     if any(

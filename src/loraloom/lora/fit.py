@@ -147,6 +147,21 @@ def _rotates(channels: int, shapes: Shapes, weight: Shape) -> str | None:
     return None
 
 
+def _boft_input(shapes: Shapes, weight: Shape) -> str | None:
+    blocks = shapes["boft_r"]
+    if len(blocks) != 4 or blocks[2] != blocks[3] or 0 in blocks:
+        return f"butterfly blocks of shape {_said(blocks)} are not square"
+    stages, count, size, _ = blocks
+    if stages > 1 and (size % 2 or count % 2 ** (stages - 1)):
+        return f"{stages} butterfly stages do not divide {count} blocks of {size}"
+    channels = prod(weight[1:])
+    if len(weight) < 2 or count * size != channels:
+        return f"rotates {count * size} input channels, the weight has {channels}"
+    if "boft_s" in shapes and prod(shapes["boft_s"]) != weight[0]:
+        return f"scales {prod(shapes['boft_s'])} output channels, the weight has {weight[0]}"
+    return None
+
+
 def oftv2_block(values: int) -> int | None:
     """Block size n of a rotation stored as the n(n−1)/2 values of its upper triangle."""
     size = round((1 + (1 + 8 * values) ** 0.5) / 2)
@@ -216,6 +231,7 @@ _RULES: Mapping[str, Callable[[Shapes, Shape], str | None]] = {
     "glora": _glora,
     "oft": _oft,
     "boft": _boft,
+    "boft_input": _boft_input,
     "oftv2": _oftv2,
     "ia3": _ia3,
     "full": _full,

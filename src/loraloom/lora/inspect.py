@@ -10,6 +10,7 @@ from typing import Any
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.family import base_of, dialect_of, said_base, title_of, trainer_of
 from loraloom.lora.file import LoraFile
+from loraloom.lora.foreign import count_foreign, say_foreign
 from loraloom.lora.identity import Hashes, embedded_hash_note
 from loraloom.lora.metadata import facts
 from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
@@ -41,6 +42,7 @@ class Page:
     dtypes: Mapping[str, int]
     tensors: int
     unknown: tuple[str, ...]
+    unsupported: Mapping[str, int]
     facts: Mapping[str, str]
     triggers: tuple[str, ...]
     trigger_source: str
@@ -94,7 +96,8 @@ def page_of(
         dialect=dialect_of(file), trainer=trainer_of(file), parts=dict(parts), algorithms=dict(kinds),
         ranks={str(rank): count for rank, count in sorted(ranks.items())}, alpha=dict(alphas),
         dtypes=dict(Counter(info.dtype for info in file.header.tensors.values())),
-        tensors=len(file.header.tensors), unknown=(*file.unknown, *file.repeated), facts=facts(file.metadata),
+        tensors=len(file.header.tensors), unknown=(*file.unknown, *file.repeated),
+        unsupported=count_foreign(file.foreign), facts=facts(file.metadata),
         triggers=triggers.words, trigger_source=triggers.source,
         tags=tuple(frequent_tags(file.metadata)[:12]),
         description=sidecars.description, previews=tuple(str(path) for path in sidecars.previews),
@@ -110,6 +113,8 @@ def _notes(file: LoraFile, family: str | None, hashes: Hashes | None) -> list[st
         notes.append(f"its metadata says {title_of(said)}, its tensors are those of {title_of(family)}")
     if hashes is not None and (note := embedded_hash_note(file.metadata, hashes)) is not None:
         notes.append(note)
+    if file.foreign:
+        notes.append(say_foreign(count_foreign(file.foreign)))
     if file.bundled:
         notes.append(f"{len(file.bundled)} bundled text-encoder vectors (textual inversion)")
     return notes

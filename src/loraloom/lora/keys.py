@@ -65,6 +65,8 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
         ".oft_R.weight": "oft_r",
         ".oft_R": "oft_r",
         ".oft_R.scaled_oft": "scaled_oft",
+        ".boft_R": "boft_r",
+        ".boft_s": "boft_s",
         ".on_input": "on_input",
         ".ia3_l": "ia3",
         ".bias_indices": "bias_indices",
@@ -78,7 +80,18 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
 BY_LENGTH = tuple(sorted(SUFFIXES.items(), key=lambda item: -len(item[0])))
 
 SIDE_TENSORS = frozenset(
-    {"alpha", "gamma", "dora", "magnitude", "mid", "rescale", "reshape_weight", "scaled_oft", "on_input"}
+    {
+        "alpha",
+        "gamma",
+        "dora",
+        "magnitude",
+        "mid",
+        "rescale",
+        "reshape_weight",
+        "scaled_oft",
+        "on_input",
+        "boft_s",
+    }
 )
 """Roles that change nothing alone: they belong to others of the same module."""
 
@@ -86,7 +99,8 @@ BUNDLE = "bundle_emb."
 """Prefix of text-encoder vectors (textual inversion) that travel inside a LoRA file."""
 
 _ADAPTER = re.compile(
-    r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|oft_R|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?|ia3_l)"
+    r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|oft_R|boft_[Rs]|ia3_l"
+    r"|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?)"
     r"\.(?!weight$|bias$|scaled_oft$)([^.]+)(\.weight|\.bias)?$"
 )
 _NUMBERED = re.compile(r"\.(?:lora_(up|down)\.(\d+)\.weight|(oft_blocks)\.(\d+))$")

@@ -18,6 +18,7 @@ from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
 from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.file import LoraFile
+from loraloom.lora.foreign import count_foreign, say_foreign
 from loraloom.lora.place import Piece, Placement, place
 from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, Survival, shorten
 from loraloom.lora.sidecars import read_sidecars
@@ -171,7 +172,7 @@ def _frozen(found: Found) -> PatchSet:
 
 def _ingredients(piece: Piece, tensors: TensorFile, *, comfyui: bool) -> Ingredients:
     parts = {role: tensors.read(key) for role, key in piece.keys.items()}
-    return Ingredients(parts, piece.shape, piece.scale.gamma, comfyui)
+    return Ingredients(parts, piece.shape, piece.scale.gamma, comfyui, piece.cayley_terms)
 
 
 def change_of(kind: str, given: Ingredients) -> Change:
@@ -192,7 +193,18 @@ def _not_finite(given: Ingredients) -> str | None:
 
 
 _MAY_BE_ZERO = frozenset(
-    {"alpha", "gamma", "on_input", "set_weight", "dora", "magnitude", "oft_blocks", "oft_r"}
+    {
+        "alpha",
+        "gamma",
+        "on_input",
+        "set_weight",
+        "dora",
+        "magnitude",
+        "oft_blocks",
+        "oft_r",
+        "boft_r",
+        "boft_s",
+    }
 )
 
 
@@ -229,6 +241,7 @@ def _receipt(
         file=str(file.path), digest=file.digest, dialect=dialect_of(file), trainer=trainer_of(file),
         base=title_of(base_of(file)), algorithms=dict(kinds), alpha=_alpha(placed), components=parts,
         ignored=placement.ignored, unplaced=placement.unplaced, unknown=placement.unknown,
+        unsupported=count_foreign(file.foreign),
         rejected=tuple(rejected), triggers=triggers_of(file.metadata, read_sidecars(file.path)).words,
         warnings=placement.warnings, compat=compat,
     )  # fmt: skip
@@ -274,9 +287,12 @@ def _incomplete(receipt: Receipt) -> str:
     if receipt.rejected:
         first = receipt.rejected[0]
         parts.append(f"{len(receipt.rejected)} do not fit ({first.module}: {first.reason})")
-    if receipt.unknown:
-        parts.append(f"{len(receipt.unknown)} tensors are of no known kind ({shorten(receipt.unknown, 3)})")
-    return f"only {receipt.matched} of {receipt.total} modules were applied: " + "; ".join(parts)
+    if receipt.unsupported:
+        parts.append(say_foreign(receipt.unsupported))
+    if strange := len(receipt.unknown) - sum(receipt.unsupported.values()):
+        parts.append(f"{strange} tensors are of no known kind ({shorten(receipt.unknown, 3)})")
+    applied = f"only {receipt.matched} of {receipt.total} modules were applied: "
+    return (applied if receipt.matched < receipt.total else "a part was left out: ") + "; ".join(parts)
 
 
 def _refuse(
@@ -305,6 +321,8 @@ def _nothing(file: LoraFile, receipt: Receipt, components: Mapping[ComponentName
         )
     if base is not None and title_of(base) != met and base != "text":
         return f"{start}: this is a {title_of(base)} LoRA{named}, the checkpoint is {met}"
+    if receipt.unsupported and not receipt.unplaced:
+        return f"{start}: {say_foreign(receipt.unsupported)}"
     if receipt.unplaced:
         shown = shorten(receipt.unplaced, 3)
         return f"{start}: none of its {len(receipt.unplaced)} modules is in {met} ({shown})"

@@ -13,20 +13,21 @@ from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.fit import lora_shape, misfit
 from loraloom.lora.receipt import Ignored, Rejected
 from loraloom.lora.recognise import Found, incomplete, recognise
-from loraloom.lora.scale import PeftConfig, Scale, peft_configs, scale_of
+from loraloom.lora.scale import CAYLEY_TERMS, PeftConfig, Scale, peft_configs, scale_of
 from loraloom.lora.spelling import Name, Names, take_apart
 from loraloom.weights.patch import Target
 
 NO_TEXT_ENCODER = "for the text encoders, which this loader does not change"
 BUNDLED = "text-encoder vectors bundled with the LoRA (textual inversion); they change no weight"
 BOOKKEEPING = "bookkeeping of the training"
-NO_EFFECT_ALONE = "changes nothing alone"
+CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Beginnings of values of PEFT's `init_lora_weights` that change the base weights before the training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One change of one native weight. keys: role → tensor name. shape: of the target's rows; what an
-    enlarging LoRA makes of them where `enlarges`."""
+    enlarging LoRA makes of them where `enlarges`. cayley_terms: see `algebra.Ingredients`."""
 
     component: ComponentName
     module: str
@@ -36,6 +37,7 @@ class Piece:
     keys: Mapping[str, str]
     scale: Scale
     enlarges: bool = False
+    cayley_terms: int = CAYLEY_TERMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +175,10 @@ class _Placing:
             self.rejected.append(Rejected(module.name, target.weight, problem))
             return
         scalars = {role: self.scalars[key] for role, key in keys.items() if key in self.scalars}
-        scale = scale_of(found, shapes, scalars, self._config(module, component), self.comfyui)
-        self.pieces.append(Piece(component, module.name, target, shape, found, keys, scale, enlarges))
+        config = self._config(module)
+        scale = scale_of(found, shapes, scalars, config, self.comfyui)
+        terms = config[0].cayley_terms if config else CAYLEY_TERMS
+        self.pieces.append(Piece(component, module.name, target, shape, found, keys, scale, enlarges, terms))
 
     def _enlarges(self, found: Found, shapes: Mapping[str, Shape], weight: Shape) -> bool:
         """Whether a LoRA makes its weight larger: flagged by reshape_weight, or by BFL's control files."""
@@ -197,7 +201,7 @@ class _Placing:
             else f"spelled twice: {first!r} is the same place; the first one counts"
         )
 
-    def _config(self, module: Module, component: ComponentName) -> tuple[PeftConfig, str] | None:
+    def _config(self, module: Module) -> tuple[PeftConfig, str] | None:
         """The PEFT config that covers a module, and the module's path under it."""
         path = take_apart(module.name).path
         for config in self.configs:
@@ -223,6 +227,12 @@ class _Placing:
             )
         if self.file.repeated:
             found.append(f"{len(self.file.repeated)} tensors are a second adapter in the same file, left out")
+        starts = sorted({config.start for config in self.configs if config.start.startswith(CHANGES_BASE)})
+        found += [
+            f"trained with PEFT's init_lora_weights={start!r} for a base that this start had changed, not for"
+            " the plain one; PEFT's path_initial_model_for_weight_conversion saves it for that"
+            for start in starts
+        ]
         return tuple(found)
 
 

@@ -91,7 +91,8 @@ class Receipt:
     (sha256, autov1, autov2, autov3) where they are known. dialect: how it spells names. trainer, base:
     what wrote it and the family it was made for, as far as the file shows. algorithms: algebra → modules.
     alpha: how the scale was found. unplaced: modules no part of the model has. unknown: tensors that belong
-    to no known algebra. compat: the rules followed ("trainer", "comfyui").
+    to no known algebra. unsupported: how many of them are of adapters that are known by name but not
+    applied, by that name. compat: the rules followed ("trainer", "comfyui").
     """
 
     file: str
@@ -105,6 +106,7 @@ class Receipt:
     ignored: tuple[Ignored, ...] = ()
     unplaced: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    unsupported: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
     rejected: tuple[Rejected, ...] = ()
     triggers: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -49,6 +49,7 @@ ALGEBRAS: tuple[Algebra, ...] = (
     _algebra("boft", "oft_blocks", takes="rescale alpha", dimensions=4),
     _algebra("oft", "oft_blocks", takes="rescale alpha"),
     _algebra("oftv2", "oft_r", takes="scaled_oft alpha gamma"),
+    _algebra("boft_input", "boft_r", takes="boft_s alpha"),
     _algebra("ia3", "weight on_input", "ia3", takes="alpha"),
     _algebra("full", "diff", takes="alpha gamma"),
     _algebra("norm", "w_norm", takes="alpha gamma"),

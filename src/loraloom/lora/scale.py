@@ -20,10 +20,16 @@ from loraloom.lora.recognise import Found
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 """Header key under which diffusers stores PEFT's config as JSON, its keys prefixed by the part ("unet.r")."""
 
+CAYLEY_TERMS = 5
+"""Terms of OFTv2's series where no config says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """What PEFT's config says of scales, for one part of the model ("" where it holds for all)."""
+    """What PEFT's config says of scales, for one part of the model ("" where it holds for all).
+
+    cayley_terms: see `algebra.Ingredients`. start: how the factors were set before training, if not plainly.
+    """
 
     part: str
     rank: int | None
@@ -31,6 +37,8 @@ class PeftConfig:
     root_rank: bool
     ranks: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
     alphas: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
+    cayley_terms: int = CAYLEY_TERMS
+    start: str = ""
 
     def gamma(self, path: str, rank: int | None) -> float | None:
         """γ of a module path; None where the config does not say alpha."""
@@ -85,7 +93,15 @@ def _peft_config(part: str, values: Mapping[str, object]) -> PeftConfig:
             for key, value in _items(values.get("alpha_pattern"))
             if (alpha := _number(value)) is not None
         },
+        _cayley_terms(values),
+        start if isinstance(start := values.get("init_lora_weights"), str) else "",
     )
+
+
+def _cayley_terms(values: Mapping[str, object]) -> int:
+    if values.get("use_cayley_neumann") is False:
+        return 0
+    return _positive_int(values.get("num_cayley_neumann_terms")) or CAYLEY_TERMS
 
 
 def _items(value: object) -> list[tuple[str, object]]:

@@ -1,7 +1,8 @@
 """OFTv2 (PEFT, OneTrainer): blocks of input channels are rotated, y = (x·R)·Wᵀ, so W' = W·Rᵀ blockwise.
 
 Qiu et al. 2025 (arXiv:2506.19847). Each block stores the upper triangle of a skew matrix Q; R is its Cayley
-transform by five terms of a Neumann series: I + 2Q + 2Q² + 2Q³ + Q⁴. One block may serve all channels.
+transform by terms of a Neumann series, five where nothing else is said: I + 2Q + 2Q² + 2Q³ + Q⁴. Where PEFT's
+config asks for the exact transform instead, PEFT takes that of −Q. One block may serve all channels.
 Convolutions rotate their unfolded input (channel × kernel).
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loraloom.lora.algebra import Additive, Ingredients
+from loraloom.lora.algebra import Additive, Ingredients, cayley
 from loraloom.lora.fit import oftv2_block
 
 
@@ -39,6 +40,19 @@ def build(given: Ingredients) -> InputRotation:
     above = torch.triu_indices(size, size, 1)
     skew[:, above[0], above[1]] = stored
     skew = skew - skew.transpose(1, 2)
-    square = skew @ skew
-    turn = 2 * skew + 2 * square + 2 * square @ skew + square @ square
-    return InputRotation(turn.transpose(1, 2))
+    return InputRotation(_turn(skew, given.cayley_terms).transpose(1, 2))
+
+
+def _turn(skew: Tensor, terms: int) -> Tensor:
+    """R − I by the first terms of the series, the last of them halved as PEFT does; 0: exactly, for −Q."""
+    if terms == 0:
+        return cayley(-skew, 0) - torch.eye(skew.shape[-1])
+    total = 2 * skew if terms > 1 else torch.zeros_like(skew)
+    if terms > 2:
+        power = skew @ skew
+        total = total + 2 * power
+        for _ in range(3, terms - 1):
+            power = power @ skew
+            total = total + 2 * power
+        total = total + power @ skew
+    return total
