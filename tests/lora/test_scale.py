@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from loraloom.errors import InputError
 from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import load_lora
@@ -71,6 +72,21 @@ def test_diffusers_metadata_gives_the_scale(tmp_path: Path) -> None:
     torch.testing.assert_close(changed, 8 / math.sqrt(2) * up @ down)
     plain = load(tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(config)}, compat="comfyui")
     torch.testing.assert_close(apply(plain, "img_in.weight", torch.zeros(H, 4)), up @ down)
+
+
+def test_what_comfyui_reads_nothing_of_is_an_error_that_says_so(tmp_path: Path) -> None:
+    """PEFT's names of attention projections: ComfyUI v0.3.64 would draw the picture without them."""
+    path = "unet.down_blocks.0.attentions.0.attn1.to_q"
+    tensors = {f"{path}.lora_A.weight": random(2, 6), f"{path}.lora_B.weight": random(8, 2)}
+    component = Component("sd15", {"a.weight": (8, 6)}, {path.removeprefix("unet."): Target("a.weight")})
+    assert load(tmp_path, tensors, {"model": component}).receipt.complete
+    with pytest.raises(
+        InputError, match=r"for Stable Diffusion 1\.5, but ComfyUI v0\.3\.64 loads none of its 1"
+    ):
+        load(tmp_path, tensors, {"model": component}, compat="comfyui")
+    flux = {f"lora_unet_double_blocks_0_img_attn_qkv.lora_{side}.weight": random(4, 4) for side in "AB"}
+    with pytest.raises(InputError, match=r"this is a Flux\.1 LoRA, the checkpoint is Stable"):
+        load(tmp_path, flux, {"model": component}, compat="comfyui")
 
 
 def test_peft_dora_is_per_output_row(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.lora.algebra import Change, Ingredients
+from loraloom.lora.comfyui import SKIPPED
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
 from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
@@ -321,6 +322,12 @@ def _nothing(file: LoraFile, receipt: Receipt, components: Mapping[ComponentName
         )
     if base is not None and title_of(base) != met and base != "text":
         return f"{start}: this is a {title_of(base)} LoRA{named}, the checkpoint is {met}"
+    skipped = [name for one in receipt.ignored if one.reason == SKIPPED for name in one.modules]
+    if skipped and not receipt.unplaced:
+        return (
+            f"{start}: it is for {met}, but ComfyUI v0.3.64 loads none of its {len(skipped)} modules"
+            f" ({shorten(skipped, 3)}) and would go on without it; leave --compat comfyui away to apply them"
+        )
     if receipt.unsupported and not receipt.unplaced:
         return f"{start}: {say_foreign(receipt.unsupported)}"
     if receipt.unplaced:
