@@ -118,7 +118,7 @@ def input_row(class_name: str, name: str, spec: list) -> list:
         folder = BY_CLASS.get((class_name, name)) or FOLDERS.get(name)
         files = not choices or any(str(c).endswith((".safetensors", ".yaml")) for c in choices)
         if files and folder:
-            fixed["folders"] = [folder]
+            fixed["folders"] = [folder, *(["tiny_vae"] if folder == "vae" else [])]
             choices = [c for c in choices if c in BESIDE_FILES]
         if choices:
             fixed["choices"] = choices

@@ -46,6 +46,10 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".
 INPUT_KINDS = {"input": IMAGE_SUFFIXES, "input_latents": frozenset({".latent"})}
 """Kinds that live in the input folder, each with the suffixes that it lists."""
 
+TINY_VAES = ("taesd", "taesdxl", "taesd3", "taef1")
+"""Autoencoders of two files, "NAME_encoder" and "NAME_decoder", in the folder "vae_approx"; kind "tiny_vae"
+lists those that are there, found by the decoder."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
@@ -102,6 +106,8 @@ class ModelFolders:
 
     def list(self, kind: str) -> list[str]:
         """Names of the files of a kind, relative to their directory, sorted, each once."""
+        if kind == "tiny_vae":
+            return [name for name in TINY_VAES if self.tiny_vae(name)]
         suffixes = INPUT_KINDS.get(kind, MODEL_SUFFIXES)
         found: dict[str, None] = {}
         for directory in self.directories(kind):
@@ -115,6 +121,9 @@ class ModelFolders:
 
     def find(self, kind: str, name: str) -> Path | None:
         """The file of that name: exactly, or as the only file of that bare name in a subfolder."""
+        if kind == "tiny_vae":
+            found = self.tiny_vae(name)
+            return None if found is None else found[1]
         wanted = _relative(name)
         if wanted is None:
             return None
@@ -135,6 +144,17 @@ class ModelFolders:
         if path is None:
             raise FileNotListed(kind, name, self.nearest(kind, name), self.directories(kind))
         return path
+
+    def tiny_vae(self, name: str) -> tuple[Path, Path] | None:
+        """Encoder and decoder of a tiny autoencoder, where both are there."""
+        encoder, decoder = (self.approximation(f"{name}_{half}") for half in ("encoder", "decoder"))
+        return None if encoder is None or decoder is None or name not in TINY_VAES else (encoder, decoder)
+
+    def approximation(self, stem: str) -> Path | None:
+        """The file "STEM.suffix" in the folder "vae_approx", as safetensors where there are several."""
+        names = [name for name in self.list("vae_approx") if name.startswith(f"{stem}.")]
+        names.sort(key=lambda name: not name.endswith(".safetensors"))
+        return self.find("vae_approx", names[0]) if names else None
 
     def nearest(self, kind: str, name: str, count: int = 3) -> tuple[str, ...]:
         names = self.list(kind)

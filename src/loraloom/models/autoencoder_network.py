@@ -7,12 +7,18 @@ that the memory needed does not grow with the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from loraloom.errors import ModelFileError
+from loraloom.models.resident import Resident
 from loraloom.models.tiles import in_tiles
+from loraloom.models.tiny_autoencoder import tiny_decoder_blueprint
+from loraloom.weights.source import WeightSource
+from loraloom.weights.tensor_file import TensorFile
 
 
 class AutoencoderNetwork:
@@ -102,6 +108,52 @@ class AutoencoderNetwork:
             kept = size // self.downscale * self.downscale
             image = image.narrow(dimension, size % self.downscale // 2, kept)
         return image
+
+
+class TinyAutoencoderNetwork(AutoencoderNetwork):
+    """A tiny autoencoder ready to run. latent: scale and shift of the latents on LATENT sockets."""
+
+    def __init__(
+        self,
+        module: Callable[[], nn.Module],
+        config: Mapping[str, object],
+        dtype: torch.dtype,
+        device: torch.device,
+        latent: tuple[float, float],
+    ) -> None:
+        super().__init__(module, config, dtype, device)
+        self._scale, self._shift = latent
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        return super()._decode((latent - self._shift) * self._scale)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        module: Any = self._module()
+        encoded = module.encode(pixels.to(self._dtype), return_dict=False)[0].float()
+        return encoded / self._scale + self._shift
+
+
+class TinyDecoder:
+    """The decoder of a tiny autoencoder, for previews: network latents → pictures.
+
+    Has its module to itself, so that it can run beside the network it shows."""
+
+    def __init__(self, path: Path, channels: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Reads the file. Raises ModelFileError unless it is a decoder of latents with so many channels."""
+        source = WeightSource.of_file(TensorFile(path), rename=lambda name: f"decoder.{name}")
+        with source.naming():
+            blueprint = tiny_decoder_blueprint(source.shapes)
+            found = blueprint.config["latent_channels"]
+            if found != channels:
+                raise ModelFileError(f"it decodes latents of {found} channels, not of {channels}")
+        self._module = Resident(blueprint, source, dtype=dtype, device=device).module
+        self._dtype, self._device = dtype, device
+
+    @torch.inference_mode()
+    def __call__(self, latent: Tensor) -> Tensor:
+        """(C, h, w) as the network sees it → (H, W, 3) in [0, 1], on the CPU."""
+        decoded: Tensor = self._module(latent[None].to(self._device, self._dtype))[0]
+        return decoded.float().add(1).div(2).clamp(0, 1).movedim(0, -1).cpu()
 
 
 def _mean_of_tilings(

@@ -11,6 +11,7 @@ from loraloom.models.autoencoder_layout import autoencoder_blueprint, is_autoenc
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.recognition import looks_like, recognise
 from loraloom.models.text_sources import checkpoint_parts, file_parts
+from loraloom.models.tiny_autoencoder import LATENTS, tiny_blueprint
 from loraloom.weights.header import Header
 from loraloom.weights.source import Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
@@ -57,6 +58,17 @@ def open_autoencoder(path: FilePath) -> Autoencoder:
     if vae is None:
         raise ModelFileError(f"{Path(path)}: no autoencoder (VAE): {looks_like(file.header)}")
     return vae
+
+
+def open_tiny_autoencoder(name: str, encoder: FilePath, decoder: FilePath) -> Autoencoder:
+    """A tiny autoencoder ("taesd", "taesdxl", …) from the files of its halves."""
+    halves = (("encoder", TensorFile(encoder)), ("decoder", TensorFile(decoder)))
+    source = WeightSource.joined(
+        WeightSource.of_file(file, rename=lambda key, half=half: f"{half}.{key}") for half, file in halves
+    )
+    with source.naming():
+        tiny_blueprint(source.shapes)
+    return Autoencoder(source, tiny_latent=LATENTS[name])
 
 
 def _diffusion_model(file: TensorFile) -> DiffusionModel:

@@ -75,6 +75,7 @@ class LatentFormat:
 
     rgb: (C, 3) factors and rgb_bias that turn a network latent into a rough picture in [-1, 1].
     downscale: pixels per latent pixel, in both directions.
+    tiny: name of the tiny autoencoder for it ("taesd"), whose decoder previews use where it is at hand.
     """
 
     name: str
@@ -84,6 +85,7 @@ class LatentFormat:
     rgb: tuple[tuple[float, float, float], ...] = ()
     rgb_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     downscale: int = 8
+    tiny: str = ""
 
 
 @dataclass(frozen=True, slots=True)

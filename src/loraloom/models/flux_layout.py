@@ -21,6 +21,7 @@ LATENT = LatentFormat(
     channels=16,
     scale=0.3611,
     shift=0.1159,
+    tiny="taef1",
     rgb=(
         (-0.0346, 0.0244, 0.0681),
         (0.0034, 0.0210, 0.0687),

@@ -118,14 +118,19 @@ class TextEncoders:
 
 @dataclass(frozen=True, slots=True)
 class Autoencoder:
-    """An image autoencoder: pixels ↔ latents as LATENT sockets carry them (before `LatentFormat`)."""
+    """An image autoencoder: pixels ↔ latents as LATENT sockets carry them (before `LatentFormat`).
+
+    tiny_latent: for a tiny autoencoder, which works on network latents: their scale and shift.
+    """
 
     weights: WeightSource
     options: Options = ()
+    tiny_latent: tuple[float, float] | None = None
 
     @property
     def latent_channels(self) -> int:
-        return self.weights.shapes["decoder.conv_in.weight"][1]
+        first = "decoder.conv_in.weight" if self.tiny_latent is None else "decoder.1.weight"
+        return self.weights.shapes[first][1]
 
     def with_option(self, name: str, value: Hashable) -> Autoencoder:
         return replace(self, options=_with_option(self.options, name, value))

@@ -17,12 +17,13 @@ from torch import nn
 
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.autoencoder_layout import autoencoder_blueprint
-from loraloom.models.autoencoder_network import AutoencoderNetwork
+from loraloom.models.autoencoder_network import AutoencoderNetwork, TinyAutoencoderNetwork
 from loraloom.models.beside import Beside
 from loraloom.models.family import Blueprint, NetworkParts
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.resident import Resident, Storage
+from loraloom.models.tiny_autoencoder import tiny_blueprint
 from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, has_native_bfloat16
 from loraloom.weights.patch import Stack
@@ -78,9 +79,12 @@ class Memory:
         return model.family.adapter(parts)
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
-        blueprint = autoencoder_blueprint(vae.weights.shapes)
+        latent = vae.tiny_latent
+        blueprint = (autoencoder_blueprint if latent is None else tiny_blueprint)(vae.weights.shapes)
         lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype)
-        return AutoencoderNetwork(lease, blueprint.config, self.dtype, self.device)
+        if latent is None:
+            return AutoencoderNetwork(lease, blueprint.config, self.dtype, self.device)
+        return TinyAutoencoderNetwork(lease, blueprint.config, self.dtype, self.device, latent)
 
     def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]:
         """Role → text encoder with the stack applied. Valid until the next call of this object."""

@@ -40,6 +40,7 @@ SD_LATENT = LatentFormat(
     name="sd",
     channels=4,
     scale=0.18215,
+    tiny="taesd",
     rgb=(
         (0.3512, 0.2297, 0.3227),
         (0.3250, 0.4974, 0.2350),
@@ -53,6 +54,7 @@ SDXL_LATENT = LatentFormat(
     name="sdxl",
     channels=4,
     scale=0.13025,
+    tiny="taesdxl",
     rgb=(
         (0.3651, 0.4232, 0.4341),
         (-0.2533, -0.0042, 0.1068),

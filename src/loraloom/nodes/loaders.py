@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from loraloom.engine.node import Blocked, Choice, Files, NodeRun, Options, node
+from loraloom.errors import InputError
+from loraloom.folders import TINY_VAES
 from loraloom.models.checkpoint import (
     open_autoencoder,
     open_checkpoint,
     open_diffusion_model,
     open_text_encoders,
+    open_tiny_autoencoder,
 )
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
@@ -32,9 +35,20 @@ def load_checkpoint(
 
 
 @node("VAELoader", category="loaders", display_name="Load VAE")
-def load_vae(vae_name: Annotated[str, Files("vae", extra=("pixel_space",))], *, run: NodeRun) -> Vae:
-    """Open an autoencoder from a file of its own."""
-    return open_autoencoder(services(run).folders.resolve("vae", vae_name))
+def load_vae(
+    vae_name: Annotated[str, Files("vae", "tiny_vae", extra=("pixel_space",))], *, run: NodeRun
+) -> Vae:
+    """Open an autoencoder from a file of its own, or a tiny one from its two files."""
+    folders = services(run).folders
+    tiny = folders.tiny_vae(vae_name)
+    if tiny is not None:
+        return open_tiny_autoencoder(vae_name, *tiny)
+    if vae_name in TINY_VAES:
+        raise InputError(
+            f"{vae_name} needs {vae_name}_encoder.safetensors and {vae_name}_decoder.safetensors in the "
+            "folder vae_approx"
+        )
+    return open_autoencoder(folders.resolve("vae", vae_name))
 
 
 @node("UNETLoader", category="advanced/loaders", display_name="Load Diffusion Model")

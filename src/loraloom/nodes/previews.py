@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
+from loraloom.errors import ModelFileError
+from loraloom.folders import FileIdentity, ModelFolders
+from loraloom.models.autoencoder_network import TinyDecoder
 from loraloom.models.family import LatentFormat
-from loraloom.models.handles import DiffusionModel
+from loraloom.models.memory import Memory
 from loraloom.sampling.types import Step
 
 
@@ -19,21 +24,71 @@ class LatentPreview:
 
     latent: Tensor
     format: LatentFormat
+    decoder: TinyDecoder | None = None
 
-    def picture(self, longest_side: int = 512) -> PillowImage.Image:
-        """A picture of the first latent of the batch, at most `longest_side` pixels wide or high."""
-        factors = torch.tensor(self.format.rgb)  # (C, 3)
+    def picture(self, longest_side: int = 512, method: str = "auto") -> PillowImage.Image:
+        """A picture of the first latent of the batch, at most `longest_side` pixels wide or high.
+
+        method: "latent2rgb" mixes colours of the latent's channels; anything else decodes the latent where
+        there is a decoder for it."""
+        if self.decoder is not None and (method != "latent2rgb" or not self.format.rgb):
+            return self._decoded(self.decoder, longest_side)
+        return self._mixed(longest_side)
+
+    def _decoded(self, decoder: TinyDecoder, longest_side: int) -> PillowImage.Image:
+        try:
+            pixels = decoder(self.latent)
+        except torch.OutOfMemoryError:  # the network needs it more
+            return self._mixed(longest_side)
+        picture = _as_picture(pixels)
+        picture.thumbnail((longest_side, longest_side), PillowImage.Resampling.BICUBIC)
+        return picture
+
+    def _mixed(self, longest_side: int) -> PillowImage.Image:
+        factors = torch.tensor(self.format.rgb).reshape(-1, 3)  # (C, 3)
         bias = torch.tensor(self.format.rgb_bias)
-        rgb = self.latent.movedim(0, -1).float().cpu() @ factors + bias
-        pixels = ((rgb + 1) * 127.5).nan_to_num(0).clamp(0, 255).to(torch.uint8)
-        picture = PillowImage.fromarray(pixels.numpy())
+        rgb = self.latent.movedim(0, -1).float().cpu()[..., : len(factors)] @ factors + bias
+        picture = _as_picture((rgb + 1) / 2)
         scale = min(self.format.downscale, longest_side / max(picture.size))
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         return picture.resize(size, PillowImage.Resampling.BICUBIC)
 
 
-def preview_of(model: DiffusionModel, step: Step) -> LatentPreview | None:
-    """The preview of a step; None for families without colour factors."""
-    if not model.latent.rgb:
-        return None
-    return LatentPreview(step.denoised[0].detach(), model.latent)
+def _as_picture(pixels: Tensor) -> PillowImage.Image:
+    """(H, W, 3) in [0, 1]."""
+    return PillowImage.fromarray((pixels * 255).nan_to_num(0).clamp(0, 255).to(torch.uint8).numpy())
+
+
+class Previews:
+    """Shows what is being sampled; keeps the tiny decoder that was used last."""
+
+    def __init__(self) -> None:
+        self._key: Hashable = None
+        self._decoder: TinyDecoder | None = None
+
+    def of(
+        self, latent: LatentFormat, folders: ModelFolders, memory: Memory, warn: Callable[[str], None]
+    ) -> Callable[[Step], LatentPreview | None]:
+        """What shows the steps of one run; it shows None for families that it knows no colours of.
+
+        A decoder file that cannot be used is warned of, and done without."""
+        path = folders.approximation(f"{latent.tiny}_decoder") if latent.tiny else None
+        try:
+            decoder = None if path is None else self._loaded(path, latent.channels, memory)
+        except ModelFileError as error:
+            warn(f"previews are done without a decoder: {error}")
+            decoder = None
+
+        def show(step: Step) -> LatentPreview | None:
+            if decoder is None and not latent.rgb:
+                return None
+            return LatentPreview(step.denoised[0].detach(), latent, decoder)
+
+        return show
+
+    def _loaded(self, path: Path, channels: int, memory: Memory) -> TinyDecoder:
+        key = (FileIdentity.of(path), channels, memory.dtype, memory.device)
+        if self._decoder is None or key != self._key:
+            self._decoder = TinyDecoder(path, channels, memory.dtype, memory.device)
+            self._key = key
+        return self._decoder

@@ -14,7 +14,6 @@ from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import DiffusionModel
-from loraloom.nodes.previews import preview_of
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
 from loraloom.sampling.guidance import CFG, Guidance, SamplingOptions
@@ -114,9 +113,11 @@ def sample_latent(
     noise = initial_noise(samples, seed, index) if add_noise else torch.zeros_like(samples)
     options = model.option("sampling")
     total = max(len(sigmas) - 1, 1)
+    found = services(run)
+    preview_of = found.previews.of(model.latent, found.folders, found.memory, run.warn)
 
     def on_step(step: Step) -> None:
-        run.progress(step.index + 1, total, preview_of(model, step))
+        run.progress(step.index + 1, total, preview_of(step))
 
     sampled = completed(
         sample(

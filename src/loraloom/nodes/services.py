@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from loraloom.folders import ModelFolders
 from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.output_files import OutputFolder
+from loraloom.nodes.previews import Previews
 
 if TYPE_CHECKING:
     from loraloom.engine.node import NodeRun
@@ -34,6 +35,7 @@ class Services:
     temp: OutputFolder
     input_dir: Path
     settings: Settings = field(default_factory=Settings)
+    previews: Previews = field(default_factory=Previews)
 
 
 def services(run: NodeRun) -> Services:
