@@ -268,9 +268,10 @@ class Dispatcher:
         self._last_progress = time.monotonic()
         self._tell(Notice("started", job, event=live.add("started", {"attempt": job.claims})))
         self._tell(Notice("queue", job))
-        wants_previews = job.request.extra_data.get("preview_method") not in (None, "none", "default")
+        asked = job.request.extra_data.get("preview_method")
+        previews = "" if asked in (None, "none", "default") else str(asked)
         await worker.send(
-            {"order": "run", "job": job.id, "request": job.request.to_json(), "previews": wants_previews}
+            {"order": "run", "job": job.id, "request": job.request.to_json(), "previews": previews}
         )
         while True:
             message, tail = await self._next(worker)

@@ -33,10 +33,11 @@ PREVIEW_INTERVAL_SECONDS = 0.15
 class Encoder:
     """Turns one run's events into frames.
 
-    previews: whether pictures of unfinished work are sent, as JPEG, a few per second.
+    previews: how pictures of unfinished work are made ("auto", "latent2rgb", "taesd"), which are sent as
+        JPEG, a few per second; "": none are.
     """
 
-    def __init__(self, previews: bool) -> None:
+    def __init__(self, previews: str) -> None:
         self._previews = previews
         self._last_preview = 0.0
 
@@ -65,7 +66,7 @@ class Encoder:
         if not self._previews or event.preview is None or now - self._last_preview < PREVIEW_INTERVAL_SECONDS:
             return message, b""
         self._last_preview = now
-        return message, jpeg(event.preview)
+        return message, jpeg(event.preview, self._previews)
 
 
 def _plain(event: Event) -> dict[str, JSON]:
@@ -129,10 +130,10 @@ def describe(error: BaseException) -> dict[str, JSON]:
     return {"type": name, "message": text, "exception_message": text, "traceback": lines}
 
 
-def jpeg(preview: object) -> bytes:
-    """A preview as JPEG: a Pillow picture, or an object whose `picture()` makes one; else nothing."""
+def jpeg(preview: object, method: str) -> bytes:
+    """A preview as JPEG: a Pillow picture, or an object whose `picture(method=…)` makes one; else nothing."""
     make = cast("Callable[[], Any] | None", getattr(preview, "picture", None))
-    picture = make() if make is not None else preview
+    picture = make(method=method) if make is not None else preview
     if not hasattr(picture, "save"):
         return b""
     buffer = io.BytesIO()

@@ -81,7 +81,7 @@ class Worker:
         runner.close()
 
     def _run(self, runner: Runner, order: Mapping[str, JSON]) -> None:
-        encoder = Encoder(previews=bool(order.get("previews")))
+        encoder = Encoder(previews=str(order.get("previews") or ""))
         message: dict[str, JSON] = {}
         try:
             request = Request.from_json(cast("dict[str, Any]", order["request"]))
