@@ -1,6 +1,7 @@
 """Time to change LoRAs on a resident model, beside one read and one write of the weights they touch.
 
     python benchmarks/lora_switch.py --models DIR [--checkpoint NAME] [--dtype fp32|bf16] [--diffusers]
+                                     [--comfyui DIR]
 
 DIR is a folder of models in ComfyUI's layout. The LoRAs are drawn at random in memory (rank 16, every
 attention and feed-forward projection of the network, as kohya's trainer places them), so that only the
@@ -14,12 +15,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -103,28 +108,35 @@ def products(loras: Sequence[LoadedLora]) -> Callable[[], None]:
     return run
 
 
-def stack(*uses: tuple[LoadedLora, float]) -> Stack:
+Uses: TypeAlias = "list[tuple[LoadedLora, float]]"
+
+
+def changes(loras: Sequence[LoadedLora]) -> dict[str, tuple[Uses, Uses]]:
+    """Stacks before and after: strength, swap, on, off, adding to and removing from a stack of eight."""
+    first, second = loras[0], loras[1]
+    eight = [(lora, 0.1 + 0.1 * n) for n, lora in enumerate(loras[:8])]
+    return {
+        "first LoRA on": ([], [(first, 1.0)]),
+        "strength 1.0 → 0.7": ([(first, 1.0)], [(first, 0.7)]),
+        "swap A → B": ([(first, 1.0)], [(second, 1.0)]),
+        "last LoRA off": ([(first, 1.0)], []),
+        "add the 8th": (eight[:7], eight),
+        "remove one of 8": (eight, eight[1:]),
+    }
+
+
+def stack(uses: Uses) -> Stack:
     return tuple(PatchUse(lora.model, strength) for lora, strength in uses)
 
 
 def measure(resident: Resident, loras: Sequence[LoadedLora], repeat: int) -> Iterator[Timing]:
-    """The changes of the acceptance list: strength, swap, adding to and removing from a stack of eight."""
-    first, second = loras[0], loras[1]
-    touched = len(first.model.patches())
-    eight = [(lora, 0.1 + 0.1 * n) for n, lora in enumerate(loras[:8])]
-    changes: dict[str, tuple[Stack, Stack]] = {
-        "first LoRA on": ((), stack((first, 1.0))),
-        "strength 1.0 → 0.7": (stack((first, 1.0)), stack((first, 0.7))),
-        "swap A → B": (stack((first, 1.0)), stack((second, 1.0))),
-        "last LoRA off": (stack((first, 1.0)), ()),
-        "add the 8th": (stack(*eight[:7]), stack(*eight)),
-        "remove one of 8": (stack(*eight), stack(*eight[1:])),
-    }
-    for name, (before, after) in changes.items():
+    touched = len(loras[0].model.patches())
+    for name, (before, after) in changes(loras).items():
         seconds: list[float] = []
+        wanted = stack(after)
         for _ in range(repeat):
-            resident.apply(before)
-            seconds.append(timed(lambda wanted=after: resident.apply(wanted)))
+            resident.apply(stack(before))
+            seconds.append(timed(lambda wanted=wanted: resident.apply(wanted)))
         yield Timing(name, tuple(seconds), touched)
     resident.apply(())
 
@@ -172,6 +184,44 @@ def diffusers_times(rank: int, repeat: int) -> Iterator[Timing]:
         yield Timing(f"diffusers: {label}", tuple(seconds), 0)
 
 
+def comfyui_times(
+    folder: Path | None, checkpoint: Path, loras: Sequence[LoadedLora], dtype: str, repeat: int
+) -> Iterator[Timing]:
+    """The same changes with ComfyUI's ModelPatcher on the CPU: the old stack unpatched, the new one patched.
+
+    Written for v0.3.64. Reading the files and finding their keys is not counted.
+    """
+    if folder is not None:
+        sys.path.insert(0, str(folder))
+    options: Any = import_module("comfy.cli_args").args  # to be set before anything else is imported
+    options.cpu = True
+    setattr(options, f"{dtype}_unet", True)
+    sd: Any = import_module("comfy.sd")
+    utils: Any = import_module("comfy.utils")
+    base = sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, output_clip=False)[0]
+    cpu = torch.device("cpu")
+
+    def patcher(uses: Uses) -> Any:
+        model = base.clone()
+        for lora, strength in uses:
+            tensors = utils.load_torch_file(lora.receipt.file, safe_load=True)
+            model, _ = sd.load_lora_for_models(model, None, tensors, strength, 0.0)
+        return model
+
+    def switch(old: Any, new: Any) -> None:
+        old.unpatch_model(cpu)
+        new.patch_model(cpu)
+
+    for name, (before, after) in changes(loras).items():
+        old, new = patcher(before), patcher(after)
+        seconds: list[float] = []
+        for _ in range(repeat):
+            old.patch_model(cpu)
+            seconds.append(timed(lambda pair=(old, new): switch(*pair)))
+            new.unpatch_model(cpu)
+        yield Timing(f"ComfyUI: {name}", tuple(seconds), max(len(old.patches), len(new.patches)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", type=Path, required=True)
@@ -181,6 +231,9 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--diffusers", action="store_true", help="time diffusers' fuse and unfuse too")
+    parser.add_argument(
+        "--comfyui", type=Path, metavar="DIR", help="a ComfyUI checkout (v0.3.64) to time too"
+    )
     options = parser.parse_args()
     dtype, device = DTYPES[options.dtype], torch.device(options.device)
     model, _, _ = open_checkpoint(options.models / "checkpoints" / options.checkpoint)
@@ -197,6 +250,10 @@ def main() -> None:
         print(f"{options.checkpoint}, {options.dtype} on {options.device}, rank {options.rank}")
         report(timings, statistics.median(passes))
         print(f"{'products of 8 alone':<24}{min(alone) * 1e3:9.0f} ms   (no weight read or written)")
+        if options.comfyui or (find_spec("comfy") and find_spec("comfy.model_patcher")):
+            checkpoint = options.models / "checkpoints" / options.checkpoint
+            times = comfyui_times(options.comfyui, checkpoint, loras, options.dtype, options.repeat)
+            report(list(times), statistics.median(passes))
     if options.diffusers:
         report(list(diffusers_times(options.rank, options.repeat)), statistics.median(passes))
 
