@@ -72,6 +72,7 @@ VARIANTS = {
         "scale height": ["height"],
         "scale total pixels": ["megapixels"],
         "match size": ["crop"],
+        "scale to multiple": ["multiple"],
     },
 }
 FRONTEND_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "GetNode", "SetNode"}

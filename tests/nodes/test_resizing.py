@@ -33,6 +33,27 @@ def test_ways(way: str, said: dict[str, object], size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "multiple", "wanted"),
+    [((20, 40), 16, (16, 32)), ((20, 40), 8, (16, 40)), ((20, 40), 20, (20, 40)), ((20, 40), 32, (20, 40)),
+     ((37, 20), 8, (32, 16)), ((20, 40), 1, (20, 40))],
+)  # fmt: skip
+def test_a_multiple_is_covered_and_cut(size: tuple[int, int], multiple: int, wanted: tuple[int, int]) -> None:
+    picture = torch.rand(1, *size, 3)
+    said = {"resize_type.multiple": multiple}
+    found = resize_image_or_mask(picture, "scale to multiple", "bilinear", **said)
+    assert found.shape == (1, *wanted, 3)
+    assert resize_image_or_mask(picture[..., 0], "scale to multiple", "area", **said).shape == (1, *wanted)
+    if size == wanted:
+        assert torch.equal(found, picture)
+
+
+def test_what_a_multiple_cuts_off_is_equal_on_both_sides() -> None:
+    ramp = torch.linspace(0, 1, 20)[None, :, None, None].repeat(1, 1, 40, 3)
+    found = resize_image_or_mask(ramp, "scale to multiple", "bilinear", **{"resize_type.multiple": 8})
+    torch.testing.assert_close(found, ramp[:, 2:18])
+
+
+@pytest.mark.parametrize(
     ("way", "said"),
     [("scale width", {}), ("match size", {}), ("no such way", {}), ("scale width", {"width": "x"})],
 )

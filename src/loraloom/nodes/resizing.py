@@ -53,6 +53,7 @@ WAYS: dict[str, Callable[[Size, Mapping[str, object]], Size]] = {
     ),
     "match size": _match,
 }
+TO_MULTIPLE = "scale to multiple"
 
 
 @node(
@@ -65,7 +66,7 @@ WAYS: dict[str, Callable[[Size, Mapping[str, object]], Size]] = {
 )
 def resize_image_or_mask(
     input: Annotated[Tensor, Socket("IMAGE,MASK")],
-    resize_type: Annotated[str, Choice(tuple(WAYS))],
+    resize_type: Annotated[str, Choice((*WAYS, TO_MULTIPLE))],
     scale_method: Annotated[str, Choice(IMAGE_METHODS)],
     **said: Annotated[object, Socket("*")],
 ) -> Annotated[Tensor, Socket("*")]:
@@ -76,14 +77,38 @@ def resize_image_or_mask(
     channels_first = as_batch(input)[:, None] if is_mask else input.movedim(-1, 1)
     values = {name.removeprefix("resize_type."): value for name, value in said.items()}
     size = (float(channels_first.shape[-1]), float(channels_first.shape[-2]))
-    if resize_type not in WAYS:
-        raise InputError(f"there is no way to resize called {resize_type!r}; there are {', '.join(WAYS)}")
-    width, height = (max(1, round(side)) for side in WAYS[resize_type](size, values))
-    crop = (
-        cast("str", values.get("crop", "center")) if resize_type in ("scale dimensions", "match size") else ""
-    )
-    resized = resize(channels_first, width, height, scale_method, crop)
+    if resize_type == TO_MULTIPLE:
+        resized = _covering(channels_first, int(_number(values, "multiple")), scale_method)
+    elif resize_type in WAYS:
+        width, height = (max(1, round(side)) for side in WAYS[resize_type](size, values))
+        crops = resize_type in ("scale dimensions", "match size")
+        crop = cast("str", values.get("crop", "center")) if crops else ""
+        resized = resize(channels_first, width, height, scale_method, crop)
+    else:
+        ways = ", ".join((*WAYS, TO_MULTIPLE))
+        raise InputError(f"there is no way to resize called {resize_type!r}; there are {ways}")
     return resized[:, 0] if is_mask else resized.movedim(1, -1)
+
+
+def _covering(samples: Tensor, multiple: int, method: str) -> Tensor:
+    """(B, C, H, W) made as little smaller as covers the greatest multiples within its sides, cut to them.
+
+    What is smaller than one multiple stays as it is."""
+    old_height, old_width = samples.shape[-2:]
+    if multiple <= 1 or min(old_height, old_width) < multiple:
+        return samples
+    height, width = (side // multiple * multiple for side in (old_height, old_width))
+    if (height, width) == (old_height, old_width):
+        return samples
+    by_height, by_width = height / old_height, width / old_width
+    covers = (
+        (width, max(height, math.ceil(old_height * by_width)))
+        if by_width >= by_height
+        else (max(width, math.ceil(old_width * by_height)), height)
+    )
+    scaled = resize(samples, *covers, method)
+    left, top = (covers[0] - width) // 2, (covers[1] - height) // 2
+    return scaled[..., top : top + height, left : left + width]
 
 
 def _number(said: Mapping[str, object], name: str) -> float:
