@@ -12,7 +12,10 @@ import torch
 from blake3 import blake3
 from safetensors.torch import save_file
 
+from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.file import read_lora
 from loraloom.lora.identity import EMPTY_SHA256, HashIndex, embedded_hash_note, hashes_of
+from loraloom.lora.load import load_lora
 from loraloom.lora.metadata import facts
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.triggers import triggers_of
@@ -71,6 +74,21 @@ def test_the_index_reads_a_file_once_and_notices_changes(
     _file(path, seed=1, size=10)
     os.utime(path, ns=(1, 1))
     assert again.hashes(path) != first
+
+
+def test_a_lora_whose_hashes_are_known_is_not_read_for_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a.lora_up.weight": torch.ones(4, 2), "a.lora_down.weight": torch.ones(2, 4)}, path)
+    components: dict[ComponentName, Component] = {"model": Component("sd15", {"a.weight": (4, 4)})}
+    plain = load_lora(read_lora(path), components)
+    hashes = hashes_of(path)
+    monkeypatch.setattr("loraloom.lora.file.content_digest", lambda _: pytest.fail("read again"))
+    known = load_lora(read_lora(path), components, hashes=hashes)
+    assert known.receipt.digest == plain.receipt.digest == hashes.blake3
+    assert known.model.digest == plain.model.digest
+    assert known.receipt.hashes == hashes.named()
 
 
 @pytest.mark.parametrize("content", ["", "{broken", "[]", '{"files": {"x": [1]}}', '{"files": 7}'])

@@ -53,6 +53,7 @@ class LoraFile:
     repeated: tensors whose role in their module another tensor has already (a second PEFT adapter).
     foreign: those of the unknown tensors whose adapter is known by name (name → adapter).
     bundled: names of textual-inversion tensors. config: PEFT's adapter_config.json, or {}.
+    content: BLAKE3 of the file's bytes, where it is known without reading them.
     """
 
     header: Header
@@ -62,6 +63,7 @@ class LoraFile:
     bundled: tuple[str, ...]
     config: Mapping[str, object]
     foreign: Mapping[str, str]
+    content: str | None = None
 
     @property
     def path(self) -> Path:
@@ -78,7 +80,7 @@ class LoraFile:
     @property
     def digest(self) -> str:
         """BLAKE3 of the content, and of the PEFT config where there is one: equal digests, equal effect."""
-        digest = content_digest(self.identity)
+        digest = self.content or content_digest(self.identity)
         if self.config:
             digest += ":" + blake3(json.dumps(dict(self.config), sort_keys=True).encode()).hexdigest()[:16]
         return digest

@@ -20,6 +20,7 @@ from loraloom.lora.effect import effect_of
 from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.foreign import count_foreign, say_foreign
+from loraloom.lora.identity import Hashes
 from loraloom.lora.place import Piece, Placement, place
 from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, Survival, shorten
 from loraloom.lora.sidecars import read_sidecars
@@ -112,12 +113,16 @@ def load_lora(
     *,
     compat: Compat = "trainer",
     strict: bool = False,
+    hashes: Hashes | None = None,
 ) -> LoadedLora:
     """Patches and receipt of a LoRA file for these components ("model", and "clip" if it is to be changed).
 
     InputError where nothing finds a place, with what the file is for; under `strict` also where anything
     does not. Otherwise what is left out stands in the receipt, with a warning.
+    hashes: of the file, where they are known: they stand in the receipt, and spare reading it for its digest.
     """
+    if hashes is not None:
+        file = replace(file, content=hashes.blake3)
     placement = place(file, components, compat=compat)
     tensors = TensorFile(file.path)
     patches: dict[ComponentName, Found] = {"model": {}, "clip": {}}
@@ -146,7 +151,7 @@ def load_lora(
     _refuse(file, receipt, components, strict=strict)
     if idle == len(placed):
         receipt = _with_warning(receipt, "all its changes are zero: it was never trained, or it was emptied")
-    receipt = _measured(receipt, patches, components)
+    receipt = replace(_measured(receipt, patches, components), hashes=hashes.named() if hashes else {})
     sources = {name: Source(f"{digest}/{name}", _frozen(found)) for name, found in patches.items()}
     return LoadedLora(sources["model"], sources["clip"], receipt, _embeddings(file, tensors))
 
