@@ -18,6 +18,7 @@ from loraloom.lora.spelling import Name, Names, take_apart
 from loraloom.weights.patch import Target
 
 NO_TEXT_ENCODER = "for the text encoders, which this loader does not change"
+NO_NETWORK = "not for the text encoders, the only part that is changed here"
 BUNDLED = "text-encoder vectors bundled with the LoRA (textual inversion); they change no weight"
 BOOKKEEPING = "bookkeeping of the training"
 CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
@@ -105,8 +106,12 @@ class _Placing:
         if component is not None:
             self.totals[component] += 1
             if component not in self.names:
-                self.ignored.setdefault(NO_TEXT_ENCODER, []).append(module.name)
+                reason = NO_TEXT_ENCODER if component == "clip" else NO_NETWORK
+                self.ignored.setdefault(reason, []).append(module.name)
                 return
+        elif "model" not in self.names:
+            self.ignored.setdefault(NO_NETWORK, []).append(module.name)
+            return
         if target is None or component is None:
             self.unplaced.append(module.name)
             return
