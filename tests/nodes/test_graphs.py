@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 from PIL import Image as PillowImage
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
+from loraloom.models.checkpoint import open_checkpoint
 from loraloom.session import NodeFailure, Session
 from loraloom.workflow.graph import JSON
 from tests import tiny_models
@@ -81,6 +84,49 @@ def test_a_second_pass_whose_size_is_computed(session: Session) -> None:
     assert sizes == [(96, 96), (96, 96)]
     assert run.ui["show"] == {"text": ["96"]}
     assert any("nowhere" in warning for warning in run.warnings)
+
+
+def test_a_lora_of_one_prompt_has_its_receipts_in_the_result_and_in_the_picture(
+    session: Session, tmp_path: Path
+) -> None:
+    model, clip, _ = open_checkpoint(tmp_path / "models/checkpoints/tiny.safetensors")
+    assert clip is not None
+    path, target = next((p, t) for p, t in model.lora_aliases().items() if p.endswith("attn1.to_q"))
+    words = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    modules = [
+        ("lora_unet_" + path.replace(".", "_"), model.weights.shapes[target.weight]),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1", clip.parts[0].weights.shapes[words]),
+    ]
+    (tmp_path / "models/loras").mkdir()
+    save_file(tiny_models.lora(modules), tmp_path / "models/loras/style.safetensors")
+    graph: dict[str, JSON] = {
+        "load": entry("CheckpointLoaderSimple", ckpt_name="tiny.safetensors"),
+        "hook": entry("CreateHookLora", lora_name="style.safetensors", strength_model=0.8, strength_clip=0.5),
+        "later": entry("CreateHookKeyframe", strength_mult=0.5, start_percent=0.4),
+        "keyed": entry("SetHookKeyframes", hooks=["hook", 0], hook_kf=["later", 0]),
+        "clip": entry(
+            "SetClipHooks", clip=["load", 1], apply_to_conds=True, schedule_clip=False, hooks=["keyed", 0]
+        ),
+        "prompt": entry("CLIPTextEncode", clip=["clip", 0], text="a rose"),
+        "other": entry("CLIPTextEncode", clip=["load", 1], text="blurry"),
+        "empty": entry("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sample": entry(
+            "KSampler", model=["load", 0], positive=["prompt", 0], negative=["other", 0], seed=1, steps=2,
+            cfg=2.0, sampler_name="euler", scheduler="normal", latent_image=["empty", 0], denoise=1.0,
+        ),
+        "decode": entry("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "save": entry("SaveImage", images=["decode", 0], filename_prefix="picture"),
+    }  # fmt: skip
+    run = session.run(graph)
+    told = [(r["node"], r["name"], r["strength_model"], r["strength_clip"]) for r in run.receipts]
+    assert told == [("clip", "style.safetensors", None, 0.5), ("sample", "style.safetensors", 0.8, None)]
+    assert all(receipt["complete"] and receipt["matched"] == 1 for receipt in run.receipts)
+    assert run.receipts[1]["schedule"] == [{"start_percent": 0.4, "strength": 0.4}]
+    with PillowImage.open(run.outputs[0].path) as picture:
+        stored = json.loads(picture.info["loraloom"])
+    assert [receipt["node"] for receipt in stored["loras"]] == ["clip", "sample"]
+    again = session.run(graph, set={"save.filename_prefix": "again"})
+    assert [receipt["node"] for receipt in again.receipts] == ["clip", "sample"]
 
 
 def test_a_wrong_expression_names_its_node(session: Session) -> None:

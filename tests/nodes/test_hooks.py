@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from loraloom.errors import InputError
+from loraloom.lora.place import NO_NETWORK
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.handles import DiffusionModel, TextEncoders
 from loraloom.nodes import hook_keyframes, hooked_conditioning, hooks, text
 from loraloom.nodes.conditioning import combine
 from loraloom.nodes.lora import load_lora
+from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.sampling import ksampler
+from loraloom.nodes.services import services
 from loraloom.nodes.sockets import LatentValue
 from loraloom.sampling.hooks import Hooks, Keyframe, LoraHook
 from loraloom.sampling.types import Cond, Conditioning
@@ -205,6 +210,80 @@ def test_text_encoders_may_keep_hooks_to_themselves(
         text.encode_text("a rose", same, run=run)[0].context,
         text.encode_text("a rose", clip, run=run)[0].context,
     )
+
+
+def receipts(run: PlainRun) -> list[dict[str, Any]]:
+    return [cast("dict[str, Any]", payload) for payload in run.notes("lora")]
+
+
+def test_a_hooks_lora_has_a_receipt_where_it_is_applied(
+    run: PlainRun, loaded: tuple[DiffusionModel, TextEncoders]
+) -> None:
+    model, clip = loaded
+    load_lora(model, clip, "style.safetensors", 0.5, 0.4, run=run)
+    (whole,) = receipts(run)
+    run.noted.clear()
+    made = hooks.create_lora(lora_name="style.safetensors", strength_model=0.5, strength_clip=0.4, run=run)
+    keyed = hook_keyframes.set_keyframes(made, (Keyframe(1.0, 0.0), Keyframe(0.2, 0.5)))
+    hooked = hooks.set_clip_hooks(clip=clip, hooks=keyed, run=run)
+    (said,) = receipts(run)
+    assert (said["name"], said["strength_model"], said["strength_clip"]) == ("style.safetensors", None, 0.4)
+    assert said["complete"] and said["warnings"] == () and "schedule" not in said
+    assert said["components"] == (whole["components"][1],) and said["effects"] == (whole["effects"][1],)
+    assert [entry["reason"] for entry in said["ignored"]] == [NO_NETWORK]
+    run.noted.clear()
+
+    prompt = text.encode_text("a rose", hooked, run=run)
+    plain = text.encode_text("", clip, run=run)
+    sampled(model, combine(prompt, prompt), plain, run)
+    (said,) = receipts(run)
+    assert (said["name"], said["strength_model"], said["strength_clip"]) == ("style.safetensors", 0.5, None)
+    assert said["conditionings"] == ["positive"] and said["matched"] == said["total"] > 4
+    assert said["components"] == (whole["components"][0],) and said["effects"] == (whole["effects"][0],)
+    assert said["schedule"] == [
+        {"start_percent": 0.0, "strength": 0.5},
+        {"start_percent": 0.5, "strength": 0.1},
+    ]
+    run.noted.clear()
+    sampled(
+        model, prompt, hooks.with_hooks(plain, hooks.create_model(ckpt_name="tiny.safetensors", run=run)), run
+    )
+    assert [said["conditionings"] for said in receipts(run)] == [["positive"]]
+    run.noted.clear()
+    sampled(model, prompt, prompt, run)
+    assert [said["conditionings"] for said in receipts(run)] == [["positive", "negative"]]
+
+
+def test_a_hook_of_which_nothing_is_applied_is_an_error(
+    run: PlainRun, loaded: tuple[DiffusionModel, TextEncoders], tmp_path: Path
+) -> None:
+    model, clip = loaded
+    shape = clip.parts[0].weights.shapes["clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"]
+    te = ("lora_te_text_model_encoder_layers_0_mlp_fc1", shape)
+    save_file(tiny_models.lora([te]), tmp_path / "models/loras/words.safetensors")
+    made = hooks.create_lora(lora_name="words.safetensors", run=run)
+    prompt = hooks.with_hooks(text.encode_text("a rose", clip, run=run), made)
+    with pytest.raises(InputError, match="nothing of this LoRA could be applied"):
+        sampled(model, prompt, prompt, run)
+    assert not receipts(run)
+    encoded = text.encode_text("a rose", hooks.set_clip_hooks(clip=clip, hooks=made, run=run), run=run)
+    sampled(model, encoded, encoded, run)
+    assert [said["strength_clip"] for said in receipts(run)] == [1.0]
+
+
+def test_text_modules_that_do_not_fit_are_warned_of(
+    run: PlainRun, loaded: tuple[DiffusionModel, TextEncoders], tmp_path: Path
+) -> None:
+    _, clip = loaded
+    te = ("lora_te_text_model_encoder_layers_0_mlp_fc1", (7, 9))
+    save_file(tiny_models.lora([te]), tmp_path / "models/loras/other.safetensors")
+    made = hooks.create_lora(lora_name="other.safetensors", run=run)
+    hooks.set_clip_hooks(clip=clip, hooks=made, run=run)
+    assert len(run.warnings) == 1 and "other.safetensors: " in run.warnings[0] and not receipts(run)
+    strict = replace(services(run), loras=LoraShelf(strict=True))
+    run.services = strict
+    with pytest.raises(InputError, match=r"other\.safetensors"):
+        hooks.set_clip_hooks(clip=clip, hooks=made, run=run)
 
 
 def test_hooks_of_different_prompts_combine(

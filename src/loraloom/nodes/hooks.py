@@ -10,12 +10,13 @@ from loraloom.engine.node import NodeRun, Number, Socket, node
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import TextEncoders
+from loraloom.nodes.lora import report, with_bundled_words
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import CheckpointFile, Clip, LoraFile
 from loraloom.sampling.hooks import Hooks, LoraHook
 from loraloom.sampling.types import Cond
 from loraloom.sampling.types import Conditioning as ConditioningValue
-from loraloom.weights.patch import PatchSource, PatchUse
+from loraloom.weights.patch import PatchUse
 from loraloom.weights.source import WeightSource
 
 EXTRA = "comfy_extras.nodes_hooks"
@@ -44,7 +45,7 @@ def create_lora(
     if strength_model == 0 and strength_clip == 0:
         return prev_hooks or ()
     path = services(run).folders.resolve("loras", lora_name)
-    return (*(prev_hooks or ()), LoraHook(str(path), strength_model, strength_clip))
+    return (*(prev_hooks or ()), LoraHook(str(path), strength_model, strength_clip, name=lora_name))
 
 
 @node(
@@ -84,7 +85,8 @@ def create_model(
 ) -> HooksSocket:
     """What tells a checkpoint from the model in use, for single conditionings."""
     path = services(run).folders.resolve("checkpoints", ckpt_name)
-    return (*(prev_hooks or ()), LoraHook(str(path), strength_model, strength_clip, is_model=True))
+    made = LoraHook(str(path), strength_model, strength_clip, is_model=True, name=ckpt_name)
+    return (*(prev_hooks or ()), made)
 
 
 @node(
@@ -195,24 +197,33 @@ def set_clip_hooks(
     run: NodeRun,
 ) -> Clip:
     """Encode prompts with the hooks' LoRAs, and give the hooks to what they are encoded to."""
+    encoded: list[LoraHook] = []
     for hook in hooks or ():
-        source = _text_source(hook, clip, run) if hook.strength_clip != 0 else None
-        if source is not None and source.patches():
-            clip = clip.with_lora(PatchUse(source, hook.strength_clip))
+        before = clip
+        if hook.strength_clip != 0:
+            clip = (_with_model if hook.is_model else _with_lora)(clip, hook, run)
+        encoded.append(replace(hook, encoded=clip != before))
     if schedule_clip and any(hook.keyframes for hook in hooks or ()):
         run.warn(
             "text encoders keep one strength: schedule_clip is not followed, the hooks' strength_clip is"
         )
-    return clip.with_option("cond_hooks", hooks) if apply_to_conds and hooks else clip
+    return clip.with_option("cond_hooks", tuple(encoded)) if apply_to_conds and hooks else clip
 
 
-def _text_source(hook: LoraHook, clip: TextEncoders, run: NodeRun) -> PatchSource | None:
-    """What a hook changes in text encoders; None: nothing."""
-    if hook.is_model:
-        _, other, _ = open_checkpoint(Path(hook.path))
-        if other is None:
-            return None
-        base, changed = (WeightSource.joined(part.weights for part in c.parts) for c in (clip, other))
-        return ModelDifference(base, changed)
-    loaded = services(run).loras.load_text(Path(hook.path), clip)
-    return None if loaded is None else loaded.clip
+def _with_lora(clip: TextEncoders, hook: LoraHook, run: NodeRun) -> TextEncoders:
+    loaded = services(run).loras.load_text(Path(hook.path), clip, lambda m: run.warn(f"{hook.label}: {m}"))
+    if loaded is None:
+        return clip
+    report(loaded.receipt.at(None, hook.strength_clip), hook.label, run)
+    clip = with_bundled_words(clip, loaded, hook.label, run)
+    return clip.with_lora(PatchUse(loaded.clip, hook.strength_clip))
+
+
+def _with_model(clip: TextEncoders, hook: LoraHook, run: NodeRun) -> TextEncoders:
+    _, other, _ = open_checkpoint(Path(hook.path))
+    if other is None:
+        run.warn(f"{hook.label} holds no text encoders; those in use stay as they are")
+        return clip
+    base, changed = (WeightSource.joined(part.weights for part in c.parts) for c in (clip, other))
+    difference = ModelDifference(base, changed)
+    return clip.with_lora(PatchUse(difference, hook.strength_clip)) if difference.patches() else clip

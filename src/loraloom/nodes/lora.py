@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from loraloom.engine.node import NodeRun, node
+from loraloom.lora.load import LoadedLora
 from loraloom.lora.receipt import Receipt
+from loraloom.models.handles import TextEncoders
 from loraloom.models.text.embeddings import BundledEmbeddings
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Clip, LoraFile, Model, Strength
@@ -24,15 +26,13 @@ def load_lora(
     """Apply a LoRA to a diffusion model and to its text encoders, each with its own strength."""
     found = services(run)
     loaded = found.loras.load(found.folders.resolve("loras", lora_name), model, clip)
-    _report(loaded.receipt.at(strength_model, strength_clip), lora_name, run)
+    report(loaded.receipt.at(strength_model, strength_clip), lora_name, run)
     if strength_model != 0 and loaded.model.patches():
         model = model.with_lora(PatchUse(loaded.model, strength_model))
     if strength_clip != 0 and loaded.clip.patches():
         clip = clip.with_lora(PatchUse(loaded.clip, strength_clip))
-    if loaded.embeddings and (strength_model or strength_clip):
-        clip = clip.with_embeddings(BundledEmbeddings(loaded.embeddings))
-        words: list[JSON] = [*sorted(loaded.embeddings)]
-        run.note("embeddings", {"lora": lora_name, "words": words})
+    if strength_model or strength_clip:
+        clip = with_bundled_words(clip, loaded, lora_name, run)
     return model, clip
 
 
@@ -43,13 +43,23 @@ def load_lora_model_only(
     """Apply a LoRA to a diffusion model alone: for families whose text encoders LoRAs leave as they are."""
     found = services(run)
     loaded = found.loras.load(found.folders.resolve("loras", lora_name), model, None)
-    _report(loaded.receipt.at(strength_model, None), lora_name, run)
+    report(loaded.receipt.at(strength_model, None), lora_name, run)
     if strength_model == 0 or not loaded.model.patches():
         return model
     return model.with_lora(PatchUse(loaded.model, strength_model))
 
 
-def _report(receipt: Receipt, name: str, run: NodeRun) -> None:
-    run.note("lora", {"node": run.node_id, "name": name, **receipt.to_json()})
+def with_bundled_words(clip: TextEncoders, loaded: LoadedLora, name: str, run: NodeRun) -> TextEncoders:
+    """Text encoders that know the words whose vectors a LoRA file holds beside its modules."""
+    if not loaded.embeddings:
+        return clip
+    words: list[JSON] = [*sorted(loaded.embeddings)]
+    run.note("embeddings", {"lora": name, "words": words})
+    return clip.with_embeddings(BundledEmbeddings(loaded.embeddings))
+
+
+def report(receipt: Receipt, name: str, run: NodeRun, **more: JSON) -> None:
+    """Tell the run what one application of a LoRA did."""
+    run.note("lora", {"node": run.node_id, "name": name, **receipt.to_json(), **more})
     for warning in receipt.warnings:
         run.warn(f"{name}: {warning}")

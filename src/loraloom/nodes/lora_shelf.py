@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import replace
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
 from loraloom.lora.identity import HashIndex
 from loraloom.lora.load import Compat, LoadedLora, load_lora
+from loraloom.lora.spelling import take_apart
 from loraloom.weights.source import WeightSource
 
 if TYPE_CHECKING:
@@ -43,15 +43,21 @@ class LoraShelf:
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
-    def load_text(self, path: Path, clip: TextEncoders) -> LoadedLora | None:
-        """What the LoRA of a file changes in text encoders alone; None when it changes nothing there."""
+    def load_text(self, path: Path, clip: TextEncoders, warn: Callable[[str], None]) -> LoadedLora | None:
+        """What the LoRA of a file changes in text encoders alone; None when it changes nothing there.
+
+        warn: told why, where the file is partly for text encoders (of another kind, say)."""
         key = (FileIdentity.of(path), clip.kind, tuple(part.weights for part in clip.parts))
         if key not in self._loaded:
             try:
-                self._keep(key, path, {"clip": _text_component(clip, clip.kind)}, strict=False)
+                self._keep(key, path, {"clip": _text_component(clip, clip.kind)}, strict=self._strict)
             except ModelFileError:
                 raise
-            except InputError:  # nothing of it belongs there
+            except InputError as error:
+                if "clip" in named_parts(path):
+                    if self._strict:
+                        raise
+                    warn(str(error))
                 return None
         self._loaded.move_to_end(key)
         return self._loaded[key]
@@ -59,12 +65,17 @@ class LoraShelf:
     def _keep(
         self, key: Hashable, path: Path, components: dict[ComponentName, Component], *, strict: bool
     ) -> None:
-        loaded = load_lora(read_lora(path), components, compat=self._compat, strict=strict)
-        hashes = self._hashes.hashes(path).named()
+        file = read_lora(path)
+        hashes = self._hashes.hashes(file.path)
         self._hashes.save()
-        self._loaded[key] = replace(loaded, receipt=replace(loaded.receipt, hashes=hashes))
+        self._loaded[key] = load_lora(file, components, compat=self._compat, strict=strict, hashes=hashes)
         while len(self._loaded) > KEPT:
             self._loaded.popitem(last=False)
+
+
+def named_parts(path: Path) -> set[ComponentName]:
+    """The parts of a model that a LoRA file's names speak of; names that speak of none are the network's."""
+    return {take_apart(module.name).component or "model" for module in read_lora(path).modules}
 
 
 def _components(model: DiffusionModel, clip: TextEncoders | None) -> dict[ComponentName, Component]:

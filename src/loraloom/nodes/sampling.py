@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -11,19 +10,16 @@ from torch import Tensor
 
 from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.errors import InputError
-from loraloom.models.checkpoint import open_checkpoint
-from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import DiffusionModel
+from loraloom.nodes.hooked_model import hooked_network, report_hooks
 from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
 from loraloom.sampling.guidance import CFG, Guidance, SamplingOptions
-from loraloom.sampling.hooks import Change, LoraHook
 from loraloom.sampling.noise import initial_noise
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import Method, method, sampler_names
 from loraloom.sampling.schedules import between, schedule_names, sigmas_for
 from loraloom.sampling.types import Network, Step
-from loraloom.weights.patch import PatchSource, PatchUse
 
 SamplerName = Annotated[str, Choice(sampler_names)]
 SchedulerName = Annotated[str, Choice(schedule_names)]
@@ -111,7 +107,9 @@ def sample_latent(
     samples = fitting(latent["samples"], network)
     index = latent.get("batch_index")
     noise = initial_noise(samples, seed, index) if add_noise else torch.zeros_like(samples)
-    options = model.option("sampling")
+    chosen = model.option("sampling")
+    options = chosen if isinstance(chosen, SamplingOptions) else None
+    report_hooks(model, guidance, options, run)
     total = max(len(sigmas) - 1, 1)
     found = services(run)
     preview_of = found.previews.of(model.latent, found.folders, found.memory, run.warn)
@@ -129,7 +127,7 @@ def sample_latent(
             sigmas=sigmas,
             seed=seed,
             noise_mask=latent.get("noise_mask"),
-            options=options if isinstance(options, SamplingOptions) else None,
+            options=options,
             adapt=partial(hooked_network, model, run),
         ),
         on_step,
@@ -139,20 +137,6 @@ def sample_latent(
     denoised = latent.copy()
     denoised["samples"] = sampled.denoised
     return result, denoised
-
-
-def hooked_network(model: DiffusionModel, run: NodeRun, change: Change) -> Network:
-    """The network with LoRAs of single conditionings beside its weights."""
-    found = services(run)
-
-    def source(hook: LoraHook) -> PatchSource:
-        if hook.is_model:
-            other, _, _ = open_checkpoint(Path(hook.path))
-            return ModelDifference(model.weights, other.weights)
-        return found.loras.load(Path(hook.path), model, None).model
-
-    beside = tuple(PatchUse(source(hook), strength) for hook, strength in change)
-    return found.memory.network(model, beside)
 
 
 def fitting(samples: Tensor, network: Network) -> Tensor:

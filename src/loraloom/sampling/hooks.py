@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TypeAlias
 
 from loraloom.sampling.types import Network, Parametrisation
@@ -30,6 +31,7 @@ class LoraHook:
     """A LoRA file at strengths for the network and for the text encoders; keyframes scale the former.
 
     is_model: the file is a checkpoint instead, whose difference from the model is what is added.
+    name: what the user calls the file. encoded: the prompt was encoded with it.
     """
 
     path: str
@@ -37,6 +39,12 @@ class LoraHook:
     strength_clip: float = 0.0
     keyframes: Keyframes = ()
     is_model: bool = False
+    name: str = field(default="", compare=False)
+    encoded: bool = field(default=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        return self.name or PurePath(self.path).name
 
 
 Hooks: TypeAlias = "tuple[LoraHook, ...]"
