@@ -120,9 +120,11 @@ def _cells(receipt: Mapping[str, Any]) -> tuple[str, ...]:
     left_out = sum(len(entry["modules"]) for entry in receipt.get("ignored", ()))
     lost = len(receipt["unplaced"]) + len(receipt["rejected"]) + len(receipt["unknown"])
     strengths = {part: receipt.get(f"strength_{part}") for part in ("model", "clip")}
+    said = [f"{part} {value:g}" for part, value in strengths.items() if value is not None]
+    said += [f"{e['strength']:g} from {e['start_percent']:.0%}" for e in receipt.get("schedule", ())]
     return (
         str(receipt["name"]),
-        ", ".join(f"{part} {value:g}" for part, value in strengths.items() if value is not None),
+        ", ".join(said),
         f"{receipt['matched']}/{receipt['total']}",
         str(left_out or ""),
         str(lost or ""),
