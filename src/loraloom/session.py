@@ -158,6 +158,16 @@ class Session:
         on_event: sees every event of `loraloom.engine.events` as it happens.
         Raises what `prepare` raises, NodeFailure when a node fails, Cancelled when `cancel` was set."""
         graph = self.prepare(source, workflow=workflow, set=set, seed=seed, loras=loras)
+        return self.run_prepared(graph, on_event=on_event, cancel=cancel)
+
+    def run_prepared(
+        self,
+        graph: Graph,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Run:
+        """Run a graph that `prepare` returned, without checking it again. Arguments: see `run`."""
         recorder = Recorder({"output": self.services.output.root, "temp": self.services.temp.root})
         for note in (*graph.notes, *map(str, self.packs.failed)):
             recorder.warn(note)

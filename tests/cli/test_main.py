@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,22 @@ def test_run_writes_the_pictures_and_prints_one_object(
     assert result["status"] == "done"
     assert [(o["node"], o["width"], o["height"]) for o in result["outputs"]] == [("2", 16, 8)] * 2
     assert all(Path(o["path"]).is_file() for o in result["outputs"])
+
+
+def test_a_graph_is_checked_once(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loraloom.cli import preparation
+
+    checks: list[object] = []
+    real = preparation.validate
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        checks.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(preparation, "validate", counted)
+    monkeypatch.setattr("loraloom.session.validate", counted)
+    assert exit_code_of(["run", str(graph)]) == 0
+    assert len(checks) == 1
 
 
 def test_a_picture_runs_again(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,20 +5,29 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loraloom.cli.display import Display
-from loraloom.cli.run_command import LoraOption, prepared_graphs, stop_on_interrupt
-from loraloom.cli.settings import ExtraPathsOption, ModelsOption
+from loraloom.cli.preparation import Preparation, SessionOptions
+from loraloom.cli.run_command import stop_on_interrupt
+from loraloom.cli.settings import (
+    CompatOption,
+    CustomNodesOption,
+    DeviceOption,
+    DtypeOption,
+    ExtraPathsOption,
+    InputDirOption,
+    LoraOption,
+    ModelsOption,
+    OutputDirOption,
+    StrictLoraOption,
+)
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.contact_sheet import combinations, contact_sheet, read_axis
 from loraloom.errors import InputError, LoraloomError
-from loraloom.folders import model_folders
-from loraloom.workflow.edit import apply_assignments
 from loraloom.workflow.graph import Graph
-from loraloom.workflow.implemented import known_schemas
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,43 +50,35 @@ def grid_command(
     seed: SeedOption = None,
     models: ModelsOption = None,
     extra_paths: ExtraPathsOption = None,
-    output_dir: Annotated[Path, typer.Option(help="Where pictures go.")] = Path("output"),
-    input_dir: Annotated[Path, typer.Option(help="Where LoadImage finds pictures.")] = Path("input"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option()] = "auto",
+    custom_nodes: CustomNodesOption = None,
+    output_dir: OutputDirOption = Path("output"),
+    input_dir: InputDirOption = Path("input"),
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    compat: CompatOption = "trainer",
+    strict_lora: StrictLoraOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a workflow for every combination of some values, and a labelled contact sheet of them all."""
     spread = [read_axis(text) for text in axes]
     chosen = combinations(spread)
-    folders = model_folders(models, extra_paths, input_dir)
-    (graph,) = _one(prepared_graphs(source, workflow, assignments, seed, loras or [], folders))
+    options = SessionOptions(
+        models, extra_paths, custom_nodes, output_dir, input_dir, device, dtype, compat, strict_lora
+    )
+    preparation = Preparation(options)
+    graph = _one(preparation.graphs(source, workflow, assignments, loras, seed))
     cells = [
-        apply_assignments(
-            graph, known_schemas(), [f"{a.target}={v}" for a, v in zip(spread, cell, strict=True)]
-        )
+        preparation.changed(graph, [f"{a.target}={v}" for a, v in zip(spread, cell, strict=True)])
         for cell in chosen
     ]
-    from loraloom.session import Session
-
     display = Display(quiet=as_json)
     pictures: list[Image] = []
     paths: list[str] = []
-    with (
-        stop_on_interrupt() as cancel,
-        Session(
-            models,
-            extra_model_paths=extra_paths or (),
-            output_dir=output_dir,
-            input_dir=input_dir,
-            device=device,
-            dtype=dtype,
-        ) as session,
-    ):
+    with stop_on_interrupt() as cancel, preparation.session() as session:
         for number, cell in enumerate(cells, 1):
             display.say(f"picture {number} of {len(cells)}: {', '.join(chosen[number - 1])}")
             with display.running(cell):
-                result = session.run(cell, on_event=display.see, cancel=cancel)
+                result = session.run_prepared(cell, on_event=display.see, cancel=cancel)
             if not result.images:
                 raise LoraloomError("the workflow saves no picture: a grid needs a SaveImage node")
             pictures.append(result.images[0])
@@ -91,7 +92,7 @@ def grid_command(
         display.say(f"contact sheet: {sheet.path}")
 
 
-def _one(graphs: list[Graph]) -> list[Graph]:
+def _one(graphs: list[Graph]) -> Graph:
     if len(graphs) != 1:
         raise InputError("a grid is made of one workflow; choose it with --workflow N")
-    return graphs
+    return graphs[0]

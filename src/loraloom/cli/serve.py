@@ -5,12 +5,20 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loraloom import __version__
-from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOption
+from loraloom.cli.settings import (
+    CompatOption,
+    CustomNodesOption,
+    DeviceOption,
+    DtypeOption,
+    ExtraPathsOption,
+    ModelsOption,
+    StrictLoraOption,
+)
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
 from loraloom.workflow.implemented import implemented_schemas
@@ -52,17 +60,10 @@ def serve_command(
     frontend: Annotated[
         bool, typer.Option("--frontend/--no-frontend", help="Serve ComfyUI's editor, if installed.")
     ] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Computation type.")
-    ] = "auto",
-    compat: Annotated[
-        Literal["trainer", "comfyui"],
-        typer.Option(help="Whose result where ComfyUI applies a LoRA differently."),
-    ] = "trainer",
-    strict_lora: Annotated[
-        bool, typer.Option("--strict-lora", help="Unplaced LoRA keys are errors.")
-    ] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    compat: CompatOption = "trainer",
+    strict_lora: StrictLoraOption = False,
 ) -> None:
     """Serve ComfyUI's HTTP interface, with a queue that survives crashes."""
     from loraloom.jobs.dispatcher import Limits

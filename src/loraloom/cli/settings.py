@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
+
+Dtype: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+Compat: TypeAlias = Literal["trainer", "comfyui"]
 
 ModelsOption = Annotated[
     list[Path] | None,
@@ -29,4 +32,27 @@ CustomNodesOption = Annotated[
 ExtraPathsOption = Annotated[
     list[Path] | None,
     typer.Option("--extra-model-paths", help="ComfyUI's extra_model_paths.yaml.", show_default=False),
+]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:MODEL[:CLIP]]",
+        help="Put a LoRA right behind the model's loader. May be given several times.",
+        show_default=False,
+    ),
+]
+OutputDirOption = Annotated[Path, typer.Option(help="Where pictures go.")]
+InputDirOption = Annotated[Path, typer.Option(help="Where LoadImage finds pictures.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option(help="Type to compute in. auto: bf16 where the device computes it natively, else fp32."),
+]
+CompatOption = Annotated[
+    Compat,
+    typer.Option(help="Whose result to give where ComfyUI computes a LoRA differently from its trainer."),
+]
+StrictLoraOption = Annotated[
+    bool, typer.Option("--strict-lora", help="Fail when any key of a LoRA finds no place.")
 ]

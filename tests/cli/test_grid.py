@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from loraloom.cli.main import exit_code_of
+
+GRAPH = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0xFF8000},
+    },
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "orange"}},
+}
+
+PACK = """
+class Frame:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "frame"
+    CATEGORY = "test"
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",), "value": ("FLOAT", {"default": 0.0})}}
+    def frame(self, image, value):
+        print("a pack that prints")
+        return (image * 0 + value,)
+NODE_CLASS_MAPPINGS = {"Frame": Frame}
+"""
+
+
+@pytest.fixture
+def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(GRAPH))
+    return path
+
+
+def _open(path: str) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.copy()
+
+
+def test_a_grid_is_every_combination_and_a_sheet(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = ["--axis", "EmptyImage.width=8,16", "--axis", "EmptyImage.height=8,24,32"]
+    assert exit_code_of(["grid", str(graph), *axes, "--compat", "comfyui", "--strict-lora", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [_open(path).size for path in result["pictures"]] == [
+        (width, height) for width in (8, 16) for height in (8, 24, 32)
+    ]
+    assert _open(result["sheet"]).size > (32, 64)
+
+
+def test_a_value_that_cannot_be_is_said_before_anything_is_drawn(
+    graph: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["grid", str(graph), "--axis", "EmptyImage.width=8,many"]) == 2
+    assert "many" in capsys.readouterr().err
+    assert not list(graph.parent.rglob("*.png"))
+
+
+def test_a_grid_over_a_node_pack(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (graph.parent / "packs").mkdir()
+    (graph.parent / "packs/frame.py").write_text(PACK)
+    frame = {"class_type": "Frame", "inputs": {"image": ["1", 0], "value": 0.0}}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "framed"}}
+    graph.write_text(json.dumps({"1": GRAPH["1"], "3": frame, "2": save}))
+    packs = ["--custom-nodes", str(graph.parent / "packs")]
+    assert exit_code_of(["grid", str(graph), "--axis", "Frame.value=0,1", *packs, "--json"]) == 0
+    captured = capsys.readouterr()
+    pictures = json.loads(captured.out)["pictures"]
+    assert [_open(path).getpixel((0, 0)) for path in pictures] == [(0, 0, 0), (255, 255, 255)]
+    assert "a pack that prints" in captured.err
