@@ -140,6 +140,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         path = written(tmp_path / str(number), some, stored)
         with pytest.raises(ModelFileError, match=message):
             read_ncnn(path.with_suffix(".param"), path)
+    path = written(tmp_path, lines, content)
     path.with_suffix(".param").write_text("torch")
     with pytest.raises(ModelFileError, match="7767517"):
         read_ncnn(path.with_suffix(".param"), path)

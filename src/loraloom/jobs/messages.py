@@ -132,7 +132,7 @@ def describe(error: BaseException) -> dict[str, JSON]:
 
 def jpeg(preview: object, method: str) -> bytes:
     """A preview as JPEG: a Pillow picture, or an object whose `picture(method=…)` makes one; else nothing."""
-    make = cast("Callable[[], Any] | None", getattr(preview, "picture", None))
+    make = cast("Callable[..., Any] | None", getattr(preview, "picture", None))
     picture = make(method=method) if make is not None else preview
     if not hasattr(picture, "save"):
         return b""
