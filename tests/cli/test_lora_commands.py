@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loraloom.cli.main import exit_code_of
+from loraloom.lora.component import Component
 
 UP = "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"
 DOWN = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
@@ -29,8 +30,28 @@ def lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_inspect_shows_a_page(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["lora", "inspect", str(lora)]) == 0
     page = capsys.readouterr().out
-    for text in ("style.safetensors", "Stable Diffusion 1.5", "lora ×1", "sks", "autov3"):
+    for text in ("style.safetensors", "Stable Diffusion 1.5", "LoRA", "1 of the model", "sks", "autov3"):
         assert text in page
+    assert "autov1" not in page, "a file of less than a megabyte has none"
+
+
+def test_inspect_says_how_a_file_fits_a_base(
+    lora: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    component = Component("flux", {"img_in.weight": (8, 8)}, {})
+    monkeypatch.setattr("loraloom.cli.lora_commands.base_components", lambda _: {"model": component})
+
+    def page() -> str:
+        assert exit_code_of(["lora", "inspect", str(lora), "--base", "flux.safetensors"]) == 0
+        return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    said = "nothing of this LoRA, which is for Stable Diffusion 1.5, has a place here"
+    assert f"Flux.1: {said} 1 without a place: {UP.removesuffix('.lora_up.weight')}" in page()
+    pair = {UP: torch.randn(8, 4), DOWN: torch.randn(4, 8), "what.is.this": torch.ones(1)}
+    other = {f"diffusion_model.img_in.lora_{side}.weight": torch.ones(8, 8) for side in "AB"}
+    save_file(pair | other, lora)
+    assert "Flux.1: model 1/2 modules placed" in page()
+    assert "1 tensors of no known kind: what.is.this" in page()
 
 
 def test_inspect_speaks_json(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
 
 from loraloom.cli.base_header import base_components
+from loraloom.cli.lora_page import print_page
+from loraloom.cli.settings import CompatOption
 from loraloom.errors import InputError, LoraloomError
 from loraloom.lora.file import read_lora
 from loraloom.lora.identity import HashIndex
-from loraloom.lora.inspect import Page, fit_line, page_of
+from loraloom.lora.inspect import page_of
 
 lora_app = typer.Typer(help="Inspect, convert, merge, extract and resize LoRA files.", no_args_is_help=True)
 
@@ -43,7 +43,7 @@ PrecisionOption = Annotated[Precision, typer.Option("--precision", help="What to
 def inspect_command(
     files: FilesArgument,
     base: BaseOption = None,
-    compat: Annotated[str, typer.Option(help="trainer or comfyui: whose rules to apply.")] = "trainer",
+    compat: CompatOption = "trainer",
     hashes: Annotated[bool, typer.Option(help="Compute the hashes (reads the whole file).")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
@@ -52,6 +52,7 @@ def inspect_command(
     index = HashIndex() if hashes else None
     pages: list[dict[str, object]] = []
     failed: LoraloomError | None = None
+    console = Console()
     for path in files:
         try:
             file = read_lora(path)
@@ -66,54 +67,13 @@ def inspect_command(
             continue
         pages.append(page.to_json())
         if not as_json:
-            _print(page)
+            print_page(page, console)
     if index:
         index.save()
     if as_json:
         typer.echo(json.dumps(pages, indent=1, ensure_ascii=False))
     if failed is not None:
         raise typer.Exit(failed.exit_code)
-
-
-def _print(page: Page) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-
-    def row(name: str, value: str) -> None:
-        if value:
-            table.add_row(name, escape(value))
-
-    row("for", page.title)
-    row("algebra", _counts(page.algorithms))
-    row("changes", _counts(page.parts))
-    row("rank", ", ".join(f"{rank} (×{count})" for rank, count in page.ranks.items()))
-    row("scale", _counts(page.alpha))
-    row("names", page.dialect)
-    row("written by", page.trainer)
-    row("stored as", f"{_counts(page.dtypes)} · {page.size / 1e6:.1f} MB")
-    row("trigger words", ", ".join(page.triggers) + (f"  ({page.trigger_source})" if page.triggers else ""))
-    if len(page.tags) > len(page.triggers):
-        row("training tags", ", ".join(f"{tag} {count}" for tag, count in page.tags))
-    for name, value in page.facts.items():
-        row(name, value)
-    row("description", page.description)
-    row("pictures", ", ".join(page.previews))
-    for name, value in page.hashes.items():
-        row(name, value)
-    lines: list[Table | str] = [table]
-    if page.fit is not None:
-        good = not page.fit["unplaced"] and not page.fit["rejected"]
-        lines.append(f"\n[{'green' if good else 'yellow'}]{escape(fit_line(page.fit))}[/]")
-    if strange := len(page.unknown) - sum(page.unsupported.values()):
-        lines.append(f"[yellow]{strange} tensors of no known kind[/]: {escape(page.unknown[0])} …")
-    lines += [f"[yellow]{escape(note)}[/]" for note in page.notes]
-    Console().print(Panel(Group(*lines), title=escape(Path(page.file).name), title_align="left"))
-
-
-def _counts(counts: object) -> str:
-    items = counts.items() if isinstance(counts, dict) else ()
-    return ", ".join(f"{name} ×{count}" for name, count in items)
 
 
 @lora_app.command("convert")

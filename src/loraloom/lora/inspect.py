@@ -138,14 +138,19 @@ def fit_of(placement: Placement, base: Mapping[ComponentName, Component]) -> dic
     }  # fmt: skip
 
 
-def fit_line(fit: Mapping[str, Any]) -> str:
-    """ "Stable Diffusion 1.5: model 192/192, clip 72/72"."""
-    parts = [
-        f"{name} {one['matched']}/{one['total']}" for name, one in fit["components"].items() if one["total"]
-    ]
-    line = f"{fit['base']}: {', '.join(parts) or 'nothing of it has a place here'}"
+def fit_lines(fit: Mapping[str, Any], title: str) -> list[str]:
+    """How a LoRA for `title` fits a base, the verdict first: "Stable Diffusion 1.5: model 192/192, …"."""
+    counts = {name: one for name, one in fit["components"].items() if one["total"] or one["matched"]}
+    if not any(one["matched"] for one in counts.values()):
+        other = f", which is for {title}," if title != fit["base"] else ""
+        lines = [f"{fit['base']}: nothing of this LoRA{other} has a place here"]
+    else:
+        said = ", ".join(f"{name} {one['matched']}/{one['total']}" for name, one in counts.items())
+        lines = [f"{fit['base']}: {said} modules placed"]
     if fit["unplaced"]:
-        line += f"; {len(fit['unplaced'])} without a place ({shorten(fit['unplaced'], 3)})"
-    if fit["rejected"]:
-        line += f"; {len(fit['rejected'])} that do not fit ({fit['rejected'][0]['reason']})"
-    return line
+        lines.append(f"{len(fit['unplaced'])} without a place: {shorten(fit['unplaced'], 3)}")
+    lines += [f"does not fit: {one['module']}, {one['reason']}" for one in fit["rejected"][:3]]
+    if len(fit["rejected"]) > 3:
+        lines.append(f"and {len(fit['rejected']) - 3} more that do not fit")
+    lines += [f"{count} left out: {reason}" for reason, count in fit["ignored"].items()]
+    return lines + list(fit["warnings"])

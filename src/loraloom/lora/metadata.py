@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from typing import cast
 
@@ -23,7 +24,7 @@ FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("network", ("ss_network_module",)),
     ("network options", ("ss_network_args",)),
     ("resolution", ("modelspec.resolution", "ss_resolution")),
-    ("pictures", ("ss_num_train_images",)),
+    ("training pictures", ("ss_num_train_images",)),
     ("steps", ("ss_steps", "ss_max_train_steps")),
     ("epochs", ("ss_epoch", "ss_num_epochs")),
     ("learning rate", ("ss_learning_rate", "ss_unet_lr")),
@@ -58,6 +59,8 @@ def _readable(key: str, value: str) -> str:
             return datetime.datetime.fromtimestamp(float(value), datetime.UTC).strftime("%Y-%m-%d")
         except (ValueError, OverflowError, OSError):
             return value
+    if key in ("ss_resolution", "modelspec.resolution"):
+        return re.sub(r"\(?(\d+),\s*(\d+)\)?", r"\1×\2", value)
     if key == "ss_network_args":
         return _arguments(value)
     return value

@@ -177,7 +177,7 @@ def scale_of(
     if "alpha" in found.roles and "alpha" in scalars:
         alpha = scalars["alpha"]
         if rank is None:
-            return Scale(1.0, "alpha without rank: 1")
+            return Scale(1.0, "alpha unused: no rank")
         if alpha == 0 and not comfyui:
             return Scale(1.0, "alpha 0 read as rank")
         return Scale(alpha / rank, "alpha tensors")
@@ -185,4 +185,4 @@ def scale_of(
         gamma = config[0].gamma(config[1], rank)
         if gamma is not None:
             return Scale(gamma, "PEFT config, alpha/√rank" if config[0].root_rank else "PEFT config")
-    return Scale(1.0, "no alpha: 1")
+    return Scale(1.0, "no alpha")
