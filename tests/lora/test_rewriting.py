@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from loraloom.lora.file import read_lora
 from loraloom.lora.load import load_lora
 from loraloom.lora.low_rank import reduce_matrix
 from loraloom.lora.merge import merge, read_part
+from loraloom.lora.place import place
 from loraloom.lora.resize import resize
+from loraloom.lora.scale import Scale
 from loraloom.weights.patch import Target
 
 from . import oracles
@@ -132,6 +135,39 @@ def test_parts_of_a_fused_layer_are_joined_and_cut(alphas: tuple[float, ...], tm
     convert(read_lora(tmp_path / "b.safetensors"), base, tmp_path / "c.safetensors", "diffusers")
     assert "transformer.transformer_blocks.0.attn.to_q.lora_B.weight" in load_file(tmp_path / "c.safetensors")
     assert_same(deltas(tmp_path / "c.safetensors", base), deltas(original, base))
+
+
+PROJ, MODULE = "input_blocks.1.1.proj_in", "unet.down_blocks.0.attentions.0.proj_in"
+SCALED = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 6.0})}
+SQUARE: dict[ComponentName, Component] = {
+    "model": Component(
+        "sd15",
+        {f"{PROJ}.weight": (8, 8), f"{PROJ}.bias": (8,)},
+        {MODULE.removeprefix("unet."): Target(f"{PROJ}.weight")},
+    )
+}
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "native", "diffusers"])
+@pytest.mark.parametrize("kind", ["LoRA with a bias", "loha", "lokr-whole"])
+def test_conversion_keeps_a_scale_that_stands_in_the_header_only(
+    kind: str, dialect: str, tmp_path: Path
+) -> None:
+    if kind == "LoRA with a bias":
+        tensors = {"lora_A.weight": random(2, 8), "lora_B.weight": random(8, 2), "lora_B.bias": random(8)}
+    else:
+        tensors = {k: v for k, v in oracles.trained(kind, (8, 8)).tensors.items() if k != "alpha"}
+    original = _save(
+        tmp_path / "a.safetensors", {f"{MODULE}.{key}": value for key, value in tensors.items()}, SCALED
+    )
+    assert any(one.gamma != 1 for one in _scales(original))
+    convert(read_lora(original), SQUARE, tmp_path / "b.safetensors", dialect)
+    assert "lora_adapter_metadata" not in read_lora(tmp_path / "b.safetensors").metadata
+    assert_same(deltas(tmp_path / "b.safetensors", SQUARE), deltas(original, SQUARE))
+
+
+def _scales(path: Path) -> list[Scale]:
+    return [piece.scale for piece in place(read_lora(path), SQUARE).pieces]
 
 
 def test_conversion_drops_nothing_silently(tmp_path: Path) -> None:
@@ -304,6 +340,30 @@ def test_resizing_to_a_rank(tmp_path: Path) -> None:
     torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="energy"):
         resize(read_lora(original), tmp_path / "c.safetensors", energy=1.5)
+
+
+def test_resizing_keeps_the_scale_of_pefts_config_and_what_it_does_not_know(tmp_path: Path) -> None:
+    name = "unet.down_blocks.0.attentions.0.proj_in"
+    tensors = {f"{name}.lora_A.weight": random(4, 8, 1, 1), f"{name}.lora_B.weight": random(8, 4, 1, 1)}
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 12})}
+    original = _save(tmp_path / "a.safetensors", {**tensors, "what.is.this": random(1)}, metadata)
+    resize(read_lora(original), tmp_path / "b.safetensors", energy=1.0, precision="fp32")
+    assert torch.equal(load_file(tmp_path / "b.safetensors")["what.is.this"], random(1))
+    shapes = {"lora_A.weight": (2, 8), "lora_B.weight": (8, 2), "lora_B.bias": (8,)}
+    biased = {f"{MODULE}.{key}": random(*shape) for key, shape in shapes.items()}
+    original = _save(tmp_path / "c.safetensors", biased, SCALED)
+    resize(read_lora(original), tmp_path / "d.safetensors", energy=1.0, precision="fp32")
+    found = deltas(tmp_path / "d.safetensors", SQUARE)
+    assert_same(found, deltas(original, SQUARE), tolerance=1e-4)
+    only = {f"{MODULE}.diff": random(8, 8)}
+    with pytest.raises(InputError, match="no plain LoRA"):
+        resize(read_lora(_save(tmp_path / "e.safetensors", only)), tmp_path / "f.safetensors", rank=1)
+    base: dict[ComponentName, Component] = {"model": SD}
+    plain = _save(tmp_path / "plain.safetensors", tensors)
+    tripled = {weight: 3 * delta for weight, delta in deltas(plain, base).items()}
+    resized = load_lora(read_lora(tmp_path / "b.safetensors"), base).model.patches()
+    found = {weight: patches[0].apply(torch.zeros(8, 8, 1, 1), 1.0) for weight, patches in resized.items()}
+    assert_same(found, tripled, tolerance=1e-4)
 
 
 def test_extraction_returns_a_known_difference(tmp_path: Path) -> None:

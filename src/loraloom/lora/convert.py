@@ -17,9 +17,10 @@ from torch import Tensor
 from loraloom.errors import InputError
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
-from loraloom.lora.place import place
+from loraloom.lora.place import Piece, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.writing import Speller, write_lora
+from loraloom.lora.scale import CAYLEY_TERMS, DIFFUSERS_CONFIG
+from loraloom.lora.writing import Speller, stated_scale, write_lora
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile
 
@@ -57,13 +58,7 @@ def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, 
     if left:
         raise InputError(f"{file.path}: {len(left)} modules have no place in the base ({shorten(left, 3)})")
     tensors = TensorFile(file.path)
-    entries = [
-        _Entry(
-            piece.component, piece.target, {role: tensors.read(key) for role, key in piece.keys.items()},
-            piece.scale.gamma, piece.found.kind,
-        )
-        for piece in placement.pieces
-    ]  # fmt: skip
+    entries = [_entry(piece, tensors, file) for piece in placement.pieces]
     written: dict[str, Tensor] = {}
     for entry in _respelled(entries, speller):
         name = _name(entry, speller)
@@ -77,9 +72,19 @@ def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, 
         for suffix, tensor in _suffixed(entry, dialect).items():
             written[f"{name}.{suffix}"] = tensor
     written |= {key: tensors.read(key) for key in file.bundled}
-    metadata = {key: value for key, value in file.metadata.items() if key != "lora_adapter_metadata"}
+    metadata = {key: value for key, value in file.metadata.items() if key != DIFFUSERS_CONFIG}
     write_lora(out, written, metadata)
     return f"{len({piece.module for piece in placement.pieces})} modules as {dialect} names"
+
+
+def _entry(piece: Piece, tensors: TensorFile, file: LoraFile) -> _Entry:
+    if piece.found.kind == "oftv2" and piece.cayley_terms != CAYLEY_TERMS:
+        raise InputError(f"{file.path}: only PEFT's config can say how its rotations are to be computed")
+    given = {role: tensors.read(key) for role, key in piece.keys.items()}
+    if not {"alpha", "gamma"} & given.keys():
+        shapes = {role: tuple(tensor.shape) for role, tensor in given.items()}
+        given |= stated_scale(piece.found, shapes, piece.scale.gamma)
+    return _Entry(piece.component, piece.target, given, piece.scale.gamma, piece.found.kind)
 
 
 def _name(entry: _Entry, speller: Speller) -> str | None:
@@ -155,9 +160,11 @@ def _joined(parts: Sequence[_Entry], total_rows: int) -> _Entry:
 def _suffixed(entry: _Entry, dialect: str) -> dict[str, Tensor]:
     """Tensors by suffix in the dialect."""
     tensors = dict(entry.tensors)
+    if entry.kind == "bias" and "down" in tensors:  # alpha and down are written with the LoRA beside it
+        bias = tensors["up_bias"]
+        folded = dialect == "diffusers" and entry.gamma != 1
+        return {_SUFFIXES["up_bias"]: bias.to(torch.float32) * entry.gamma if folded else bias}
     if dialect != "diffusers" or entry.kind != "lora" or "mid" in tensors:
-        if entry.kind == "lora" and not {"alpha", "gamma"} & tensors.keys() and entry.gamma != 1:
-            tensors["alpha"] = torch.tensor(entry.gamma * len(tensors["down"]))
         if "magnitude" in tensors:  # kohya's name for it, and its shape
             magnitude = tensors.pop("magnitude").flatten()
             tensors["dora"] = magnitude.view(-1, *[1] * (tensors["down"].dim() - 1))

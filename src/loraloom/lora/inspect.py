@@ -16,7 +16,7 @@ from loraloom.lora.metadata import facts
 from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
 from loraloom.lora.receipt import shorten
 from loraloom.lora.recognise import recognise
-from loraloom.lora.scale import peft_configs, rank_of, scale_of
+from loraloom.lora.scale import config_for, peft_configs, rank_of, scale_of
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.spelling import take_apart
 from loraloom.lora.triggers import frequent_tags, triggers_of
@@ -83,8 +83,7 @@ def page_of(
             if rank is not None:
                 ranks[rank] += 1
             if one.scaled:
-                config = (configs[0], take_apart(module.name).path) if configs else None
-                scale = scale_of(one, used, values, config, compat == "comfyui")
+                scale = scale_of(one, used, values, config_for(configs, module.name), compat == "comfyui")
                 alphas[f"{scale.rule} (γ = {scale.gamma:g})"] += 1
         if not found:
             kinds["incomplete"] += 1

@@ -13,7 +13,7 @@ from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.fit import lora_shape, misfit
 from loraloom.lora.receipt import Ignored, Rejected
 from loraloom.lora.recognise import Found, incomplete, recognise
-from loraloom.lora.scale import CAYLEY_TERMS, PeftConfig, Scale, peft_configs, scale_of
+from loraloom.lora.scale import CAYLEY_TERMS, Scale, config_for, peft_configs, scale_of
 from loraloom.lora.spelling import Name, Names, take_apart
 from loraloom.weights.patch import Target
 
@@ -180,7 +180,7 @@ class _Placing:
             self.rejected.append(Rejected(module.name, target.weight, problem))
             return
         scalars = {role: self.scalars[key] for role, key in keys.items() if key in self.scalars}
-        config = self._config(module)
+        config = config_for(self.configs, module.name)
         scale = scale_of(found, shapes, scalars, config, self.comfyui)
         terms = config[0].cayley_terms if config else CAYLEY_TERMS
         self.pieces.append(Piece(component, module.name, target, shape, found, keys, scale, enlarges, terms))
@@ -205,14 +205,6 @@ class _Placing:
             if first == module.name
             else f"spelled twice: {first!r} is the same place; the first one counts"
         )
-
-    def _config(self, module: Module) -> tuple[PeftConfig, str] | None:
-        """The PEFT config that covers a module, and the module's path under it."""
-        path = take_apart(module.name).path
-        for config in self.configs:
-            if config.part == "" or module.name.startswith(config.part + "."):
-                return config, path
-        return None
 
     def _leftovers(self) -> None:
         if self.file.bundled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 from loraloom.errors import InputError
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.low_rank import LowRankForm, check_size, reduce_product
-from loraloom.lora.recognise import recognise
-from loraloom.lora.scale import scale_of
-from loraloom.lora.writing import PRECISIONS, write_lora
+from loraloom.lora.recognise import Found, recognise
+from loraloom.lora.scale import DIFFUSERS_CONFIG, PeftConfig, config_for, peft_configs, scale_of
+from loraloom.lora.writing import PRECISIONS, stated_scale, write_lora
 from loraloom.weights.tensor_file import TensorFile
 
 
@@ -26,77 +27,76 @@ def resize(
 ) -> str:
     """Write the LoRA with at most `rank` ranks per module, or as few as keep `energy` of ‖ΔW‖².
 
-    Modules of other algebras than LoRA stay as they are. Returns what was kept, in one line.
+    Whatever is no plain LoRA stays as it is. Returns what was kept, in one line.
     """
     check_size(rank, energy)
     if rank is None and energy is None:
         raise InputError("give --rank, --energy, or both")
     tensors = TensorFile(file.path)
-    dtype = PRECISIONS[precision]
-    written: dict[str, Tensor] = {}
+    configs = peft_configs(file.config, file.metadata)
+    written = {key: tensors.read(key) for key in (*file.bundled, *file.unknown, *file.repeated)}
     kept = total = 0.0
     ranks: list[int] = []
     untouched = 0
     for module in file.modules:
-        form = _form(file, tensors, module, rank, energy)
-        if form is None:
+        stored = {role: tensors.read(key) for role, key in module.tensors.items()}
+        found, scale = _algebra(file, module, configs)
+        if found is not None and found.kind == "lora" and not _KEEP & stored.keys() and found.part is None:
+            form = _reduced(stored, scale, rank, energy)
+            kept, total = kept + form.kept, total + form.total
+            ranks.append(form.rank)
+            stored = _with_form(stored, form, scale, PRECISIONS[precision])
+        else:
             untouched += 1
-            written |= {key: tensors.read(key) for key in module.tensors.values()}
-            continue
-        kept, total = kept + form.kept, total + form.total
-        ranks.append(form.rank)
-        up, down = (module.tensors[role] for role in ("up", "down"))
-        shapes = file.shapes(module)
-        written[up] = form.up.reshape(-1, form.rank, *shapes["up"][2:]).to(dtype)
-        written[down] = form.down.reshape(form.rank, *shapes["down"][1:]).to(dtype)
-        alpha = module.tensors.get("alpha", _alpha_key(up))
-        written[alpha] = torch.tensor(float(form.rank), dtype=torch.float32)
-        written |= {
-            key: tensors.read(key)
-            for role, key in module.tensors.items()
-            if role not in ("up", "down", "alpha", "gamma")
-        }
-    written |= {key: tensors.read(key) for key in file.bundled}
-    metadata = dict(file.metadata)
-    if ranks:
-        metadata |= {"ss_network_dim": str(max(ranks)), "ss_network_alpha": str(float(max(ranks)))}
-        metadata.pop("lora_adapter_metadata", None)
+            if found is not None and not {"alpha", "gamma"} & stored.keys():
+                stored |= stated_scale(found, file.shapes(module), scale)
+        for role, tensor in stored.items():
+            written[module.tensors.get(role) or f"{module.name}.{_ADDED[role]}"] = tensor
+    if not ranks:
+        raise InputError(f"{file.path}: holds no plain LoRA modules, and no others have a rank to change")
+    metadata = {key: value for key, value in file.metadata.items() if key != DIFFUSERS_CONFIG}
+    metadata |= {"ss_network_dim": str(max(ranks)), "ss_network_alpha": str(float(max(ranks)))}
     write_lora(out, written, metadata)
     share = kept / total if total else 1.0
-    line = f"{len(ranks)} modules, ranks {min(ranks, default=0)} to {max(ranks, default=0)}, "
+    line = f"{len(ranks)} modules, ranks {min(ranks)} to {max(ranks)}, "
     line += f"{share:.4%} of ‖ΔW‖² kept"
     return line + (f"; {untouched} modules of other algebras left as they are" if untouched else "")
 
 
-_UP_SUFFIXES = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", ".lora_B")
+_KEEP = frozenset({"mid", "dora", "magnitude"})
+"""Roles beside which factors are more than their product."""
+
+_ADDED = {"alpha": "alpha", "gamma": "scale"}
+"""Roles that a module may gain → their suffix."""
 
 
-def _alpha_key(up: str) -> str:
-    """Where a module's alpha goes when the file has none: beside its up factor."""
-    for suffix in (
-        ".lora_up.weight",
-        ".lora_B.weight",
-        ".lora_B.default.weight",
-        ".lora.up.weight",
-        ".lora_B",
-    ):
-        if up.endswith(suffix):
-            return up.removesuffix(suffix) + ".alpha"
-    return up.rsplit(".", 2)[0].removesuffix("_lora") + ".alpha"
-
-
-def _form(
-    file: LoraFile, tensors: TensorFile, module: Module, rank: int | None, energy: float | None
-) -> LowRankForm | None:
-    """The reduced factors with γ in them; None for modules that are no plain LoRA."""
+def _algebra(file: LoraFile, module: Module, configs: Sequence[PeftConfig]) -> tuple[Found | None, float]:
+    """What changes the module's weight, and γ."""
     shapes = file.shapes(module)
-    found, _ = recognise(shapes)
-    plain = [one for one in found if one.kind == "lora" and one.part is None and "mid" not in one.roles]
-    if not plain or {"dora", "magnitude"} & set(shapes):
-        return None
+    found = next((one for one in recognise(shapes)[0] if not one.on_bias), None)
+    if found is None:
+        return None, 1.0
     values = file.scalars([key for role, key in module.tensors.items() if role in ("alpha", "gamma")])
     scalars = {role: values[key] for role, key in module.tensors.items() if key in values}
-    gamma = scale_of(plain[0], shapes, scalars, None, comfyui=False).gamma
-    up = tensors.read(module.tensors["up"], torch.float32).flatten(1) * gamma
-    down = tensors.read(module.tensors["down"], torch.float32).flatten(1)
-    return reduce_product(up, down, rank, energy)
+    used = {role.split(".")[0]: shapes[role] for role in found.roles}
+    return found, scale_of(found, used, scalars, config_for(configs, module.name), comfyui=False).gamma
+
+
+def _reduced(
+    stored: Mapping[str, Tensor], gamma: float, rank: int | None, energy: float | None
+) -> LowRankForm:
+    up, down = (stored[role].to(torch.float32).flatten(1) for role in ("up", "down"))
+    return reduce_product(up * gamma, down, rank, energy)
+
+
+def _with_form(
+    stored: Mapping[str, Tensor], form: LowRankForm, gamma: float, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A module's tensors with other factors, which hold γ: alpha is the rank now."""
+    made = {role: tensor for role, tensor in stored.items() if role != "gamma"}
+    made["up"] = form.up.reshape(-1, form.rank, *stored["up"].shape[2:]).to(dtype)
+    made["down"] = form.down.reshape(form.rank, *stored["down"].shape[1:]).to(dtype)
+    made["alpha"] = torch.tensor(float(form.rank))
+    if "up_bias" in stored:
+        made["up_bias"] = stored["up_bias"].to(torch.float32) * gamma
+    return made

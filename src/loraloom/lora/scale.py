@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from loraloom.lora.component import Shape
 from loraloom.lora.recognise import Found
+from loraloom.lora.spelling import take_apart
 
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 """Header key under which diffusers stores PEFT's config as JSON, its keys prefixed by the part ("unet.r")."""
@@ -79,6 +80,14 @@ def peft_configs(config: Mapping[str, object], metadata: Mapping[str, str]) -> t
         part, _, name = key.rpartition(".")
         parts.setdefault(part, {})[name] = value
     return tuple(_peft_config(part, values) for part, values in parts.items())
+
+
+def config_for(configs: Iterable[PeftConfig], module: str) -> tuple[PeftConfig, str] | None:
+    """The config that covers a module, by its name in the file, and the module's path under that config."""
+    for config in configs:
+        if config.part == "" or module.startswith(config.part + "."):
+            return config, take_apart(module).path
+    return None
 
 
 def _peft_config(part: str, values: Mapping[str, object]) -> PeftConfig:

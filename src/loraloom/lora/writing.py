@@ -14,7 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.component import Component, ComponentName, Shape
+from loraloom.lora.recognise import Found
+from loraloom.lora.scale import rank_of
 from loraloom.lora.spelling import ENCODER_ORDER
 from loraloom.weights.patch import Target
 
@@ -86,6 +88,15 @@ class Speller:
             prefix = "lora_te_" if len(order) == 1 else f"lora_te{number}_"
             return prefix + rest.replace(".", "_")
         return ("text_encoder." if number == 1 else f"text_encoder_{number}.") + rest
+
+
+def stated_scale(found: Found, shapes: Mapping[str, Shape], gamma: float) -> dict[str, Tensor]:
+    """The tensor (by role) that says γ in a module whose own tensors do not: `alpha`, or `scale` where the
+    algebra has no rank that alpha would be divided by. For scales that stood in PEFT's config only."""
+    if gamma == 1:
+        return {}
+    rank = rank_of(found, shapes)
+    return {"gamma": torch.tensor(gamma)} if rank is None else {"alpha": torch.tensor(gamma * rank)}
 
 
 def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
