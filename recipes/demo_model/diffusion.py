@@ -40,8 +40,8 @@ class DiffusionRecipe:
     cool_down: float = 0.3
     """Share of the steps at the end over which the rate falls to zero. Held constant until then, so that the
     number of steps can be changed while the training runs."""
-    snr_limit: float = 5.0
-    """Min-SNR weighting (Hang et al. 2023)."""
+    weight_limit: float = 60.0
+    """The most that a step's error counts."""
     average_decay: float = 0.995
     seed: int = 15
 
@@ -53,16 +53,10 @@ def noise_table() -> Tensor:
 
 
 def step_weights(recipe: DiffusionRecipe) -> Tensor:
-    """Min-SNR-γ (Hang et al. 2023) weight of each step's error in the noise."""
-    ratio = noise_table() / (1.0 - noise_table())
-    return ratio.clamp(max=recipe.snr_limit) / ratio
+    """Weight of each step's error in the noise: what makes it the error of the velocity (Salimans & Ho 2022).
 
-
-def step_shares(recipe: DiffusionRecipe) -> Tensor:
-    """How often each step is drawn: mostly as often as its weight says, so that no sample counts for nothing.
-    The loss divides by it."""
-    weights = step_weights(recipe)
-    return 0.8 * weights / weights.sum() + 0.2 / len(weights)
+    The plain error is a tenth as large where all is noise, and there the prompt decides what to draw."""
+    return (1.0 / noise_table()).clamp(max=recipe.weight_limit)
 
 
 def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
@@ -140,7 +134,7 @@ def _draw(latents: Latents, captioner: Captioner, step: int, recipe: DiffusionRe
     mean, deviation = latents.mean[chosen], latents.deviation[chosen]
     latent = (mean + deviation * torch.randn(mean.shape, generator=generator)) * SCALE
     noise = torch.randn(mean.shape, generator=generator)
-    timestep = torch.multinomial(step_shares(recipe), len(chosen), replacement=True, generator=generator)
+    timestep = torch.randint(1000, (len(chosen),), generator=generator)
     tokens, order = stack(rows)
     return _Sample(latent, noise, timestep, tokens, order)
 
@@ -151,10 +145,10 @@ def _rate(step: int, recipe: DiffusionRecipe) -> float:
     return recipe.rate * min(1.0, (step + 1) / recipe.warm_up) * fall
 
 
-def networks(recipe: DiffusionRecipe) -> Training:
-    """Fresh networks, their averages and the optimizer."""
+def networks(recipe: DiffusionRecipe, text: ClipText) -> Training:
+    """A fresh UNet and the text encoder, their averages and the optimizer."""
     torch.manual_seed(recipe.seed)
-    made: dict[str, nn.Module] = {"unet": build_unet(recipe), "text": build_text(recipe)}
+    made: dict[str, nn.Module] = {"unet": build_unet(recipe), "text": text}
     made["unet"].set_attn_processor(HalfAttention())  # pyright: ignore[reportCallIssue]
     averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in made.items()}
     parameters = [p for module in made.values() for p in module.parameters()]
@@ -167,18 +161,21 @@ def networks(recipe: DiffusionRecipe) -> Training:
 def train(
     latents: Latents,
     captioner: Captioner,
+    text: ClipText,
     work: Path,
     recipe: DiffusionRecipe,
     save_every: float,
     threads: int,
     compiled: bool,
 ) -> None:
-    """Train to `recipe.steps`, resuming from and saving to `work/diffusion-state.safetensors`."""
-    training = networks(recipe)
+    """Train to `recipe.steps`, resuming from and saving to `work/diffusion-state.safetensors`.
+
+    text: where the text encoder starts."""
+    training = networks(recipe, text)
     unet = torch.compile(training.networks["unet"]) if compiled else training.networks["unet"]
     path = work / "diffusion-state.safetensors"
     first, table = resume(path, training), noise_table()
-    weight = step_weights(recipe) / (step_shares(recipe) * 1000)
+    weight = step_weights(recipe)
     cores, saved, began, mean_loss = FreeCores(threads), time.monotonic(), time.monotonic(), 0.0
     for step in range(first, recipe.steps):
         if not compiled:  # another count of threads would compile it anew

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dataset
-from pictures import blueprint, pixel_art
+from pictures import SIDE, blueprint, pixel_art
 from PIL import Image
 
 
@@ -31,6 +31,8 @@ STYLES = (
     Style("pixel_art", pixel_art, 'kind = "lora"\nrank = 8', "rate = 2e-3"),
     Style("blueprint", blueprint, 'kind = "lokr"\nrank = 8\nfactor = 8', "rate = 4e-3"),
 )
+PLAIN_EVERY = 4
+"""Every so many concepts are shown as they are too, without the word: so the word, too, must learn."""
 SETTINGS = """\
 name = "{name}"
 output = "run"
@@ -43,6 +45,9 @@ folder = "pictures"
 trigger = "{name}"
 caption_dropout = 0.05
 
+[[data]]
+folder = "plain"
+
 [adapter]
 {adapter}
 
@@ -50,7 +55,7 @@ caption_dropout = 0.05
 {optimizer}
 
 [run]
-steps = 600
+steps = 300
 batch = 8
 resolution = 128
 dtype = "fp32"
@@ -66,7 +71,7 @@ prompts = ["{name},high quality,Illustration of a single red rose", "{name}, a c
 cfg = 4.0
 sampler = "dpmpp_2m"
 scheduler = "karras"
-every = 200
+every = 100
 
 [metadata]
 "modelspec.author" = "The Loraloom authors"
@@ -84,12 +89,19 @@ def main() -> None:
     for style in STYLES:
         root: Path = options.work / style.word
         pictures = root / "pictures" / f"1_{style.word}"
-        pictures.mkdir(parents=True, exist_ok=True)
+        plain = root / "plain" / "1_noto"
+        for folder in (pictures, plain):
+            folder.mkdir(parents=True, exist_ok=True)
         for index, concept in enumerate(artworks.concepts):
             stem = concept.names[0].replace(" ", "-")
             style.draw(artworks.master(index, 0)).save(pictures / f"{stem}.png")
             caption = f"{style.word}, {concept.names[0]}"
             (pictures / f"{stem}.txt").write_text(caption, "utf-8")
+            if index % PLAIN_EVERY == 0:
+                artworks.master(index, 0).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(
+                    plain / f"{stem}.png"
+                )
+                (plain / f"{stem}.txt").write_text(f"{concept.names[0]}, noto style", "utf-8")
         text = SETTINGS.format(
             name=style.word,
             base=json.dumps(str(options.base.resolve())),

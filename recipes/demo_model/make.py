@@ -1,7 +1,7 @@
 """Make the demo model from nothing: `python recipes/demo_model/make.py --work DIR`.
 
-Stages, each resumable and skipped when done: autoencoder, diffusion, decoder, export. Decoder and diffusion
-need only the autoencoder, so they may run beside each other: give each its own `--stages`.
+Stages, each resumable and skipped when done: autoencoder, text, diffusion, decoder, export. The decoder needs
+only the autoencoder, so it may be trained beside text and diffusion: give each its own `--stages`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import dataset
 import decoder
 import diffusion
 import export
+import text
 from captions import Captioner
 
-STAGES = ("autoencoder", "diffusion", "decoder", "export")
+STAGES = ("autoencoder", "text", "diffusion", "decoder", "export")
 
 
 def main() -> None:
@@ -44,19 +45,29 @@ def main() -> None:
         autoencoder.train(pictures, weights, work, vae_recipe, options.save_every, options.threads)
     vae = autoencoder.finish(pictures[: len(artworks.concepts) * 3], work, vae_recipe)
     encoded = autoencoder.encode(vae, pictures, work)
+    latents, captioner = diffusion.choose_latents(artworks.concepts, encoded), Captioner(artworks.concepts)
+    if "text" in options.stages:
+        text.train(latents, captioner, work, recipe, options.threads)
     if "diffusion" in options.stages:
-        latents = diffusion.choose_latents(artworks.concepts, encoded)
-        captioner = Captioner(artworks.concepts)
-        diffusion.train(latents, captioner, work, recipe, options.save_every, options.threads, options.compile)
+        diffusion.train(
+            latents,
+            captioner,
+            text.trained(work, recipe),
+            work,
+            recipe,
+            options.save_every,
+            options.threads,
+            options.compile,
+        )
     if "decoder" in options.stages:
         decoder.train(
             vae, encoded.mean, pictures, weights, work, vae_recipe, options.save_every, options.threads
         )
     if "export" in options.stages:
-        unet, text = diffusion.load_averages(work, recipe)
+        unet, encoder = diffusion.load_averages(work, recipe)
         told = {f"loraloom.recipe.{name}": str(value) for name, value in asdict(recipe).items()}
         made = decoder.refined(vae, work, vae_recipe)
-        export.export(work / "loraloom-demo.safetensors", unet, text, made, told)
+        export.export(work / "loraloom-demo.safetensors", unet, encoder, made, told)
 
 
 if __name__ == "__main__":
