@@ -54,12 +54,16 @@ class Queue:
 
 @asynccontextmanager
 async def queue(
-    folder: Path, limits: Limits | None = None, factory: str = "make", paused: bool = False
+    folder: Path,
+    limits: Limits | None = None,
+    factory: str = "make",
+    paused: bool = False,
+    previews: str = "none",
 ) -> AsyncGenerator[Queue, None]:
     store = StoreThread(folder / "queue.db", max_pending=100, max_finished=100)
     log: list[str] = []
     how = WorkerSettings(f"tests.jobs.tiny_runner:{factory}", {"output": str(folder / "output")}, log.append)
-    dispatcher = Dispatcher(store, how, limits=limits, paused=paused)
+    dispatcher = Dispatcher(store, how, limits=limits, paused=paused, previews=previews)
     found = Queue(dispatcher)
     await dispatcher.start()
     try:
@@ -111,6 +115,18 @@ def test_previews_are_off_unless_asked_for(tmp_path: Path) -> None:
         async with queue(tmp_path) as q:
             await q.done(await q.submit(prompt("Wait")))
             assert not any(n.preview for n in q.notices)
+
+    play(test())
+
+
+@pytest.mark.parametrize(("asked", "seen"), [("default", True), ("none", False)])
+def test_the_servers_choice_of_previews_is_for_those_who_leave_it(
+    tmp_path: Path, asked: str, seen: bool
+) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, previews="auto") as q:
+            await q.done(await q.submit(prompt("Wait"), preview_method=asked))
+            assert any(n.preview for n in q.notices) == seen
 
     play(test())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -57,6 +57,10 @@ def serve_command(
     ] = 1800.0,
     max_history: Annotated[int, typer.Option(min=1, help="Finished jobs to remember.")] = 10_000,
     max_queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait.")] = 10_000,
+    preview_method: Annotated[
+        Literal["none", "auto", "latent2rgb", "taesd"],
+        typer.Option(help="Pictures of unfinished work, for clients that leave the choice to the server."),
+    ] = "none",
     frontend: Annotated[
         bool, typer.Option("--frontend/--no-frontend", help="Serve ComfyUI's editor, if installed.")
     ] = True,
@@ -117,6 +121,7 @@ def serve_command(
         },
         limits=Limits(stall=job_timeout),
         start_paused=start_paused,
+        previews=preview_method,
         max_pending=max_queue,
         max_finished=max_history,
     )

@@ -68,9 +68,12 @@ class Dispatcher:
         *,
         limits: Limits | None = None,
         paused: bool = False,
+        previews: str = "none",
     ) -> None:
+        """previews: how pictures of unfinished work are made for jobs that do not say it themselves."""
         self._store, self._how, self._limits = store, worker, limits or Limits()
         self.paused = paused
+        self._previews = previews
         self.live: LiveJob | None = None
         self.worker_info: Mapping[str, JSON] = {}
         self._worker: WorkerProcess | None = None
@@ -269,7 +272,8 @@ class Dispatcher:
         self._tell(Notice("started", job, event=live.add("started", {"attempt": job.claims})))
         self._tell(Notice("queue", job))
         asked = job.request.extra_data.get("preview_method")
-        previews = "" if asked in (None, "none", "default") else str(asked)
+        method = self._previews if asked in (None, "default") else str(asked)
+        previews = "" if method == "none" else method
         await worker.send(
             {"order": "run", "job": job.id, "request": job.request.to_json(), "previews": previews}
         )

@@ -49,6 +49,7 @@ class Setup:
     worker: the factory of the worker's runner, "module:function", and `worker_settings` for it.
     own: which inputs the classes of node packs check themselves.
     start_paused: start no jobs until told to.
+    previews: how pictures of unfinished work are made for jobs that do not say it themselves.
     """
 
     settings: ServerSettings
@@ -58,6 +59,7 @@ class Setup:
     worker_settings: Mapping[str, JSON]
     limits: Limits = Limits()
     start_paused: bool = False
+    previews: str = "none"
     max_pending: int = MAX_PENDING
     max_finished: int = MAX_FINISHED
     own: OwnChecks | None = None
@@ -120,7 +122,9 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
         queue_file(settings.user_dir), max_pending=setup.max_pending, max_finished=setup.max_finished
     )
     worker = WorkerSettings(setup.worker, setup.worker_settings, write)
-    dispatcher = Dispatcher(store, worker, limits=setup.limits, paused=setup.start_paused)
+    dispatcher = Dispatcher(
+        store, worker, limits=setup.limits, paused=setup.start_paused, previews=setup.previews
+    )
     files = Files(setup.folders)
     return ServerState(settings, dispatcher, Hub(), files, setup.schemas, log, setup.own), store
 
