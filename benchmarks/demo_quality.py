@@ -11,7 +11,7 @@ is the Euclidean distance of their features, to a concept the least of those to 
 features: mean colours of 16×16 squares, and of every eighth of the picture the histogram of edge directions
 (8 directions, weighted by the edge's strength), each part scaled to unit deviation over the references.
 
-LoRA: block constancy on 50 prompts: the share of a picture's variance that lies between its 8×8 blocks
+LoRA: block constancy on 50 prompts: the share of a picture's variance that lies between its 16×16 blocks
 rather than within; with the trigger word, without it, and without the LoRA.
 """
 
@@ -34,6 +34,7 @@ import loraloom
 Features = NDArray[np.float64]
 STEPS, CFG, SIDE = 20, 4.0, 128
 THUMB = 96
+BLOCK = 16
 FAMOUS = ("red apple", "red heart", "cat face", "house", "rose", "pizza")
 
 
@@ -139,9 +140,9 @@ class Gallery:
 
 
 def block_constancy(picture: Image.Image) -> float:
-    """Share of the variance that lies between 8×8 blocks: 1 for perfect blocks."""
-    values = np.asarray(picture, np.float64)
-    blocks = values.reshape(SIDE // 8, 8, SIDE // 8, 8, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 64, 3)
+    """Share of the variance that lies between blocks (16×16 pixels): 1 for perfect blocks."""
+    values, cells = np.asarray(picture, np.float64), SIDE // BLOCK
+    blocks = values.reshape(cells, BLOCK, cells, BLOCK, 3).transpose(0, 2, 1, 3, 4).reshape(cells**2, -1, 3)
     total = values.reshape(-1, 3).var(0).sum()
     return float(1.0 - blocks.var(1).mean(0).sum() / total) if total else 1.0
 

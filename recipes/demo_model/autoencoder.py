@@ -36,7 +36,7 @@ class AutoencoderRecipe:
     """Steps on 64×64 crops: a quarter of the cost of a picture and four times the variety."""
     whole_steps: int = 40
     """Steps on whole pictures, so that the attention in the middle meets its final length."""
-    decoder_steps: int = 9000
+    decoder_steps: int = 5000
     """Steps of the decoder alone, once the latents stand and the diffusion trains on them."""
     latent_noise: float = 0.08
     """Deviation of the noise on latents that the decoder alone is trained with: samples are not exact."""

@@ -62,7 +62,7 @@ def autoencoder_pictures(artworks: Artworks) -> tuple[Tensor, Tensor]:
             as_tensor(placed(artworks.master(concept, style), 1.0, 0, 0)) for style in range(len(STYLES))
         ]
         master = artworks.master(concept, 0)
-        styled += [as_tensor(pixel_art(master)), as_tensor(blueprint(master))]
+        styled += [as_tensor(pixel_art(master, 16)), as_tensor(blueprint(master))]
     weights = torch.cat(
         [torch.full((len(plain),), 0.8 / len(plain)), torch.full((len(styled),), 0.2 / len(styled))]
     )

@@ -94,11 +94,16 @@ class Latents:
     default: list[bool]
 
 
+def default_style(left_out: dict[int, int], concept: int) -> int:
+    """The style that a concept has when none is named: 3D, or Noto's where 3D is held out."""
+    return STYLES.index("noto" if left_out.get(concept) == STYLES.index("3d") else "3d")
+
+
 def choose_latents(concepts: list[Concept], encoded: Encoded) -> Latents:
     """The training pairs of concept and style, out of all pictures in the order of `autoencoder_pictures`."""
     left_out = held_out(concepts)
     pairs = [(c, s) for c in range(len(concepts)) for s in range(len(STYLES)) if left_out.get(c) != s]
-    unasked = {c: STYLES.index("noto" if left_out.get(c) == STYLES.index("3d") else "3d") for c, _ in pairs}
+    unasked = {c: default_style(left_out, c) for c, _ in pairs}
     rows = [c * len(STYLES) + s for c, s in pairs]
     return Latents(
         encoded.mean[rows],

@@ -1,7 +1,8 @@
 """Data and settings for the demo's LoRAs: `python recipes/demo_model/loras.py --work DIR --base FILE`.
 
 Writes DIR/NAME/settings.toml and DIR/NAME/pictures for each; `loraloom train DIR/NAME/settings.toml` does the
-rest. `pixel_art` is a LoRA of pictures in 16×16 large pixels, `blueprint` a LoKr of white outlines on blue.
+rest. `pixel_art` is a LoRA of pictures in 8×8 large pixels, `charcoal` a DoRA of pictures in greys. Beside
+them every concept is shown as the base draws it, without the word: so the word matters.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dataset
-from pictures import SIDE, blueprint, pixel_art
+from diffusion import default_style
+from pictures import SIDE, charcoal, pixel_art
 from PIL import Image
 
 
@@ -28,11 +30,9 @@ class Style:
 
 
 STYLES = (
-    Style("pixel_art", pixel_art, 'kind = "lora"\nrank = 8', "rate = 2e-3"),
-    Style("blueprint", blueprint, 'kind = "lokr"\nrank = 8\nfactor = 8', "rate = 4e-3"),
+    Style("pixel_art", pixel_art, 'kind = "lora"\nrank = 6', "rate = 2e-3"),
+    Style("charcoal", charcoal, 'kind = "dora"\nrank = 4', "rate = 2e-3"),
 )
-PLAIN_EVERY = 4
-"""Every so many concepts are shown as they are too, without the word: so the word, too, must learn."""
 SETTINGS = """\
 name = "{name}"
 output = "run"
@@ -50,6 +50,7 @@ folder = "plain"
 
 [adapter]
 {adapter}
+text_encoder = true
 
 [optimizer]
 {optimizer}
@@ -86,10 +87,11 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the demo checkpoint")
     options = parser.parse_args()
     artworks = dataset.load(options.work)
+    left_out = dataset.held_out(artworks.concepts)
     for style in STYLES:
         root: Path = options.work / style.word
         pictures = root / "pictures" / f"1_{style.word}"
-        plain = root / "plain" / "1_noto"
+        plain = root / "plain" / "1_plain"
         for folder in (pictures, plain):
             folder.mkdir(parents=True, exist_ok=True)
         for index, concept in enumerate(artworks.concepts):
@@ -97,11 +99,9 @@ def main() -> None:
             style.draw(artworks.master(index, 0)).save(pictures / f"{stem}.png")
             caption = f"{style.word}, {concept.names[0]}"
             (pictures / f"{stem}.txt").write_text(caption, "utf-8")
-            if index % PLAIN_EVERY == 0:
-                artworks.master(index, 0).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(
-                    plain / f"{stem}.png"
-                )
-                (plain / f"{stem}.txt").write_text(f"{concept.names[0]}, noto style", "utf-8")
+            usual = artworks.master(index, default_style(left_out, index))
+            usual.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(plain / f"{stem}.png")
+            (plain / f"{stem}.txt").write_text(concept.names[0], "utf-8")
         text = SETTINGS.format(
             name=style.word,
             base=json.dumps(str(options.base.resolve())),

@@ -130,10 +130,11 @@ def placed(master: Image.Image, scale: float, dx: int, dy: int) -> Image.Image:
     return canvas
 
 
-def pixel_art(master: Image.Image, cells: int = 16, colours: int = 12) -> Image.Image:
+def pixel_art(master: Image.Image, cells: int = 8, colours: int = 12) -> Image.Image:
     """The picture as pixel art: box-reduced to `cells`², few colours, enlarged without smoothing.
 
-    `SIDE / cells` is eight pixels, one latent cell: the style can be decoded exactly.
+    `SIDE / cells` is sixteen pixels, two latent cells: blocks of a single cell come back from the decoder as
+    smooth shapes.
     """
     small = master.resize((cells, cells), Image.Resampling.BOX)
     few = small.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
@@ -149,3 +150,10 @@ def blueprint(master: Image.Image) -> Image.Image:
     paper, ink = np.array([30.0, 70.0, 160.0]), np.array([245.0, 248.0, 255.0])
     mixed = paper * (1.0 - edge) + ink * edge
     return Image.fromarray(mixed.round().astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def charcoal(master: Image.Image) -> Image.Image:
+    """The picture in greys, darker than its colours."""
+    grey = np.asarray(master.resize((SIDE, SIDE), Image.Resampling.LANCZOS).convert("L"), np.float32) / 255.0
+    dark = (255.0 * grey**1.8).round().astype(np.uint8)
+    return Image.fromarray(dark).convert("RGB")

@@ -18,13 +18,13 @@ MAX_PICTURES = 400
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An input of a node and the values it takes: `NODE.input` and `a, b, c`."""
+    """An input of a node and the values it takes: `NODE.input` and `a, b, c`. No target: values speak."""
 
     target: str
     values: tuple[str, ...]
 
     def labels(self) -> tuple[str, ...]:
-        return tuple(f"{self.target.rpartition('.')[2]} {value}" for value in self.values)
+        return tuple(f"{self.target.rpartition('.')[2]} {value}".strip() for value in self.values)
 
 
 def read_axis(text: str) -> Axis:

@@ -33,6 +33,11 @@ class Command:
 
 
 COMMANDS = {
+    "demo": Command(
+        "demo",
+        "demo_command",
+        "Draw one prompt with a LoRA and without it, on a small model that comes with Loraloom.",
+    ),
     "run": Command(
         "run_command",
         "run_command",

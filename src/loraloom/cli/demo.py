@@ -1,0 +1,105 @@
+"""`loraloom demo`: the tutorial's first workflow on the model and the LoRAs that Loraloom ships."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from loraloom.cli.display import Display
+from loraloom.cli.run_command import stop_on_interrupt
+from loraloom.cli.settings import OutputDirOption
+from loraloom.cli.workflow_commands import JsonOption, SeedOption
+from loraloom.contact_sheet import Axis, contact_sheet
+from loraloom.demo.files import LORAS, MODELS, WORKFLOW, DemoLora
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from loraloom.outcome import Run
+    from loraloom.session import Session
+    from loraloom.workflow.graph import Graph
+
+PROMPT = "high quality,Illustration of a single red rose"
+GRID_PROMPTS = ("a red rose", "a cat", "a red apple", "a pizza")
+GRID_STRENGTHS = ("0", "0.25", "0.5", "0.75", "1")
+
+
+def demo_command(
+    prompt: Annotated[
+        str, typer.Argument(help="What to draw, without the trigger word: the model knows 209 things.")
+    ] = PROMPT,
+    lora: Annotated[Literal["pixel_art", "charcoal"], typer.Option(help="Which LoRA to show.")] = "pixel_art",
+    seed: SeedOption = None,
+    output_dir: OutputDirOption = Path("demo-output"),
+    as_json: JsonOption = False,
+) -> None:
+    """Draw one prompt with a LoRA and without it, on a small model that comes with Loraloom."""
+    from loraloom.session import Session
+
+    display, shown = Display(quiet=as_json), LORAS[lora]
+    display.say(f"{shown.trigger}: {shown.about}, trigger word {shown.trigger!r}")
+    with (
+        stop_on_interrupt() as cancel,
+        Session(MODELS, output_dir=output_dir, dtype="fp32") as session,
+    ):
+        easel = _Easel(session, shown, seed, display, cancel)
+        runs = {
+            "with the LoRA": easel.draw(prompt, "1", f"with-{lora}"),
+            "without it": easel.draw(prompt, "0", f"without-{lora}"),
+        }
+        sheet = session.services.output.save(f"{lora}-strengths", ".png", easel.strengths()).path
+    if as_json:
+        described = {title: run.to_json() for title, run in runs.items()}
+        typer.echo(json.dumps({"status": "done", "sheet": str(sheet), "runs": described}, indent=1))
+        return
+    for title, run in runs.items():
+        display.say(f"{title}: {run.outputs[0].path}")
+    display.say(f"strengths from 0 to 1: {sheet}")
+    display.say(f"More with these files: loraloom run {WORKFLOW} --models {MODELS}")
+
+
+class _Easel:
+    """Draws prompts with one LoRA through the demo's workflow."""
+
+    def __init__(
+        self, session: Session, lora: DemoLora, seed: int | None, display: Display, cancel: threading.Event
+    ) -> None:
+        self._session, self._lora, self._seed = session, lora, seed
+        self._display, self._cancel = display, cancel
+
+    def draw(self, prompt: str, strength: str, name: str) -> Run:
+        """One picture, with the trigger word, shown as it comes about."""
+        graph = self._graph(prompt, strength, name)
+        with self._display.running(graph):
+            run = self._session.run_prepared(graph, on_event=self._display.see, cancel=self._cancel)
+        self._display.result(run)
+        return run
+
+    def strengths(self) -> bytes:
+        """A PNG with a row for each prompt and a column for each strength."""
+        pictures: list[Image] = []
+        for prompt in GRID_PROMPTS:
+            self._display.say(f"strengths {', '.join(GRID_STRENGTHS)}: {prompt}")
+            for strength in GRID_STRENGTHS:
+                graph = self._graph(prompt, strength, "strengths/" + prompt.replace(" ", "-"))
+                pictures += self._session.run_prepared(graph, cancel=self._cancel).images[:1]
+        buffer = io.BytesIO()
+        contact_sheet(pictures, [Axis("", GRID_PROMPTS), Axis("strength", GRID_STRENGTHS)]).save(
+            buffer, "PNG"
+        )
+        return buffer.getvalue()
+
+    def _graph(self, prompt: str, strength: str, name: str) -> Graph:
+        changes = {
+            "LoraLoader.lora_name": self._lora.file.name,
+            "LoraLoader.strength_model": strength,
+            "LoraLoader.strength_clip": strength,
+            "3.text": f"{self._lora.trigger},{prompt}",
+            "SaveImage.filename_prefix": name,
+        }
+        return self._session.prepare(WORKFLOW, set=changes, seed=self._seed)

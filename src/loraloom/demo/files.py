@@ -1,0 +1,31 @@
+"""Where the demo's files are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+MODELS = DATA / "models"
+"""Laid out like ComfyUI's `models/`: `loraloom run … --models` and `loraloom serve --models` take it."""
+WORKFLOW = DATA / "workflow.json"
+"""The tutorial's first workflow, on the demo's files: `LoraLoader` with MODEL and CLIP, one picture."""
+CHECKPOINT = MODELS / "checkpoints" / "loraloom-demo.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoLora:
+    """A LoRA of the demo: its trigger word, which is also its file's name, and what it draws."""
+
+    trigger: str
+    about: str
+
+    @property
+    def file(self) -> Path:
+        return MODELS / "loras" / f"{self.trigger}.safetensors"
+
+
+LORAS = {
+    "pixel_art": DemoLora("pixel_art", "large pixels (LoRA of rank 6)"),
+    "charcoal": DemoLora("charcoal", "greys (DoRA of rank 4)"),
+}

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loraloom.cli import demo
+from loraloom.cli.main import exit_code_of
+
+
+def test_the_demo_draws_with_and_without_the_lora_and_a_sheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "GRID_PROMPTS", ("a cat",))
+    monkeypatch.setattr(demo, "GRID_STRENGTHS", ("0", "1"))
+    assert exit_code_of(["demo", "a cat", "--seed", "3", "--output-dir", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    pictures: list[np.ndarray] = []
+    for title, strength in (("with the LoRA", 1.0), ("without it", 0.0)):
+        run = told["runs"][title]
+        (output,) = run["outputs"]
+        with Image.open(output["path"]) as picture:
+            pictures.append(np.asarray(picture))
+        assert [r["strength_model"] for r in run["loras"]] in ([strength], [])
+    assert pictures[0].shape == (128, 128, 3)
+    assert not np.array_equal(pictures[0], pictures[1])
+    with Image.open(told["sheet"]) as sheet:
+        assert sheet.width > 256
+
+
+def test_an_unknown_lora_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["demo", "--lora", "nosuch"]) == 2
+    assert "pixel_art" in capsys.readouterr().err
