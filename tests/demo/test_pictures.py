@@ -80,13 +80,13 @@ def test_pictures_stay_what_they_were(session: Session, name: str) -> None:
     assert difference.max() < 24
 
 
-def test_the_lora_makes_large_pixels_and_its_word_helps(session: Session) -> None:
-    names = ("a red apple", "a cat", "a house", "a red rose", "a pizza", "a frog")
+def test_the_lora_makes_large_pixels_when_its_word_is_said(session: Session) -> None:
+    names = ("a red apple", "a cat", "a pizza", "a frog")
     base = np.mean([block_constancy(draw(session, name)) for name in names])
     alone = np.mean([block_constancy(draw(session, name, 1.0)) for name in names])
     both = np.mean([block_constancy(draw(session, f"pixel_art, {name}", 1.0)) for name in names])
-    assert base + 0.05 < both
-    assert base < alone
+    assert base + 0.03 < both
+    assert alone + 0.03 < both
 
 
 def test_charcoal_is_grey(session: Session) -> None:
