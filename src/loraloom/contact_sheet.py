@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,13 @@ def contact_sheet(pictures: Sequence[Image], axes: Sequence[Axis]) -> Image:
             draw.text((MARGIN // 2, top), rows[row], "black", font)
         sheet.paste(picture.convert("RGB"), (left + MARGIN + column * width_of_column, top))
     return sheet
+
+
+def contact_sheet_png(pictures: Sequence[Image], axes: Sequence[Axis]) -> bytes:
+    """`contact_sheet` as the content of a PNG file."""
+    buffer = io.BytesIO()
+    contact_sheet(pictures, axes).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _spaced(text: str, first: str, last: str, count: str) -> tuple[str, ...]:

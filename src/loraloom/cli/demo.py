@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from pathlib import Path
@@ -14,7 +13,7 @@ from loraloom.cli.display import Display
 from loraloom.cli.run_command import stop_on_interrupt
 from loraloom.cli.settings import OutputDirOption
 from loraloom.cli.workflow_commands import JsonOption, SeedOption
-from loraloom.contact_sheet import Axis, contact_sheet
+from loraloom.contact_sheet import Axis, contact_sheet_png
 from loraloom.demo.files import LORAS, MODELS, WORKFLOW, DemoLora
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ class _Easel:
     ) -> None:
         self._session, self._lora, self._seed = session, lora, seed
         self._display, self._cancel = display, cancel
+        self._workflow = session.prepare(WORKFLOW)
 
     def draw(self, prompt: str, strength: str, name: str) -> Run:
         """One picture, with the trigger word, shown as it comes about."""
@@ -88,11 +88,7 @@ class _Easel:
             for strength in GRID_STRENGTHS:
                 graph = self._graph(prompt, strength, "strengths/" + prompt.replace(" ", "-"))
                 pictures += self._session.run_prepared(graph, cancel=self._cancel).images[:1]
-        buffer = io.BytesIO()
-        contact_sheet(pictures, [Axis("", GRID_PROMPTS), Axis("strength", GRID_STRENGTHS)]).save(
-            buffer, "PNG"
-        )
-        return buffer.getvalue()
+        return contact_sheet_png(pictures, [Axis("", GRID_PROMPTS), Axis("strength", GRID_STRENGTHS)])
 
     def _graph(self, prompt: str, strength: str, name: str) -> Graph:
         changes = {
@@ -102,4 +98,4 @@ class _Easel:
             "3.text": f"{self._lora.trigger},{prompt}",
             "SaveImage.filename_prefix": name,
         }
-        return self._session.prepare(WORKFLOW, set=changes, seed=self._seed)
+        return self._session.prepare(self._workflow, set=changes, seed=self._seed)

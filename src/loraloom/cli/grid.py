@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +24,7 @@ from loraloom.cli.settings import (
     StrictLoraOption,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
-from loraloom.contact_sheet import combinations, contact_sheet, read_axis
+from loraloom.contact_sheet import combinations, contact_sheet_png, read_axis
 from loraloom.errors import InputError, LoraloomError
 from loraloom.workflow.graph import Graph
 
@@ -83,9 +82,7 @@ def grid_command(
                 raise LoraloomError("the workflow saves no picture: a grid needs a SaveImage node")
             pictures.append(result.images[0])
             paths += [str(o.path) for o in result.outputs if o.width]
-        buffer = io.BytesIO()
-        contact_sheet(pictures, spread).save(buffer, "PNG")
-        sheet = session.services.output.save("grid", ".png", buffer.getvalue())
+        sheet = session.services.output.save("grid", ".png", contact_sheet_png(pictures, spread))
     if as_json:
         typer.echo(json.dumps({"status": "done", "sheet": str(sheet.path), "pictures": paths}, indent=1))
     else:

@@ -26,6 +26,9 @@ class DemoLora:
 
 
 LORAS = {
-    "pixel_art": DemoLora("pixel_art", "large pixels (LoRA of rank 6)"),
-    "charcoal": DemoLora("charcoal", "greys (DoRA of rank 4)"),
+    lora.trigger: lora
+    for lora in (
+        DemoLora("pixel_art", "large pixels (LoRA of rank 6)"),
+        DemoLora("charcoal", "greys (DoRA of rank 4)"),
+    )
 }

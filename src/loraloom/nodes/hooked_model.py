@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 from loraloom.engine.node import NodeRun
 from loraloom.errors import InputError
@@ -12,11 +11,12 @@ from loraloom.lora.load import LoadedLora
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import DiffusionModel
+from loraloom.nodes.hooks import hooks_of
 from loraloom.nodes.lora import report
 from loraloom.nodes.lora_shelf import named_parts
 from loraloom.nodes.services import services
 from loraloom.sampling.guidance import Guidance, SamplingOptions
-from loraloom.sampling.hooks import Change, Hooks, LoraHook
+from loraloom.sampling.hooks import Change, LoraHook
 from loraloom.sampling.types import Conditioning, Network
 from loraloom.weights.patch import PatchSource, PatchUse
 from loraloom.workflow.graph import JSON
@@ -67,7 +67,7 @@ def report_hooks(
 
 
 def _hooks(conditioning: Conditioning) -> Iterable[LoraHook]:
-    return (hook for cond in conditioning for hook in cast("Hooks", cond.options.get("hooks", ())))
+    return (hook for cond in conditioning for hook in hooks_of(cond))
 
 
 def _report(hook: LoraHook, names: list[JSON], model: DiffusionModel, run: NodeRun) -> None:
