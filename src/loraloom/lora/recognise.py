@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from loraloom.lora.component import Shape
-from loraloom.lora.keys import SIDE_TENSORS
+from loraloom.lora.tensor_names import SIDE_TENSORS
 
 
 @dataclass(frozen=True, slots=True)
