@@ -8,8 +8,8 @@ from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
 from loraloom.lora.file import read_lora
 from loraloom.lora.identity import HashIndex
+from loraloom.lora.module_names import take_apart
 from loraloom.lora.sidecars import read_sidecars
-from loraloom.lora.spelling import take_apart
 from loraloom.lora.triggers import triggers_of
 from loraloom.workflow.graph import Graph
 from loraloom.workflow.lora_hints import LoraFacts, lora_hints

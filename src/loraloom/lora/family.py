@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from loraloom.lora.file import LoraFile
-from loraloom.lora.spelling import take_apart
+from loraloom.lora.module_names import take_apart
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {

@@ -13,12 +13,12 @@ from loraloom.lora.file import LoraFile
 from loraloom.lora.foreign import count_foreign, say_foreign
 from loraloom.lora.identity import Hashes, embedded_hash_note
 from loraloom.lora.metadata import facts
+from loraloom.lora.module_names import take_apart
 from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
 from loraloom.lora.receipt import shorten
 from loraloom.lora.recognise import recognise
 from loraloom.lora.scale import config_for, peft_configs, rank_of, scale_of
 from loraloom.lora.sidecars import read_sidecars
-from loraloom.lora.spelling import take_apart
 from loraloom.lora.triggers import frequent_tags, triggers_of
 
 

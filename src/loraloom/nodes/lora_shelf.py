@@ -13,7 +13,7 @@ from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
 from loraloom.lora.identity import HashIndex
 from loraloom.lora.load import Compat, LoadedLora, load_lora
-from loraloom.lora.spelling import take_apart
+from loraloom.lora.module_names import take_apart
 from loraloom.weights.source import WeightSource
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 
 from loraloom.lora.comfyui import known_names
 from loraloom.lora.component import Component
-from loraloom.lora.spelling import Names, take_apart
+from loraloom.lora.module_names import Names, take_apart
 from loraloom.models.recognition import families
 from loraloom.weights.patch import Target
 
