@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from loraloom.lora.algebras import recognise
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.family import base_of, dialect_of, said_base, title_of, trainer_of
 from loraloom.lora.file import LoraFile
@@ -16,7 +17,6 @@ from loraloom.lora.metadata import facts
 from loraloom.lora.module_names import take_apart
 from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.recognise import recognise
 from loraloom.lora.scale import config_for, peft_configs, rank_of, scale_of
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.triggers import frequent_tags, triggers_of

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
+from loraloom.lora.algebras import Found, incomplete, recognise
 from loraloom.lora.comfyui import SKIPPED, UNREAD_KINDS, known_names
 from loraloom.lora.component import Component, ComponentName, Shape, bias_of
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.fit import lora_shape, misfit
 from loraloom.lora.module_names import Name, Names, take_apart
 from loraloom.lora.receipt import Ignored, Rejected
-from loraloom.lora.recognise import Found, incomplete, recognise
 from loraloom.lora.scale import CAYLEY_TERMS, Scale, config_for, peft_configs, scale_of
 from loraloom.weights.patch import Target
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from loraloom.lora.algebras import Found
 from loraloom.lora.component import Shape
 from loraloom.lora.module_names import take_apart
-from loraloom.lora.recognise import Found
 
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 """Header key under which diffusers stores PEFT's config as JSON, its keys prefixed by the part ("unet.r")."""

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from loraloom.errors import InputError
+from loraloom.lora.algebras import Found
 from loraloom.lora.component import Component, ComponentName, Shape
 from loraloom.lora.module_names import ENCODER_ORDER
-from loraloom.lora.recognise import Found
 from loraloom.lora.scale import rank_of
 from loraloom.weights.patch import Target
 
