@@ -9,12 +9,12 @@ from typing import Any
 
 from loraloom.lora.algebras import recognise
 from loraloom.lora.component import Component, ComponentName
-from loraloom.lora.family import base_of, dialect_of, said_base, title_of, trainer_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.foreign import count_foreign, say_foreign
 from loraloom.lora.identity import Hashes, embedded_hash_note
 from loraloom.lora.metadata import facts
 from loraloom.lora.module_names import take_apart
+from loraloom.lora.origin import base_of, dialect_of, said_base, title_of, trainer_of
 from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
 from loraloom.lora.receipt import shorten
 from loraloom.lora.scale import config_for, peft_configs, rank_of, scale_of

@@ -17,10 +17,10 @@ from loraloom.lora.algebra import Change, Ingredients
 from loraloom.lora.comfyui import SKIPPED
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
-from loraloom.lora.family import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.foreign import count_foreign, say_foreign
 from loraloom.lora.identity import Hashes
+from loraloom.lora.origin import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.place import Piece, Placement, place
 from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, Survival, shorten
 from loraloom.lora.sidecars import read_sidecars
