@@ -16,8 +16,8 @@ from typing import cast
 from blake3 import blake3
 
 from loraloom.errors import InputError, ModelFileError
-from loraloom.lora.foreign import count_foreign, foreign_kind, say_foreign
 from loraloom.lora.tensor_names import BUNDLE, split_key
+from loraloom.lora.unsupported import count_foreign, foreign_kind, say_foreign
 from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
 
 PEFT_WEIGHTS = "adapter_model.safetensors"

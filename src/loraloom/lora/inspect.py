@@ -10,7 +10,6 @@ from typing import Any
 from loraloom.lora.algebras import recognise
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
-from loraloom.lora.foreign import count_foreign, say_foreign
 from loraloom.lora.identity import Hashes, embedded_hash_note
 from loraloom.lora.metadata import facts
 from loraloom.lora.module_names import take_apart
@@ -20,6 +19,7 @@ from loraloom.lora.receipt import shorten
 from loraloom.lora.scale import config_for, peft_configs, rank_of, scale_of
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.triggers import frequent_tags, triggers_of
+from loraloom.lora.unsupported import count_foreign, say_foreign
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from loraloom.lora.comfyui import SKIPPED
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
 from loraloom.lora.file import LoraFile
-from loraloom.lora.foreign import count_foreign, say_foreign
 from loraloom.lora.identity import Hashes
 from loraloom.lora.origin import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.place import Piece, Placement, place
@@ -26,6 +25,7 @@ from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, S
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.survival import survival_of
 from loraloom.lora.triggers import triggers_of
+from loraloom.lora.unsupported import count_foreign, say_foreign
 from loraloom.weights.patch import Factors, PatchSet, Rows
 from loraloom.weights.tensor_file import TensorFile
 
