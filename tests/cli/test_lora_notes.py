@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from loraloom.cli.lora_notes import lora_notes, with_renamed_loras
 from loraloom.folders import ModelFolders, model_folders
-from loraloom.lora.identity import hashes_of
+from loraloom.lora.hashes import hashes_of
 from loraloom.workflow.graph import Graph, GraphNode, Link, ModelReference
 
 

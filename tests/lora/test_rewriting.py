@@ -394,7 +394,7 @@ def test_large_matrices_are_reduced_without_clamping() -> None:
 
 
 def test_written_files_state_their_own_hash(tmp_path: Path) -> None:
-    from loraloom.lora.identity import embedded_hash_note, hashes_of
+    from loraloom.lora.hashes import embedded_hash_note, hashes_of
 
     resize(read_lora(_sd_lora(tmp_path / "a.safetensors")), tmp_path / "b.safetensors", rank=1)
     file = read_lora(tmp_path / "b.safetensors")

@@ -16,7 +16,7 @@ from loraloom.cli.lora_page import print_page
 from loraloom.cli.settings import CompatOption
 from loraloom.errors import InputError, LoraloomError
 from loraloom.lora.file import read_lora
-from loraloom.lora.identity import HashIndex
+from loraloom.lora.hashes import HashIndex
 from loraloom.lora.inspect import page_of
 
 lora_app = typer.Typer(help="Inspect, convert, merge, extract and resize LoRA files.", no_args_is_help=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
 from loraloom.lora.file import read_lora
-from loraloom.lora.identity import HashIndex
+from loraloom.lora.hashes import HashIndex
 from loraloom.lora.module_names import take_apart
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.triggers import triggers_of

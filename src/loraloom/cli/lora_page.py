@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 
-from loraloom.lora.identity import EMPTY_SHA256
+from loraloom.lora.hashes import EMPTY_SHA256
 from loraloom.lora.inspect import Page, fit_lines
 
 ALGEBRAS: Mapping[str, str] = {

@@ -10,7 +10,7 @@ from typing import Any
 from loraloom.lora.algebras import recognise
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
-from loraloom.lora.identity import Hashes, embedded_hash_note
+from loraloom.lora.hashes import Hashes, embedded_hash_note
 from loraloom.lora.metadata import facts
 from loraloom.lora.module_names import take_apart
 from loraloom.lora.origin import base_of, dialect_of, said_base, title_of, trainer_of

@@ -18,7 +18,7 @@ from loraloom.lora.comfyui import SKIPPED
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
 from loraloom.lora.file import LoraFile
-from loraloom.lora.identity import Hashes
+from loraloom.lora.hashes import Hashes
 from loraloom.lora.origin import base_of, dialect_of, title_of, trainer_of
 from loraloom.lora.place import Piece, Placement, place
 from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, Survival, shorten

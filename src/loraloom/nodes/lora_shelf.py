@@ -11,7 +11,7 @@ from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import FileIdentity
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
-from loraloom.lora.identity import HashIndex
+from loraloom.lora.hashes import HashIndex
 from loraloom.lora.load import Compat, LoadedLora, load_lora
 from loraloom.lora.module_names import take_apart
 from loraloom.weights.source import WeightSource

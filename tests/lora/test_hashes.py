@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
-from loraloom.lora.identity import EMPTY_SHA256, HashIndex, embedded_hash_note, hashes_of
+from loraloom.lora.hashes import EMPTY_SHA256, HashIndex, embedded_hash_note, hashes_of
 from loraloom.lora.load import load_lora
 from loraloom.lora.metadata import facts
 from loraloom.lora.sidecars import read_sidecars
@@ -69,7 +69,7 @@ def test_the_index_reads_a_file_once_and_notices_changes(
     index.save()
     again = HashIndex(tmp_path / "hashes.json")
     with monkeypatch.context() as patched:
-        patched.setattr("loraloom.lora.identity.hashes_of", lambda _: pytest.fail("read again"))
+        patched.setattr("loraloom.lora.hashes.hashes_of", lambda _: pytest.fail("read again"))
         assert again.hashes(path) == first
     _file(path, seed=1, size=10)
     os.utime(path, ns=(1, 1))
