@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loraloom.lora.algebra import Additive, Ingredients, cayley
-from loraloom.lora.fit import oftv2_block
+from loraloom.lora.shape_check import oftv2_block
 
 
 @dataclass(frozen=True, slots=True, eq=False)
