@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loraloom.errors import InputError
+from loraloom.lora.alpha import Scale
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.convert import convert
 from loraloom.lora.extract import CheckpointWeights, extract
@@ -22,7 +23,6 @@ from loraloom.lora.low_rank import reduce_matrix
 from loraloom.lora.merge import merge, read_part
 from loraloom.lora.place import place
 from loraloom.lora.resize import resize
-from loraloom.lora.scale import Scale
 from loraloom.weights.patch import Target
 
 from . import oracles

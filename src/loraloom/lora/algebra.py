@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from loraloom.lora.alpha import CAYLEY_TERMS
 from loraloom.lora.component import Shape
-from loraloom.lora.scale import CAYLEY_TERMS
 from loraloom.weights.patch import Factors
 
 

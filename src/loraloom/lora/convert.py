@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
+from loraloom.lora.alpha import CAYLEY_TERMS, DIFFUSERS_CONFIG
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
 from loraloom.lora.place import Piece, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.scale import CAYLEY_TERMS, DIFFUSERS_CONFIG
 from loraloom.lora.writing import Speller, stated_scale, write_lora
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile

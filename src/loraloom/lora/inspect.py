@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loraloom.lora.algebras import recognise
+from loraloom.lora.alpha import config_for, peft_configs, rank_of, scale_of
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
 from loraloom.lora.hashes import Hashes, embedded_hash_note
@@ -16,7 +17,6 @@ from loraloom.lora.module_names import take_apart
 from loraloom.lora.origin import base_of, dialect_of, said_base, title_of, trainer_of
 from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.scale import config_for, peft_configs, rank_of, scale_of
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.triggers import frequent_tags, triggers_of
 from loraloom.lora.unsupported import count_foreign, say_foreign

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from loraloom.lora.algebras import Found, incomplete, recognise
+from loraloom.lora.alpha import CAYLEY_TERMS, Scale, config_for, peft_configs, scale_of
 from loraloom.lora.comfyui import SKIPPED, UNREAD_KINDS, known_names
 from loraloom.lora.component import Component, ComponentName, Shape, bias_of
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.module_names import Name, Names, take_apart
 from loraloom.lora.receipt import Ignored, Rejected
-from loraloom.lora.scale import CAYLEY_TERMS, Scale, config_for, peft_configs, scale_of
 from loraloom.lora.shape_check import lora_shape, misfit
 from loraloom.weights.patch import Target
 

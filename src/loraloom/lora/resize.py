@@ -10,9 +10,9 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.lora.algebras import Found, recognise
+from loraloom.lora.alpha import DIFFUSERS_CONFIG, PeftConfig, config_for, peft_configs, scale_of
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.low_rank import LowRankForm, check_size, reduce_product
-from loraloom.lora.scale import DIFFUSERS_CONFIG, PeftConfig, config_for, peft_configs, scale_of
 from loraloom.lora.writing import PRECISIONS, stated_scale, write_lora
 from loraloom.weights.tensor_file import TensorFile
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 
+from loraloom.lora.alpha import is_old_glora
 from loraloom.lora.component import Shape
-from loraloom.lora.scale import is_old_glora
 
 Shapes = Mapping[str, Shape]
 

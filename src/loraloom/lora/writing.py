@@ -15,9 +15,9 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.lora.algebras import Found
+from loraloom.lora.alpha import rank_of
 from loraloom.lora.component import Component, ComponentName, Shape
 from loraloom.lora.module_names import ENCODER_ORDER
-from loraloom.lora.scale import rank_of
 from loraloom.weights.patch import Target
 
 Dialect = Literal["kohya", "native", "diffusers"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from loraloom.lora.algebra import Additive, Ingredients
-from loraloom.lora.scale import is_old_glora
+from loraloom.lora.alpha import is_old_glora
 
 
 @dataclass(frozen=True, slots=True, eq=False)
