@@ -18,12 +18,12 @@ from torch import nn
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.autoencoder_layout import autoencoder_blueprint
 from loraloom.models.autoencoder_network import AutoencoderNetwork, TinyAutoencoderNetwork
-from loraloom.models.beside import Beside
 from loraloom.models.family import Blueprint, NetworkParts
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.resident import Resident, Storage
 from loraloom.models.tiny_autoencoder import tiny_blueprint
+from loraloom.models.unmerged import Beside
 from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, has_native_bfloat16
 from loraloom.weights.patch import Stack
