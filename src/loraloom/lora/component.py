@@ -20,7 +20,7 @@ ComponentName: TypeAlias = Literal["model", "clip"]
 class Component:
     """One part of a model as a LoRA file sees it; a model family supplies it as plain data, without torch.
 
-    family: the family's name as `lora.family.FAMILIES` lists it ("sd15", "sdxl", "flux").
+    family: the family's name as `lora.origin.FAMILIES` lists it ("sd15", "sdxl", "flux").
     shapes: native weight name → shape, of every weight of the part. The native names themselves are
         understood as module names without further entries: "input_blocks.1.1.proj_in.weight" answers to
         "input_blocks.1.1.proj_in", and "double_blocks.0.img_attn.norm.key_norm.scale" to itself.

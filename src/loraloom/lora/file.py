@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.lora.tensor_names import BUNDLE, split_key
-from loraloom.lora.unsupported import count_foreign, foreign_kind, say_foreign
+from loraloom.lora.unsupported import count_unsupported, say_unsupported, unsupported_kind
 from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -51,7 +51,7 @@ class LoraFile:
 
     modules: grouped by module, in the order of the file. unknown: tensors whose suffix no dialect has.
     repeated: tensors whose role in their module another tensor has already (a second PEFT adapter).
-    foreign: those of the unknown tensors whose adapter is known by name (name → adapter).
+    unsupported: those of the unknown tensors whose adapter is known by name (name → adapter).
     bundled: names of textual-inversion tensors. config: PEFT's adapter_config.json, or {}.
     content: BLAKE3 of the file's bytes, where it is known without reading them.
     """
@@ -62,7 +62,7 @@ class LoraFile:
     repeated: tuple[str, ...]
     bundled: tuple[str, ...]
     config: Mapping[str, object]
-    foreign: Mapping[str, str]
+    unsupported: Mapping[str, str]
     content: str | None = None
 
     @property
@@ -141,7 +141,7 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     header = read_header(where)
     file = _group(header, config)
     if not file.modules and not file.bundled:
-        raise ModelFileError(_not_a_lora(header, file.foreign))
+        raise ModelFileError(_not_a_lora(header, file.unsupported))
     return file
 
 
@@ -178,14 +178,14 @@ def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
     unknown: list[str] = []
     repeated: list[str] = []
     bundled: list[str] = []
-    foreign: dict[str, str] = {}
+    unsupported: dict[str, str] = {}
     strange: dict[str, str] = {}
     for key in header.tensors:
         if key.startswith(BUNDLE):
             bundled.append(key)
             continue
-        if (known := foreign_kind(key)) is not None:
-            foreign[key] = strange[known[0]] = known[1]
+        if (known := unsupported_kind(key)) is not None:
+            unsupported[key] = strange[known[0]] = known[1]
             continue
         parts = split_key(key)
         if parts is None:
@@ -197,7 +197,7 @@ def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
     modules: list[Module] = []
     for name, roles in groups.items():
         if name in strange:
-            foreign |= dict.fromkeys(roles.values(), strange[name])
+            unsupported |= dict.fromkeys(roles.values(), strange[name])
             continue
         if "weight" in roles and "on_input" not in roles:
             unknown.append(roles.pop("weight"))
@@ -205,14 +205,16 @@ def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
             name, roles = name + ".scale", {"set_weight": roles["gamma"]}
         if roles:
             modules.append(Module(name, MappingProxyType(roles)))
-    unknown += foreign
-    return LoraFile(header, tuple(modules), tuple(unknown), tuple(repeated), tuple(bundled), config, foreign)
+    unknown += unsupported
+    return LoraFile(
+        header, tuple(modules), tuple(unknown), tuple(repeated), tuple(bundled), config, unsupported
+    )
 
 
-def _not_a_lora(header: Header, foreign: Mapping[str, str]) -> str:
+def _not_a_lora(header: Header, unsupported: Mapping[str, str]) -> str:
     names = list(header.tensors)
-    if foreign:
-        return f"{header.path}: {say_foreign(count_foreign(foreign))}"
+    if unsupported:
+        return f"{header.path}: {say_unsupported(count_unsupported(unsupported))}"
     if not names:
         return f"{header.path}: holds no tensors; expected a LoRA"
     if any(

@@ -19,7 +19,7 @@ from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
 from loraloom.lora.receipt import shorten
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.triggers import frequent_tags, triggers_of
-from loraloom.lora.unsupported import count_foreign, say_foreign
+from loraloom.lora.unsupported import count_unsupported, say_unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def page_of(
         ranks={str(rank): count for rank, count in sorted(ranks.items())}, alpha=dict(alphas),
         dtypes=dict(Counter(info.dtype for info in file.header.tensors.values())),
         tensors=len(file.header.tensors), unknown=(*file.unknown, *file.repeated),
-        unsupported=count_foreign(file.foreign), facts=facts(file.metadata),
+        unsupported=count_unsupported(file.unsupported), facts=facts(file.metadata),
         triggers=triggers.words, trigger_source=triggers.source,
         tags=tuple(frequent_tags(file.metadata)[:12]),
         description=sidecars.description, previews=tuple(str(path) for path in sidecars.previews),
@@ -112,8 +112,8 @@ def _notes(file: LoraFile, family: str | None, hashes: Hashes | None) -> list[st
         notes.append(f"its metadata says {title_of(said)}, its tensors are those of {title_of(family)}")
     if hashes is not None and (note := embedded_hash_note(file.metadata, hashes)) is not None:
         notes.append(note)
-    if file.foreign:
-        notes.append(say_foreign(count_foreign(file.foreign)))
+    if file.unsupported:
+        notes.append(say_unsupported(count_unsupported(file.unsupported)))
     if file.bundled:
         notes.append(f"{len(file.bundled)} bundled text-encoder vectors (textual inversion)")
     return notes

@@ -25,7 +25,7 @@ from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, S
 from loraloom.lora.sidecars import read_sidecars
 from loraloom.lora.survival import survival_of
 from loraloom.lora.triggers import triggers_of
-from loraloom.lora.unsupported import count_foreign, say_foreign
+from loraloom.lora.unsupported import count_unsupported, say_unsupported
 from loraloom.weights.patch import Factors, PatchSet, Rows
 from loraloom.weights.tensor_file import TensorFile
 
@@ -247,7 +247,7 @@ def _receipt(
         file=str(file.path), digest=file.digest, dialect=dialect_of(file), trainer=trainer_of(file),
         base=title_of(base_of(file)), algorithms=dict(kinds), alpha=_alpha(placed), components=parts,
         ignored=placement.ignored, unplaced=placement.unplaced, unknown=placement.unknown,
-        unsupported=count_foreign(file.foreign),
+        unsupported=count_unsupported(file.unsupported),
         rejected=tuple(rejected), triggers=triggers_of(file.metadata, read_sidecars(file.path)).words,
         warnings=placement.warnings, compat=compat,
     )  # fmt: skip
@@ -294,7 +294,7 @@ def _incomplete(receipt: Receipt) -> str:
         first = receipt.rejected[0]
         parts.append(f"{len(receipt.rejected)} do not fit ({first.module}: {first.reason})")
     if receipt.unsupported:
-        parts.append(say_foreign(receipt.unsupported))
+        parts.append(say_unsupported(receipt.unsupported))
     if strange := len(receipt.unknown) - sum(receipt.unsupported.values()):
         parts.append(f"{strange} tensors are of no known kind ({shorten(receipt.unknown, 3)})")
     applied = f"only {receipt.matched} of {receipt.total} modules were applied: "
@@ -334,7 +334,7 @@ def _nothing(file: LoraFile, receipt: Receipt, components: Mapping[ComponentName
             f" ({shorten(skipped, 3)}) and would go on without it; leave --compat comfyui away to apply them"
         )
     if receipt.unsupported and not receipt.unplaced:
-        return f"{start}: {say_foreign(receipt.unsupported)}"
+        return f"{start}: {say_unsupported(receipt.unsupported)}"
     if receipt.unplaced:
         shown = shorten(receipt.unplaced, 3)
         return f"{start}: none of its {len(receipt.unplaced)} modules is in {met} ({shown})"

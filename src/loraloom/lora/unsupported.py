@@ -39,26 +39,26 @@ _KINDS: tuple[tuple[str, str], ...] = (
     ),
 )
 
-_FOREIGN = re.compile(
+_UNSUPPORTED = re.compile(
     r"^(?P<module>.*?)\.(?:" + "|".join(f"({pattern})" for pattern, _ in _KINDS) + r")(?:\.|$)"
 )
 
 
-def foreign_kind(key: str) -> tuple[str, str] | None:
+def unsupported_kind(key: str) -> tuple[str, str] | None:
     """(module, what it is) of a tensor of an adapter that is not applied; None for all others."""
-    found = _FOREIGN.match(key)
+    found = _UNSUPPORTED.match(key)
     if found is None:
         return None
     index = next(number for number, group in enumerate(found.groups()[1:]) if group is not None)
     return found["module"], _KINDS[index][1]
 
 
-def count_foreign(foreign: Mapping[str, str]) -> dict[str, int]:
+def count_unsupported(unsupported: Mapping[str, str]) -> dict[str, int]:
     """Tensor name → kind, as kind → number of tensors."""
-    return dict(Counter(foreign.values()))
+    return dict(Counter(unsupported.values()))
 
 
-def say_foreign(counts: Mapping[str, int]) -> str:
+def say_unsupported(counts: Mapping[str, int]) -> str:
     """ "48 tensors are VeRA, which is not applied here"."""
     return "; ".join(
         f"{count} tensors are {kind}, which is not applied here" for kind, count in counts.items()

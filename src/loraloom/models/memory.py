@@ -23,7 +23,7 @@ from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.resident import Resident, Storage
 from loraloom.models.tiny_autoencoder import tiny_blueprint
-from loraloom.models.unmerged import Beside
+from loraloom.models.unmerged import Unmerged
 from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, has_native_bfloat16
 from loraloom.weights.patch import Stack
@@ -182,7 +182,7 @@ def _around(
     if isinstance(freeu, FreeU):
         acting.append(freeu.on)
     if beside:
-        acting.append(Beside(blueprint.placements, model.weights, beside).on)
+        acting.append(Unmerged(blueprint.placements, model.weights, beside).on)
 
     @contextmanager
     def around(module: nn.Module) -> Generator[None]:

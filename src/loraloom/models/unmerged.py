@@ -27,7 +27,7 @@ Addition: TypeAlias = "Callable[[nn.Module, Tensor], Tensor]"
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class Unmerged:
     """A stack that runs beside the weights of modules built from `placements`, filled from `source`."""
 
     placements: Placements
