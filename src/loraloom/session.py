@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import torch
 
+from loraloom.custom_nodes.load import Packs, load_packs
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event, NodeFailed, RunCancelled, RunFailed
 from loraloom.engine.node import NodeType, collect
@@ -31,7 +32,6 @@ from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.output_files import OutputFolder
 from loraloom.nodes.services import Services, Settings
 from loraloom.outcome import Recorder, Run
-from loraloom.packs.load import Packs, load_packs
 from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph

@@ -14,9 +14,9 @@ import typer
 from loraloom.cli.lora_notes import lora_notes, with_renamed_loras
 from loraloom.cli.settings import Compat, Dtype
 from loraloom.cli.workflow_commands import chosen_graphs
+from loraloom.custom_nodes.load import load_packs
 from loraloom.engine.validation import ClassChecks
 from loraloom.folders import model_folders
-from loraloom.packs.load import load_packs
 from loraloom.workflow.edit import apply_assignments
 from loraloom.workflow.graph import Graph
 from loraloom.workflow.implemented import implemented_schemas, known_schemas

@@ -24,7 +24,7 @@ from loraloom.folders import model_folders
 from loraloom.workflow.implemented import implemented_schemas
 
 if TYPE_CHECKING:
-    from loraloom.packs.describe import Declared
+    from loraloom.custom_nodes.describe import Declared
 
 _LOCK_WAIT_SECONDS = 3.0
 
@@ -135,7 +135,7 @@ def _packs(
     directories: list[Path], models: list[Path] | None, extra_paths: list[Path] | None, input_dir: Path
 ) -> Declared:
     """What node packs declare, asked of a process that ends again; the worker imports them to run them."""
-    from loraloom.packs.describe import declared_by
+    from loraloom.custom_nodes.describe import declared_by
 
     found = declared_by(directories, models=models, extra_paths=extra_paths or (), input_dir=input_dir)
     for failure in found.failed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from loraloom.custom_nodes.dynamic_prompt import DynamicPrompt, NodeNotFoundError
 from loraloom.engine.plan import CycleError as DependencyCycleError
 from loraloom.engine.result import ExecutionBlocker
-from loraloom.packs.dynamic_prompt import DynamicPrompt, NodeNotFoundError
 
 __all__ = ["DependencyCycleError", "DynamicPrompt", "ExecutionBlocker", "NodeNotFoundError"]

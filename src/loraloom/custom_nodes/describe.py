@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from loraloom.custom_nodes.load import PackFailure, load_packs
 from loraloom.engine.validation import checked_by_node
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
-from loraloom.packs.load import PackFailure, load_packs
 from loraloom.workflow.graph import Graph
 from loraloom.workflow.implemented import read_schema
 from loraloom.workflow.report import Problem
@@ -60,7 +60,7 @@ def declared_by(
     for directory in directories:
         if not directory.is_dir():
             raise InputError(f"{directory} is not a folder; expected one that holds node packs")
-    command = [sys.executable, "-m", "loraloom.packs.describe", json.dumps(asked)]
+    command = [sys.executable, "-m", "loraloom.custom_nodes.describe", json.dumps(asked)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout)
     except subprocess.TimeoutExpired as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from loraloom.custom_nodes.current import current_run
 from loraloom.errors import ModelFileError
-from loraloom.packs.current import current_run
 
 if TYPE_CHECKING:
     from torch import Tensor

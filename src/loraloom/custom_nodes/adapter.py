@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
+from loraloom.custom_nodes.current import calling
+from loraloom.custom_nodes.declaration import plain, read_schema, sections_of
+from loraloom.custom_nodes.dynamic_prompt import DynamicPrompt, is_link
 from loraloom.engine.node import NodeRun, NodeType
 from loraloom.engine.result import Blocked, NodeResult
 from loraloom.errors import WorkflowError
-from loraloom.packs.current import calling
-from loraloom.packs.declaration import plain, read_schema, sections_of
-from loraloom.packs.dynamic_prompt import DynamicPrompt, is_link
 from loraloom.workflow.graph import JSON, Graph, GraphNode, Link, Value
 
 
@@ -144,7 +144,7 @@ class _Adapter:
 
     @staticmethod
     def _output(value: object, kind: str, is_list: bool, expanded: bool) -> object:
-        from loraloom.packs.conditioning import conditioning, from_pack
+        from loraloom.custom_nodes.conditioning import conditioning, from_pack
 
         if isinstance(value, Blocked):
             return value
@@ -158,7 +158,7 @@ class _Adapter:
 
 def _given(value: object) -> object:
     """A value as a function gets it; a link (of an input with `rawLink`) in the form of the API."""
-    from loraloom.packs.conditioning import to_pack
+    from loraloom.custom_nodes.conditioning import to_pack
 
     return [value.node, value.slot] if isinstance(value, Link) else to_pack(value)
 

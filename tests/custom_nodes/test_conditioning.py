@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loraloom.packs.conditioning import conditioning, from_pack, to_pack
+from loraloom.custom_nodes.conditioning import conditioning, from_pack, to_pack
 from loraloom.sampling.types import Cond
 
 

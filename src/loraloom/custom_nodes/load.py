@@ -17,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from loraloom.custom_nodes.adapter import node_type
+from loraloom.custom_nodes.standins.table import StandIns
 from loraloom.engine.node import NodeType
 from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
-from loraloom.packs.adapter import node_type
-from loraloom.packs.standins.table import StandIns
 from loraloom.workflow.implemented import implemented_schemas
 
 

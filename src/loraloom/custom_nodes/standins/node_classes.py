@@ -7,9 +7,9 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, cast
 
+from loraloom.custom_nodes.current import current_run
 from loraloom.engine.node import NodeType, collect
 from loraloom.engine.result import NodeResult
-from loraloom.packs.current import current_run
 from loraloom.workflow.implemented import implemented_schemas
 
 METHODS = {
@@ -96,7 +96,7 @@ def _as_class(kind: NodeType) -> type:
     names = [i.name for i in kind.schema.inputs]
 
     def call(self: object, *args: object, **values: object) -> object:
-        from loraloom.packs.conditioning import from_pack, to_pack
+        from loraloom.custom_nodes.conditioning import from_pack, to_pack
 
         given: dict[str, object] = {**dict(zip(names, args, strict=False)), **values}
         known = {name: from_pack(value) for name, value in given.items() if name in names}

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from loraloom.custom_nodes.describe import declared_by
+from loraloom.custom_nodes.load import Packs
 from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
-from loraloom.packs.describe import declared_by
-from loraloom.packs.load import Packs
-from tests.packs.conftest import CUSTOM_NODES
+from tests.custom_nodes.conftest import CUSTOM_NODES
 
 
 def test_another_process_says_what_packs_declare(packs: Packs, folders: ModelFolders) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from loraloom.packs.standins.graph_utils import GraphBuilder, add_graph_prefix, is_link
+from loraloom.custom_nodes.standins.graph_utils import GraphBuilder, add_graph_prefix, is_link
 
 
 def test_links() -> None:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
+from loraloom.custom_nodes.current import current_run
+from loraloom.custom_nodes.file_list import FileList
 from loraloom.errors import InputError
 from loraloom.folders import MODEL_SUFFIXES, ModelFolders
 from loraloom.nodes.services import Services
-from loraloom.packs.current import current_run
-from loraloom.packs.file_list import FileList
 
 _ANNOTATED = re.compile(r"(?P<name>.*?)(?: \[(?P<kind>output|input|temp)\])?", re.DOTALL)
 

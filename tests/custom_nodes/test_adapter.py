@@ -8,6 +8,7 @@ from typing import Annotated
 import pytest
 import torch
 
+from loraloom.custom_nodes.load import Packs
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import (
     NodeBlocked,
@@ -20,9 +21,8 @@ from loraloom.engine.events import (
 )
 from loraloom.engine.node import NodeResult, NodeType, Socket, node, node_types
 from loraloom.engine.run import run
-from loraloom.packs.load import Packs
 from loraloom.sampling.types import Cond
-from tests.packs.graphs import Nodes, events, graph, shown, started
+from tests.custom_nodes.graphs import Nodes, events, graph, shown, started
 
 
 @pytest.mark.parametrize("mix", ["TpLazyMix", "TpAsyncLazyMix"])

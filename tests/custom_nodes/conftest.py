@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from loraloom.custom_nodes.load import Packs, load_packs
 from loraloom.engine.node import NodeType
 from loraloom.folders import ModelFolders
-from loraloom.packs.load import Packs, load_packs
 
-CUSTOM_NODES = Path(__file__).parent / "custom_nodes"
+CUSTOM_NODES = Path(__file__).parent / "packs"
 
 
 @pytest.fixture(scope="module")

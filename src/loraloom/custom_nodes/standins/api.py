@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loraloom.packs.current import current_run
+from loraloom.custom_nodes.current import current_run
 
 __all__ = ["ComfyAPI", "ComfyAPISync"]
 

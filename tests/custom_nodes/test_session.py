@@ -12,7 +12,7 @@ import pytest
 from loraloom.cli.main import exit_code_of
 from loraloom.errors import WorkflowError
 from loraloom.session import Session
-from tests.packs.conftest import CUSTOM_NODES
+from tests.custom_nodes.conftest import CUSTOM_NODES
 
 WORKFLOW: dict[str, Any] = {
     "1": {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loraloom.packs.current import next_prefix
-from loraloom.packs.dynamic_prompt import is_link
+from loraloom.custom_nodes.current import next_prefix
+from loraloom.custom_nodes.dynamic_prompt import is_link
 
 __all__ = ["ExecutionBlocker", "GraphBuilder", "Node", "add_graph_prefix", "is_link"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, cast
 
-from loraloom.packs.file_list import FileList
+from loraloom.custom_nodes.file_list import FileList
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import Input, NodeSchema, Output
 

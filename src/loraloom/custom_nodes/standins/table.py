@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from loraloom.custom_nodes.standins.node_classes import ClassMappings, NodesModule
 from loraloom.folders import ModelFolders
-from loraloom.packs.standins.node_classes import ClassMappings, NodesModule
 
-_HERE = "loraloom.packs.standins"
+_HERE = "loraloom.custom_nodes.standins"
 _PACKAGES = ("comfy", "comfy.comfy_types", "comfy_api", "comfy_execution")
 _MODULES = {
     "comfy.comfy_types": "node_typing",
@@ -84,7 +84,7 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def _module(self, name: str) -> ModuleType:
         if name == "folder_paths":
-            from loraloom.packs.standins.folder_paths import FolderPaths
+            from loraloom.custom_nodes.standins.folder_paths import FolderPaths
 
             return FolderPaths(self._folders, self._output_dir)
         if name == "nodes":

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from loraloom.custom_nodes.current import current_run
 from loraloom.errors import Cancelled as InterruptProcessingException
 from loraloom.nodes.services import Services
-from loraloom.packs.current import current_run
 
 __all__ = [
     "InterruptProcessingException",

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from loraloom.custom_nodes.current import calling, current_run
+from loraloom.custom_nodes.standins import model_management, progress
+from loraloom.custom_nodes.standins.node_classes import METHODS, ClassMappings, NodesModule
+from loraloom.custom_nodes.standins.node_typing import IO, CheckLazyMixin
+from loraloom.custom_nodes.standins.samplers import KSampler
+from loraloom.custom_nodes.standins.table import StandIns
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
-from loraloom.packs.current import calling, current_run
-from loraloom.packs.standins import model_management, progress
-from loraloom.packs.standins.node_classes import METHODS, ClassMappings, NodesModule
-from loraloom.packs.standins.node_typing import IO, CheckLazyMixin
-from loraloom.packs.standins.samplers import KSampler
-from loraloom.packs.standins.table import StandIns
 from loraloom.workflow.implemented import implemented_schemas
 from tests.nodes.runs import PlainRun
 

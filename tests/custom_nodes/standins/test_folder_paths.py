@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from loraloom.custom_nodes.file_list import FileList
+from loraloom.custom_nodes.standins.folder_paths import FolderPaths
 from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
-from loraloom.packs.file_list import FileList
-from loraloom.packs.standins.folder_paths import FolderPaths
 
 
 @pytest.fixture

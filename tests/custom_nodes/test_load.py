@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from loraloom.custom_nodes.load import Packs, load_packs
 from loraloom.engine.validation import ClassChecks
 from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
-from loraloom.packs.load import Packs, load_packs
 from loraloom.workflow.graph import Graph
 from loraloom.workflow.object_info import object_info
 from loraloom.workflow.report import Report
 from loraloom.workflow.validate import validate
-from tests.packs.graphs import events, graph, shown
+from tests.custom_nodes.graphs import events, graph, shown
 
 PACK = """
 class Node:
@@ -161,7 +161,7 @@ def test_an_installed_comfy_is_left_alone(tmp_path: Path, folders: ModelFolders)
     (tmp_path / "packs/b.py").write_text("import comfy.utils\nNODE_CLASS_MAPPINGS = {}\n")
     script = (
         "import sys; from pathlib import Path\n"
-        "from loraloom.packs.load import load_packs; from loraloom.folders import ModelFolders\n"
+        "from loraloom.custom_nodes.load import load_packs; from loraloom.folders import ModelFolders\n"
         "packs = load_packs([Path(sys.argv[1])], folders=ModelFolders([]))\n"
         "sys.stdout.write(' '.join(f.name for f in packs.failed) + f\" {'torch' in sys.modules}\")\n"
     )
