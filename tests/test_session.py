@@ -19,7 +19,7 @@ import loraloom
 from loraloom.engine.events import Event, NodeProgress
 from loraloom.errors import Cancelled, InputError, MissingModelsError, WorkflowError
 from loraloom.nodes.previews import LatentPreview
-from loraloom.outcome import Run
+from loraloom.result import Run
 from loraloom.session import NodeFailure, Session
 from tests.demo_models import demo_lora, write_demo_models
 

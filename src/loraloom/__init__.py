@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 __all__ = ["Run", "Session", "__version__", "run"]
 
 if TYPE_CHECKING:
-    from loraloom.outcome import Run
+    from loraloom.result import Run
     from loraloom.session import Session, run
 
 
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(session, name)
     if name == "Run":
-        from loraloom.outcome import Run
+        from loraloom.result import Run
 
         return Run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,7 +31,7 @@ from loraloom.models.memory import DtypeName, Memory
 from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.output_files import OutputFolder
 from loraloom.nodes.services import Services, Settings
-from loraloom.outcome import Recorder, Run
+from loraloom.result import Recorder, Run
 from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from loraloom.engine.node import Socket, node, node_types
-from loraloom.outcome import Run
+from loraloom.result import Run
 from loraloom.session import Session
 from loraloom.weights.tensor_file import TensorFile
 from tests.parity.graphs import Api, flux_graph, tutorial_graph

@@ -19,7 +19,7 @@ from loraloom.demo.files import LORAS, MODELS, WORKFLOW, DemoLora
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from loraloom.outcome import Run
+    from loraloom.result import Run
     from loraloom.session import Session
     from loraloom.workflow.graph import Graph
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from loraloom.engine.events import Event, NodeFinished, NodeProgress, NodeStarted, NodeWarning
-from loraloom.outcome import Run
+from loraloom.result import Run
 from loraloom.workflow.graph import Graph
 
 

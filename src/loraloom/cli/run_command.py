@@ -32,7 +32,7 @@ from loraloom.errors import LoraloomError, MissingModelsError
 from loraloom.workflow.graph import Graph
 
 if TYPE_CHECKING:
-    from loraloom.outcome import Run
+    from loraloom.result import Run
 
 
 def run_command(
