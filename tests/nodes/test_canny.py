@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.nodes.edges import canny
+from loraloom.nodes.canny import canny
 
 FIGURES = {
     (0.4, 0.8): "01001020 02002040 02006040 0600c0c0 0c014180 1803b300 e0060c00 00081000 00106003 0060800c"

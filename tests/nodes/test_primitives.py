@@ -7,7 +7,7 @@ import torch
 
 from loraloom.engine.node import NodeResult, node_types
 from loraloom.errors import InputError
-from loraloom.nodes import glue, strings
+from loraloom.nodes import primitives, strings
 from loraloom.nodes.expressions import evaluate
 
 
@@ -16,11 +16,11 @@ def shown(result: NodeResult) -> object:
 
 
 def test_anything_is_shown_as_text() -> None:
-    assert shown(glue.preview_any("text")) == ["text"]
-    assert shown(glue.preview_any(1.5)) == ["1.5"]
-    assert shown(glue.preview_any(None)) == ["None"]
-    assert shown(glue.preview_any({"a": [1]})) == ['{"a": [1]}']
-    assert "tensor" in str(shown(glue.preview_any(torch.zeros(1))))
+    assert shown(primitives.preview_any("text")) == ["text"]
+    assert shown(primitives.preview_any(1.5)) == ["1.5"]
+    assert shown(primitives.preview_any(None)) == ["None"]
+    assert shown(primitives.preview_any({"a": [1]})) == ['{"a": [1]}']
+    assert "tensor" in str(shown(primitives.preview_any(torch.zeros(1))))
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_anything_is_shown_as_text() -> None:
     ],
 )
 def test_a_switch_asks_for_one_branch(known: dict[str, object], wanted: list[str]) -> None:
-    (kind,) = node_types(glue.switch)
+    (kind,) = node_types(primitives.switch)
     assert kind.check_lazy is not None
     assert list(kind.check_lazy(**known)) == wanted  # type: ignore[call-overload]
-    assert glue.switch(True, "no", "yes") == "yes"
+    assert primitives.switch(True, "no", "yes") == "yes"
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_a_switch_asks_for_one_branch(known: dict[str, object], wanted: list[str
     ],
 )
 def test_resolutions(ratio: str, megapixels: float, multiple: int, size: tuple[int, int]) -> None:
-    assert glue.select_resolution(ratio, megapixels, multiple) == size
+    assert primitives.select_resolution(ratio, megapixels, multiple) == size
 
 
 def test_expressions_of_connected_values() -> None:
-    assert glue.math_expression("floor(a / 32) * 32", **{"values.a": 100}) == (96.0, 96, True)
-    assert glue.math_expression("sum(values) / 2", **{"values.a": 1, "values.b": 2}) == (1.5, 1, True)
-    assert glue.math_expression("a > b", **{"values.a": 1, "values.b": 2}) == (0.0, 0, False)
+    assert primitives.math_expression("floor(a / 32) * 32", **{"values.a": 100}) == (96.0, 96, True)
+    assert primitives.math_expression("sum(values) / 2", **{"values.a": 1, "values.b": 2}) == (1.5, 1, True)
+    assert primitives.math_expression("a > b", **{"values.a": 1, "values.b": 2}) == (0.0, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
 
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(InputError, match="finite"):
-        glue.math_expression("1e308 * 10")
+        primitives.math_expression("1e308 * 10")
 
 
 def test_texts() -> None:
