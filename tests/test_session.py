@@ -18,8 +18,8 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 import loraloom
 from loraloom.engine.events import Event, NodeProgress
 from loraloom.errors import Cancelled, InputError, MissingModelsError, WorkflowError
-from loraloom.nodes.previews import LatentPreview
 from loraloom.result import Run
+from loraloom.runtime.previews import LatentPreview
 from loraloom.session import NodeFailure, Session
 from tests.demo_models import demo_lora, write_demo_models
 

@@ -28,10 +28,10 @@ from loraloom.errors import Cancelled, LoraloomError
 from loraloom.folders import ModelFolders, model_folders
 from loraloom.lora.load import Compat
 from loraloom.models.memory import DtypeName, Memory
-from loraloom.nodes.lora_shelf import LoraShelf
-from loraloom.nodes.output_files import OutputFolder
-from loraloom.nodes.services import Services, Settings
 from loraloom.result import Recorder, Run
+from loraloom.runtime.lora_shelf import LoraShelf
+from loraloom.runtime.output_files import OutputFolder
+from loraloom.runtime.services import Services, Settings
 from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from loraloom.folders import ModelFolders
 from loraloom.models.memory import Memory
-from loraloom.nodes.lora_shelf import LoraShelf
-from loraloom.nodes.output_files import OutputFolder
-from loraloom.nodes.services import Services
+from loraloom.runtime.lora_shelf import LoraShelf
+from loraloom.runtime.output_files import OutputFolder
+from loraloom.runtime.services import Services
 from loraloom.workflow.graph import JSON, GraphNode
 
 

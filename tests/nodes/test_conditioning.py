@@ -10,7 +10,7 @@ import torch
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.nodes import conditioning as nodes
-from loraloom.nodes.services import services
+from loraloom.runtime.services import services
 from loraloom.sampling.types import Cond, Conditioning
 from tests import tiny_models
 from tests.nodes.runs import PlainRun

@@ -17,10 +17,10 @@ from loraloom.models.handles import DiffusionModel, TextEncoders
 from loraloom.nodes import hook_keyframes, hooked_conditioning, hooks, text
 from loraloom.nodes.conditioning import combine
 from loraloom.nodes.lora import load_lora
-from loraloom.nodes.lora_shelf import LoraShelf
 from loraloom.nodes.sampling import ksampler
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import LatentValue
+from loraloom.runtime.lora_shelf import LoraShelf
+from loraloom.runtime.services import services
 from loraloom.sampling.hooks import Hooks, Keyframe, LoraHook
 from loraloom.sampling.types import Cond, Conditioning
 from tests import tiny_models

@@ -10,7 +10,7 @@ import torch
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.models.handles import Autoencoder
 from loraloom.nodes import inpainting
-from loraloom.nodes.services import services
+from loraloom.runtime.services import services
 from tests import tiny_models
 from tests.nodes.runs import PlainRun
 

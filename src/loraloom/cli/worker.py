@@ -18,7 +18,7 @@ from loraloom.engine.validation import own_checks
 from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import problem
-from loraloom.nodes.output_files import OutputFolder
+from loraloom.runtime.output_files import OutputFolder
 from loraloom.session import Session
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from loraloom.engine.node import NodeRun, node
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Image, Latent, LatentValue, Vae
+from loraloom.runtime.services import services
 
 
 @node("VAEDecode", category="latent", display_name="VAE Decode")

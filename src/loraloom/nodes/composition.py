@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loraloom.nodes.resampling import repeat_to, resize_mask
+from loraloom.resampling import repeat_to, resize_mask
 
 
 def paste(

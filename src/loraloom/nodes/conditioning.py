@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.errors import InputError
-from loraloom.nodes.resampling import as_batch, resize_mask
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue, Mask, Vae
+from loraloom.resampling import as_batch, resize_mask
+from loraloom.runtime.services import services
 from loraloom.sampling.types import Cond
 from loraloom.sampling.types import Conditioning as ConditioningValue
 

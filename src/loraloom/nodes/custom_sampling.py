@@ -11,8 +11,8 @@ from torch import Tensor
 from loraloom.engine.node import Choice, NodeRun, Number, Socket, node
 from loraloom.nodes.samplers import Sampler
 from loraloom.nodes.sampling import sample_latent
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Cfg, Conditioning, Latent, LatentValue, Model, Seed, Sigmas
+from loraloom.runtime.services import services
 from loraloom.sampling.guidance import CFG, DualCFG, Guidance, PerpNeg, Unguided
 from loraloom.sampling.noise import initial_noise
 

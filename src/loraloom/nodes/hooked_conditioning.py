@@ -7,8 +7,8 @@ from typing import Annotated
 from loraloom.engine.node import Choice, Socket, node
 from loraloom.nodes.conditioning import AreaStrength, with_options
 from loraloom.nodes.hooks import EXTRA, HooksSocket, Percent, with_hooks
-from loraloom.nodes.resampling import as_batch
 from loraloom.nodes.sockets import Conditioning, Mask
+from loraloom.resampling import as_batch
 from loraloom.sampling.hooks import Hooks
 from loraloom.sampling.types import Conditioning as ConditioningValue
 

@@ -13,8 +13,8 @@ from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import DiffusionModel
 from loraloom.nodes.hooks import hooks_of
 from loraloom.nodes.lora import report
-from loraloom.nodes.lora_shelf import named_parts
-from loraloom.nodes.services import services
+from loraloom.runtime.lora_shelf import named_parts
+from loraloom.runtime.services import services
 from loraloom.sampling.guidance import Guidance, SamplingOptions
 from loraloom.sampling.hooks import Change, LoraHook
 from loraloom.sampling.types import Conditioning, Network

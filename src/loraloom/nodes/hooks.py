@@ -11,8 +11,8 @@ from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import TextEncoders
 from loraloom.nodes.lora import report, with_bundled_words
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import CheckpointFile, Clip, LoraFile
+from loraloom.runtime.services import services
 from loraloom.sampling.hooks import Hooks, LoraHook
 from loraloom.sampling.types import Cond
 from loraloom.sampling.types import Conditioning as ConditioningValue

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from loraloom.engine.node import Choice, Number, node
 from loraloom.nodes.composition import equal_channels
-from loraloom.nodes.resampling import resize_image
 from loraloom.nodes.sockets import Image
+from loraloom.resampling import resize_image
 
 EXTRA = "comfy_extras.nodes_post_processing"
 CATEGORY = "image/postprocessing"

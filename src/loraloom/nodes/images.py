@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from loraloom.engine.node import Choice, Number, Options, node
 from loraloom.errors import InputError
 from loraloom.nodes.latents import Flip, Rotation, quarter_turns
-from loraloom.nodes.resampling import CROPS, IMAGE_METHODS, resize_image
 from loraloom.nodes.sockets import BatchSize, Image, Mask, Seed
+from loraloom.resampling import CROPS, IMAGE_METHODS, resize_image
 
 EXTRA = "comfy_extras.nodes_images"
 Side = Annotated[int, Number(min=0, max=16384, step=1)]

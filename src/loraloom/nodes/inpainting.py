@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from loraloom.engine.node import NodeRun, Number, node
-from loraloom.nodes.resampling import resize_mask
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Image, Latent, LatentValue, Mask, Vae
+from loraloom.resampling import resize_mask
+from loraloom.runtime.services import services
 
 Overlap = Annotated[int, Number(min=0, max=4096, step=32)]
 Frames = Annotated[int, Number(min=8, max=4096, step=4)]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from loraloom.engine.node import Choice, Number, Options, node
-from loraloom.nodes.resampling import as_batch, repeat_to, resize, resize_mask
 from loraloom.nodes.sockets import BatchSize, Latent, LatentValue
+from loraloom.resampling import as_batch, repeat_to, resize, resize_mask
 
 PIXELS_PER_LATENT = 8
 

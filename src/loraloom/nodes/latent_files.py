@@ -11,8 +11,8 @@ from safetensors.torch import save
 from loraloom.engine.node import Files, NodeResult, NodeRun, Number, node
 from loraloom.errors import InputError
 from loraloom.nodes.picture_files import HIDDEN, input_path
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import BatchSize, Latent, LatentValue
+from loraloom.runtime.services import services
 from loraloom.weights.tensor_file import TensorFile
 
 OLD_SCALE = 1.0 / 0.18215

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from loraloom.engine.node import Choice, Number, node
 from loraloom.nodes.composition import paste
-from loraloom.nodes.resampling import CROPS, LATENT_METHODS, as_batch, repeat_to, resize
 from loraloom.nodes.sockets import Latent, LatentValue, Mask
+from loraloom.resampling import CROPS, LATENT_METHODS, as_batch, repeat_to, resize
 
 PIXELS_PER_LATENT = 8
 SMALLEST = 64

@@ -14,8 +14,8 @@ from loraloom.models.checkpoint import (
     open_text_encoders,
     open_tiny_autoencoder,
 )
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
+from loraloom.runtime.services import services
 
 TextEncoderFile = Annotated[str, Files("text_encoders")]
 Device = Annotated[str, Choice(("default", "cpu")), Options({"advanced": True})]

@@ -7,8 +7,8 @@ from loraloom.lora.load import LoadedLora
 from loraloom.lora.receipt import Receipt
 from loraloom.models.handles import TextEncoders
 from loraloom.models.text.embeddings import BundledEmbeddings
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Clip, LoraFile, Model, Strength
+from loraloom.runtime.services import services
 from loraloom.weights.patch import PatchUse
 from loraloom.workflow.graph import JSON
 

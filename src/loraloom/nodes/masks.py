@@ -12,9 +12,9 @@ from loraloom.engine.node import Choice, Files, NodeResult, NodeRun, Number, Opt
 from loraloom.errors import InputError
 from loraloom.nodes.composition import equal_channels, paste
 from loraloom.nodes.picture_files import HIDDEN, input_path, preview_image, read_picture
-from loraloom.nodes.resampling import as_batch, resize_mask
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Image, Mask
+from loraloom.resampling import as_batch, resize_mask
+from loraloom.runtime.services import services
 
 EXTRA = "comfy_extras.nodes_mask"
 COMPOSITING = "comfy_extras.nodes_compositing"

@@ -14,8 +14,8 @@ from torch import Tensor
 from loraloom.engine.node import Choice, NodeResult, NodeRun, Socket, node
 from loraloom.errors import InputError, LoraloomError
 from loraloom.nodes.picture_files import HIDDEN, metadata_texts, preview_image, save_image
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Image
+from loraloom.runtime.services import services
 
 
 @node(

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from loraloom.engine.node import Files, NodeResult, NodeRun, Number, Options, node
 from loraloom.errors import InputError, LoraloomError
-from loraloom.nodes.output_files import OutputFolder
-from loraloom.nodes.services import Services, services
 from loraloom.nodes.sockets import BatchSize, Image, Mask
+from loraloom.runtime.output_files import OutputFolder
+from loraloom.runtime.services import Services, services
 from loraloom.workflow.graph import JSON
 
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loraloom.engine.node import Choice, Socket, node
 from loraloom.errors import InputError
-from loraloom.nodes.resampling import IMAGE_METHODS, as_batch, resize
+from loraloom.resampling import IMAGE_METHODS, as_batch, resize
 
 Size = tuple[float, float]
 """Width and height."""

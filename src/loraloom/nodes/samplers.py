@@ -6,8 +6,8 @@ from functools import partial
 from typing import Annotated
 
 from loraloom.engine.node import Choice, Number, Options, Socket, node
-from loraloom.nodes.resampling import resize
 from loraloom.nodes.sockets import Model
+from loraloom.resampling import resize
 from loraloom.sampling.samplers.euler import euler_pp, lcm_upscale
 from loraloom.sampling.samplers.registry import Method, method, sampler_names
 from loraloom.sampling.samplers.sa_solver import TauBetween

@@ -12,8 +12,8 @@ from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.errors import InputError
 from loraloom.models.handles import DiffusionModel
 from loraloom.nodes.hooked_model import hooked_network, report_hooks
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
+from loraloom.runtime.services import services
 from loraloom.sampling.guidance import CFG, Guidance, SamplingOptions
 from loraloom.sampling.noise import initial_noise
 from loraloom.sampling.run import completed, sample

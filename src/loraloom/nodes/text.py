@@ -11,8 +11,8 @@ from loraloom.errors import InputError
 from loraloom.models.handles import TextEncoders
 from loraloom.models.text.embeddings import embedding_names, embedding_state
 from loraloom.models.text.encode import encode_prompt
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Clip, Conditioning, Prompt
+from loraloom.runtime.services import services
 from loraloom.sampling.types import Conditioning as ConditioningValue
 
 Side = Annotated[int, Number(min=0, max=16384)]

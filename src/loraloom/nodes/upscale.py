@@ -6,8 +6,8 @@ from typing import Annotated
 
 from loraloom.engine.node import Files, NodeRun, Socket, node
 from loraloom.models.upscaling import Upscaler, open_upscaler
-from loraloom.nodes.services import services
 from loraloom.nodes.sockets import Image
+from loraloom.runtime.services import services
 
 UpscaleModel = Annotated[Upscaler, Socket("UPSCALE_MODEL")]
 MODULE = "comfy_extras.nodes_upscale_model"

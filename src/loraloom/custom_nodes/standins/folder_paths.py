@@ -17,7 +17,7 @@ from loraloom.custom_nodes.current import current_run
 from loraloom.custom_nodes.file_list import FileList
 from loraloom.errors import InputError
 from loraloom.folders import MODEL_SUFFIXES, ModelFolders
-from loraloom.nodes.services import Services
+from loraloom.runtime.services import Services
 
 _ANNOTATED = re.compile(r"(?P<name>.*?)(?: \[(?P<kind>output|input|temp)\])?", re.DOTALL)
 

@@ -9,7 +9,7 @@ import torch
 
 from loraloom.custom_nodes.current import current_run
 from loraloom.errors import Cancelled as InterruptProcessingException
-from loraloom.nodes.services import Services
+from loraloom.runtime.services import Services
 
 __all__ = [
     "InterruptProcessingException",

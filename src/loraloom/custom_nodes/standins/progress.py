@@ -38,7 +38,7 @@ class ProgressBar:
 
 def common_upscale(samples: Tensor, width: int, height: int, upscale_method: str, crop: str) -> Tensor:
     """(B, C, H, W) → (B, C, height, width)."""
-    from loraloom.nodes.resampling import resize
+    from loraloom.resampling import resize
 
     return resize(samples, width, height, upscale_method, crop)
 

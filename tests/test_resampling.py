@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loraloom.errors import InputError
-from loraloom.nodes.resampling import bislerp, lanczos, repeat_to, resize, resize_mask
+from loraloom.resampling import bislerp, lanczos, repeat_to, resize, resize_mask
 
 
 def test_centre_crop_keeps_the_middle() -> None:

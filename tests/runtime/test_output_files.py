@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loraloom.errors import InputError
-from loraloom.nodes.output_files import OutputFolder
+from loraloom.runtime.output_files import OutputFolder
 
 
 def test_names_count_up_from_the_highest(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from loraloom.models.families.flux import FAMILY as FLUX
 from loraloom.models.families.sd15 import FAMILY as SD15
 from loraloom.models.memory import Memory
 from loraloom.nodes.loaders import load_vae
-from loraloom.nodes.previews import LatentPreview, Previews
+from loraloom.runtime.previews import LatentPreview, Previews
 from loraloom.sampling.types import Step
 from tests.models.test_tiny_autoencoder import halves, written
 from tests.nodes.runs import PlainRun

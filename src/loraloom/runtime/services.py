@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraloom.folders import ModelFolders
-from loraloom.nodes.lora_shelf import LoraShelf
-from loraloom.nodes.output_files import OutputFolder
-from loraloom.nodes.previews import Previews
+from loraloom.runtime.lora_shelf import LoraShelf
+from loraloom.runtime.output_files import OutputFolder
+from loraloom.runtime.previews import Previews
 
 if TYPE_CHECKING:
     from loraloom.engine.node import NodeRun

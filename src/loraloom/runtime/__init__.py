@@ -1,0 +1,1 @@
+"""What nodes ask of the session that runs them: folders, resident models, LoRAs, previews, output files."""
