@@ -30,11 +30,15 @@ class Cond:
         "start_percent", "end_percent", "guidance", "width", "height", "crop_w", "crop_h",
         "target_width", "target_height", "aesthetic_score", "concat_latent_image", "concat_mask",
         "hooks", …
+    mask: (1, T) 1 where context holds a token, 0 where it is padding; None: all are tokens.
+    extras: what else a family's encoders say, by the family's own names ("t5_ids" (1, N) …).
     """
 
     context: Tensor
     pooled: Tensor | None = None
     options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
+    mask: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=lambda: dict[str, Tensor]())
 
 
 Conditioning: TypeAlias = tuple[Cond, ...]
