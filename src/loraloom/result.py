@@ -15,6 +15,7 @@ from loraloom.engine.events import (
     NodesCached,
     NodeStarted,
     NodeWarning,
+    receipt_in,
 )
 from loraloom.workflow.graph import JSON
 
@@ -96,8 +97,10 @@ class Recorder:
                 self._cached += nodes
             case NodeStarted(node_id):
                 self._started[node_id] = time.monotonic()
-            case NodeNote(_, "lora", payload) if isinstance(payload, dict):
-                self._receipts.append(payload)
+            case NodeNote(_, kind, payload):
+                receipt = receipt_in(kind, payload)
+                if receipt is not None:
+                    self._receipts.append(receipt)
             case NodeWarning(node_id, message):
                 self._warnings.append(f"node {node_id}: {message}")
             case NodeFinished(node_id):

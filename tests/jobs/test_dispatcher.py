@@ -94,7 +94,7 @@ def test_a_job_runs_and_its_result_is_kept(tmp_path: Path) -> None:
             assert result["outputs"] == {
                 "9": {"images": [{"filename": "out_00000_.txt", "subfolder": "", "type": "output"}]}
             }
-            assert result["receipts"] == [{"node": "2", "kind": "lora", "matched": 2, "name": "a"}]
+            assert result["receipts"] == [{"node": "2", "matched": 2, "name": "a"}]
             assert result["warnings"] == ["node 2: slow"]
             assert (tmp_path / "output/out_00000_.txt").read_text() == "7"
             kinds = [n.kind for n in q.notices if n.job is not None and n.kind not in ("queue", "progress")]

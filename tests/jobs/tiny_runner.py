@@ -52,7 +52,9 @@ def wait(
     for step in range(steps):
         run.progress(step + 1, steps, Picture())
         time.sleep(0.02)
-    run.note("lora", {"matched": 2, "name": "a"})
+    run.note("lora", {"node": run.node_id, "matched": 2, "name": "a"})
+    run.note("embeddings", {"lora": "a", "words": ["b"]})
+    run.note("text", "no receipt")
     run.warn("slow")
     return value
 

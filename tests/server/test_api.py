@@ -70,7 +70,7 @@ def test_a_job_from_submission_to_receipts(server: RunningServer) -> None:
     numbers = [number for number, _, _ in told if number is not None]
     assert numbers == sorted(set(numbers))
     job = done(server, job["id"])
-    assert job["receipts"][0]["matched"] == 2
+    assert job["receipts"] == [{"node": "2", "matched": 2, "name": "a"}]
     assert job["warnings"] == ["node 2: slow"]
     assert server.http.get(job["outputs"][0]["url"]).text == "5"
     assert set(job["timings"]) == {"1", "2", "9"}

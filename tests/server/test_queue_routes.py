@@ -59,7 +59,7 @@ def test_a_prompt_runs_and_its_client_is_told(server: RunningServer) -> None:
     ]
     assert entry["prompt"][1] == job_id
     assert entry["prompt"][4] == ["9"]
-    assert entry["receipts"][0]["matched"] == 2
+    assert entry["receipts"] == [{"node": "2", "matched": 2, "name": "a"}]
     image = entry["outputs"]["9"]["images"][0]
     assert server.http.get("/view", params=image).text == "7"
 

@@ -145,3 +145,8 @@ Event: TypeAlias = (
     | RunFailed
     | RunCancelled
 )
+
+
+def receipt_in(kind: str, payload: JSON) -> dict[str, JSON] | None:
+    """The LoRA receipt in a note, with "node" and "name"; None where the note is another."""
+    return payload if kind == "lora" and isinstance(payload, dict) else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from loraloom.engine.events import receipt_in
 from loraloom.jobs.job import Job
 from loraloom.jobs.store import JobEvent, first_sequence
 from loraloom.workflow.graph import JSON
@@ -57,9 +58,9 @@ class LiveJob:
             case "node_failed":
                 self._state(message["node"], message["display"], 0, 1, "error")
             case "note":
-                payload = message["payload"]
-                fields = cast("dict[str, JSON]", payload if isinstance(payload, dict) else {"value": payload})
-                self.receipts.append({"node": message["node"], "kind": message["note"], **fields})
+                receipt = receipt_in(message["note"], message["payload"])
+                if receipt is not None:
+                    self.receipts.append(receipt)
             case "warning":
                 self.warnings.append(f"node {message['node']}: {message['message']}")
             case _:

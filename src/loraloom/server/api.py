@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from loraloom.errors import LoraloomError
 from loraloom.jobs.dispatcher import Dispatcher
-from loraloom.jobs.job import Job, Status, WrongStatus
-from loraloom.jobs.store import JobExists, QueueFull, UnknownJob
-from loraloom.server import prompts
+from loraloom.jobs.job import Job, Status
+from loraloom.server import failures, prompts
 from loraloom.server.bodies import read_object
 from loraloom.server.sse import follow
 from loraloom.server.state import ServerState
@@ -129,7 +128,7 @@ def _outputs(outputs: dict[str, Any]) -> list[OutputFile]:
 def create_api(state: ServerState) -> FastAPI:
     """The application behind /v1."""
     api = FastAPI(title="Loraloom", version=state.settings.version or "0", docs_url=None, redoc_url=None)
-    api.add_exception_handler(LoraloomError, _failed)
+    api.add_exception_handler(LoraloomError, failures.handler("detail"))
     _add_jobs(api, state)
     _add_queue(api, state.dispatcher)
     return api
@@ -245,15 +244,3 @@ def _validated(body: dict[str, Any]) -> Submission:
         return Submission.model_validate(body)
     except ValidationError as error:
         raise HTTPException(400, error.errors(include_url=False, include_input=False)) from error
-
-
-async def _failed(_request: Request, error: Exception) -> JSONResponse:
-    status = 400
-    if isinstance(error, UnknownJob):
-        status = 404
-    elif isinstance(error, WrongStatus | JobExists):
-        status = 409
-    elif isinstance(error, QueueFull):
-        status = 429
-    headers = {"Retry-After": "30"} if status == 429 else None
-    return JSONResponse({"detail": str(error)}, status, headers)

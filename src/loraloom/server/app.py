@@ -20,10 +20,11 @@ from starlette.websockets import WebSocket
 from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
 from loraloom.jobs.dispatcher import Dispatcher, Limits, Notice
-from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING, QueueFull, UnknownJob
+from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread
 from loraloom.server import (
+    failures,
     file_routes,
     library_routes,
     page,
@@ -101,7 +102,7 @@ def application(setup: Setup) -> ASGIApp:
             await state.dispatcher.stop()
             store.close()
 
-    handlers = {HTTPException: _http_error, LoraloomError: _loraloom_error, ClientDisconnect: _gone}
+    handlers = {HTTPException: _http_error, LoraloomError: failures.handler("error"), ClientDisconnect: _gone}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # pyright: ignore[reportArgumentType]
     return Security(app, setup.settings)
 
@@ -171,11 +172,6 @@ async def _http_error(_request: Request, error: HTTPException) -> Response:
     if error.status_code in (404, 405) and error.detail in ("Not Found", "Method Not Allowed"):
         return Response(status_code=error.status_code)
     return JSONResponse({"error": error.detail}, error.status_code)
-
-
-async def _loraloom_error(_request: Request, error: LoraloomError) -> Response:
-    status = 404 if isinstance(error, UnknownJob) else 429 if isinstance(error, QueueFull) else 400
-    return JSONResponse({"error": str(error)}, status)
 
 
 async def _gone(_request: Request, _error: ClientDisconnect) -> Response:

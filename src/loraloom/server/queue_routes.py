@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from loraloom.jobs.job import Job, Status
 from loraloom.jobs.store import JobExists, QueueFull, UnknownJob
-from loraloom.server import prompts, wire
+from loraloom.server import failures, prompts, wire
 from loraloom.server.bodies import read_object
 from loraloom.server.state import ServerState, state_of
 from loraloom.workflow.graph import JSON
@@ -37,9 +37,9 @@ async def post_prompt(request: Request) -> Response:
     except prompts.BadPrompt as error:
         return JSONResponse(error.body, 400)
     except JobExists as error:
-        return JSONResponse(prompts.problem("invalid_prompt_id", str(error)).body, 400)
+        return failures.answer(error, prompts.problem("invalid_prompt_id", str(error)).body)
     except QueueFull as error:
-        return JSONResponse(prompts.problem("queue_full", str(error)).body, 429, {"Retry-After": "30"})
+        return failures.answer(error, prompts.problem("queue_full", str(error)).body)
     return JSONResponse(
         {"prompt_id": job.id, "number": wire.queue_item(job)[0], "node_errors": accepted.node_errors}
     )
