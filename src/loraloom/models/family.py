@@ -59,7 +59,7 @@ Placements: TypeAlias = Mapping[str, Placement]
 class Blueprint:
     """A network as the shapes of its weights determine it.
 
-    build: makes the module, with whatever default device is set (Loraloom sets "meta").
+    build: makes the module, its parameters on "meta" (`weights.meta.build_unfilled`).
     unused: patterns (`fnmatch`) of native names that files of this family hold and the network does not use.
     """
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Blueprint, from_shapes
 from loraloom.models.slots import compress, find_slots, is_unused
+from loraloom.weights.meta import build_unfilled, complete
 from loraloom.weights.patch import Factors, Patch, Rows, Stack
 from loraloom.weights.quantized import STORAGE_TYPES, join_low_rank
 from loraloom.weights.source import WeightSource
@@ -66,13 +67,15 @@ class Resident:
         with _plain_tensors():
             for native in self._slots:
                 self._restore(native)
+        with source.naming():
+            complete(self.module, device)
 
     def _empty_module(self, blueprint: Blueprint) -> nn.Module:
         for native, shape in self.source.shapes.items():
             if 0 in shape and not is_unused(native, blueprint):
                 raise ModelFileError(f"the weight {native!r} is empty: shape {list(shape)}")
-        with torch.device("meta"), from_shapes("a network that can be built"):
-            module = blueprint.build()
+        with from_shapes("a network that can be built"):
+            module = build_unfilled(blueprint.build)
             compress(module, blueprint.placements, self._stays_narrow)
         return module.eval().requires_grad_(False)
 
