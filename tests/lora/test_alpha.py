@@ -15,7 +15,9 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.lora.component import Component
+from loraloom.lora.convert import convert
 from loraloom.lora.file import read_lora
+from loraloom.lora.inspect import page_of
 from loraloom.lora.load import load_lora
 from loraloom.weights.patch import Target
 
@@ -113,3 +115,56 @@ def test_peft_dora_is_per_output_row(tmp_path: Path) -> None:
     component = Component("sd15", {"a.weight": (6, 6)}, {"mid.to_q": Target("a.weight")})
     lora = load(tmp_path, tensors, {"model": component})
     torch.testing.assert_close(apply(lora, "a.weight", base), layer.get_base_layer().weight.detach())
+
+
+def _plain_pair() -> dict[str, Tensor]:
+    name = "lora_unet_input_blocks_1_1_proj_in"
+    return {f"{name}.lora_A.weight": random(6, 8), f"{name}.lora_B.weight": random(8, 6)}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "gamma"),
+    [
+        ({"r": "6", "lora_alpha": "24"}, 4.0),
+        ({"lora_alpha": "24.0"}, 4.0),
+        ({"r": "6", "lora_alpha": "6", "use_rslora": "True"}, 6 / math.sqrt(6)),
+        ({"lora_config": json.dumps({"r": 6, "lora_alpha": 12})}, 2.0),
+        ({"r": "6", "lora_alpha": "much"}, 1.0),
+        ({"ss_network_dim": "6", "ss_network_alpha": "24"}, 1.0),
+        ({"rank": "6", "alpha": "24"}, 1.0),
+    ],
+)
+def test_a_scale_that_stands_in_the_header_only(
+    metadata: dict[str, str], gamma: float, tmp_path: Path
+) -> None:
+    """PEFT's settings are used; those that may be multiplied into the factors already are spoken of."""
+    component = Component("sd15", {"input_blocks.1.1.proj_in.weight": (8, 8)})
+    tensors = _plain_pair()
+    lora = load(tmp_path, tensors, {"model": component}, metadata)
+    down, up = tensors.values()
+    changed = apply(lora, "input_blocks.1.1.proj_in.weight", torch.zeros(8, 8))
+    torch.testing.assert_close(changed, gamma * up @ down)
+    stated = next((key for key in ("ss_network_alpha", "alpha") if key in metadata), None)
+    said = any(stated is not None and f"{stated} 24" in line for line in lora.receipt.warnings)
+    assert said == (stated is not None)
+    notes = page_of(read_lora(tmp_path / "lora.safetensors")).notes
+    assert any("4 times the strength" in note for note in notes) == (stated is not None)
+
+
+def test_a_scale_is_not_written_twice(tmp_path: Path) -> None:
+    """Converting multiplies γ in or states it as alpha, and takes the header's settings away."""
+    component = Component(
+        "sd15",
+        {"input_blocks.1.1.proj_in.weight": (8, 8)},
+        {"down_blocks.0.attentions.0.proj_in": Target("input_blocks.1.1.proj_in.weight")},
+    )
+    metadata = {"r": "6", "lora_alpha": "24", "ss_network_alpha": "24"}
+    before = load(tmp_path, _plain_pair(), {"model": component}, metadata)
+    weight = "input_blocks.1.1.proj_in.weight"
+    for dialect in ("diffusers", "kohya"):
+        out = tmp_path / f"{dialect}.safetensors"
+        convert(read_lora(tmp_path / "lora.safetensors"), {"model": component}, out, dialect)
+        after = load_lora(read_lora(out), {"model": component})
+        expected = apply(before, weight, torch.zeros(8, 8))
+        torch.testing.assert_close(apply(after, weight, torch.zeros(8, 8)), expected)
+        assert not after.receipt.warnings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -400,3 +401,65 @@ def test_written_files_state_their_own_hash(tmp_path: Path) -> None:
     file = read_lora(tmp_path / "b.safetensors")
     assert file.metadata["sshs_model_hash"] == hashes_of(file.path).tensors
     assert embedded_hash_note(file.metadata, hashes_of(file.path)) is None
+
+
+def _plain(folder: Path, *, broken: float | None = None) -> Path:
+    name = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    up = random(8, 2, 1, 1)
+    if broken is not None:
+        up[3, 1] = broken
+    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": random(2, 8, 1, 1)}
+    return _save(folder / "plain.safetensors", tensors)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused_by_module(value: float, tmp_path: Path) -> None:
+    file = read_lora(_plain(tmp_path, broken=value))
+    with pytest.raises(InputError, match="proj_in holds NaN or infinity"):
+        resize(file, tmp_path / "out.safetensors", rank=1)
+    with pytest.raises(InputError, match="proj_in holds NaN or infinity"):
+        merge([read_part(str(file.path))], BASE, tmp_path / "out.safetensors")
+    tuned, original = _checkpoints(value)
+    with pytest.raises(InputError, match="holds NaN or infinity"):
+        extract(tuned, original, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def _checkpoints(value: float) -> tuple[CheckpointWeights, CheckpointWeights]:
+    broken = torch.zeros(8, 8, 1, 1)
+    broken[0, 0] = value
+    tensors = {name: torch.zeros(shape) for name, shape in SD.shapes.items()}
+    components: dict[ComponentName, Component] = {"model": SD}
+    tuned = tensors | {"input_blocks.1.1.proj_in.weight": broken}
+    return (
+        CheckpointWeights(components, lambda _, name: tuned[name]),
+        CheckpointWeights(components, lambda _, name: tensors[name]),
+    )
+
+
+def test_no_input_is_overwritten(tmp_path: Path) -> None:
+    path = _plain(tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(path)
+    for out in (path, tmp_path / "link.safetensors", tmp_path / "x" / ".." / "plain.safetensors"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match="one of the files to read"):
+            merge([read_part(str(path)), read_part(f"{path}:0.5")], BASE, out)
+        with pytest.raises(InputError, match="one of the files to read"):
+            resize(read_lora(path), out, rank=1)
+        with pytest.raises(InputError, match="one of the files to read"):
+            convert(read_lora(path), BASE, out, "kohya")
+    assert path.read_bytes() == before
+
+
+def test_the_umask_decides_the_mode(tmp_path: Path) -> None:
+    path, out = _plain(tmp_path), tmp_path / "out.safetensors"
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            resize(read_lora(path), out, rank=1)
+        finally:
+            os.umask(before)
+        assert out.stat().st_mode & 0o777 == mode
+        out.unlink()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["plain.safetensors"]

@@ -117,7 +117,7 @@ HEADINGS = ("LoRA", "strength", "placed", "left out", "not placed", "‖ΔW‖/�
 
 
 def _cells(receipt: Mapping[str, Any]) -> tuple[str, ...]:
-    left_out = sum(len(entry["modules"]) for entry in receipt.get("ignored", ()))
+    left_out = receipt.get("left_out") or sum(len(entry["modules"]) for entry in receipt.get("ignored", ()))
     lost = len(receipt["unplaced"]) + len(receipt["rejected"]) + len(receipt["unknown"])
     strengths = {part: receipt.get(f"strength_{part}") for part in ("model", "clip")}
     said = [f"{part} {value:g}" for part, value in strengths.items() if value is not None]
@@ -125,7 +125,7 @@ def _cells(receipt: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(receipt["name"]),
         ", ".join(said),
-        f"{receipt['matched']}/{receipt['total']}",
+        "" if receipt.get("left_out") else f"{receipt['matched']}/{receipt['total']}",
         str(left_out or ""),
         str(lost or ""),
         ", ".join(f"{e['component']} {e['relative']:.2g}" for e in receipt.get("effects", ())),

@@ -127,7 +127,9 @@ def extract_command(
     """Make a LoRA of the difference between two checkpoints."""
     from loraloom.cli.checkpoint_weights import checkpoint_weights
     from loraloom.lora.extract import extract
+    from loraloom.lora.writing import refuse_inputs
 
+    refuse_inputs(out, [tuned, original])
     tuned_weights, original_weights = checkpoint_weights(tuned), checkpoint_weights(original)
     report = extract(
         tuned_weights, original_weights, out, rank=rank, energy=energy, precision=precision.value

@@ -1,6 +1,6 @@
 """The scale γ of a module: alpha / rank, by the rule of the program that trained it.
 
-In order: an explicit `scale` tensor; the `alpha` tensor; PEFT's config (beside the file, or diffusers' copy
+In order: an explicit `scale` tensor; the `alpha` tensor; PEFT's config (beside the file, or a copy
 of it in the header), with its rank and alpha patterns and rsLoRA's alpha / √rank; else 1, which is what
 files without alpha mean. kohya's and LyCORIS's trainers read alpha 0 as "alpha = rank".
 """
@@ -20,6 +20,19 @@ from loraloom.lora.module_names import take_apart
 
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 """Header key under which diffusers stores PEFT's config as JSON, its keys prefixed by the part ("unet.r")."""
+
+HEADER_CONFIGS = (DIFFUSERS_CONFIG, "peft_config", "lora_config", "adapter_config")
+"""Header keys that may hold PEFT's config as JSON."""
+
+HEADER_SETTINGS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+"""PEFT's settings that trainers also write into the header one by one, as texts."""
+
+STATED_ALPHAS = ("ss_network_alpha", "network_alpha", "alpha")
+"""Further header keys that state an alpha. They are not used: programs that fold γ into the factors, and
+drop the alpha tensors, leave them as they were."""
+
+SCALE_KEYS = (*HEADER_CONFIGS, *HEADER_SETTINGS)
+"""What a file whose tensors say γ must not take over from the header of the file that it is made of."""
 
 CAYLEY_TERMS = 5
 """Terms of OFTv2's series where no config says otherwise."""
@@ -66,20 +79,42 @@ def peft_configs(config: Mapping[str, object], metadata: Mapping[str, str]) -> t
     """The PEFT configs that come with a file: adapter_config.json's, or those in the header."""
     if config:
         return (_peft_config("", config),)
-    text = metadata.get(DIFFUSERS_CONFIG)
-    if not text:
-        return ()
-    try:
-        found: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return ()
-    if not isinstance(found, dict):
-        return ()
+    found = [values for key in HEADER_CONFIGS if (values := _object(metadata.get(key)))]
+    if not found and "lora_alpha" in metadata:
+        found = [{key: _plain(metadata[key]) for key in HEADER_SETTINGS if key in metadata}]
     parts: dict[str, dict[str, object]] = {}
-    for key, value in cast(dict[str, object], found).items():
-        part, _, name = key.rpartition(".")
-        parts.setdefault(part, {})[name] = value
+    for values in found[:1]:
+        for key, value in values.items():
+            part, _, name = key.rpartition(".")
+            parts.setdefault(part, {})[name] = value
     return tuple(_peft_config(part, values) for part, values in parts.items())
+
+
+def _object(text: str | None) -> dict[str, object]:
+    """A JSON object, or {} where the text is none."""
+    found = _plain(text or "")
+    return cast(dict[str, object], found) if isinstance(found, dict) else {}
+
+
+def _plain(text: str) -> object:
+    """The value that a text of the header stands for: JSON's, or Python's words for true and false."""
+    try:
+        return json.loads({"True": "true", "False": "false"}.get(text, text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def unused_alpha(metadata: Mapping[str, str], rank: int) -> str | None:
+    """What to say of a file without alpha whose header states one that would matter; see `STATED_ALPHAS`."""
+    for key in STATED_ALPHAS:
+        stated = _number(_plain(metadata.get(key, "")))
+        if stated and stated != rank:
+            return (
+                f"no tensor says alpha; the header's {key} {stated:g} is not used, since programs that scale"
+                f" the factors leave it there: if the LoRA is too weak or too strong, try {stated / rank:g}"
+                " times the strength"
+            )
+    return None
 
 
 def config_for(configs: Iterable[PeftConfig], module: str) -> tuple[PeftConfig, str] | None:

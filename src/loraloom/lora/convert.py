@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.lora.alpha import CAYLEY_TERMS, DIFFUSERS_CONFIG
+from loraloom.lora.alpha import CAYLEY_TERMS, SCALE_KEYS, STATED_ALPHAS
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
 from loraloom.lora.place import Piece, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.writing import Speller, stated_scale, write_lora
+from loraloom.lora.writing import Speller, refuse_inputs, stated_scale, write_lora
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile
 
@@ -51,6 +51,7 @@ def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, 
 
     InputError where a module does not fit the base, or the dialect cannot say it: nothing is dropped.
     """
+    refuse_inputs(out, [file.path])
     speller = Speller(base, dialect)
     placement = place(file, base)
     left = [*placement.unplaced, *(one.module for one in placement.rejected), *placement.unknown]
@@ -72,7 +73,8 @@ def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, 
         for suffix, tensor in _suffixed(entry, dialect).items():
             written[f"{name}.{suffix}"] = tensor
     written |= {key: tensors.read(key) for key in file.bundled}
-    metadata = {key: value for key, value in file.metadata.items() if key != DIFFUSERS_CONFIG}
+    stale = (*SCALE_KEYS, *STATED_ALPHAS) if dialect == "diffusers" else SCALE_KEYS
+    metadata = {key: value for key, value in file.metadata.items() if key not in stale}
     write_lora(out, written, metadata)
     return f"{len({piece.module for piece in placement.pieces})} modules as {dialect} names"
 

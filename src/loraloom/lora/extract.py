@@ -12,7 +12,7 @@ from torch import Tensor
 from loraloom.errors import InputError
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.low_rank import check_size, reduce_matrix
-from loraloom.lora.writing import PRECISIONS, Speller, write_lora
+from loraloom.lora.writing import PRECISIONS, Speller, refuse_not_finite, write_lora
 from loraloom.weights.patch import Target
 
 LEAST = 1e-6
@@ -53,6 +53,7 @@ def extract(
         for weight in part.shapes:
             before = original.read(component, weight).to(torch.float32)
             delta = tuned.read(component, weight).to(torch.float32) - before
+            refuse_not_finite(f"the difference of {weight}", [delta])
             if float(delta.norm()) <= LEAST * float(before.norm()):
                 continue
             entry = _entry(speller, component, weight)

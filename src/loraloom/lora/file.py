@@ -16,6 +16,7 @@ from typing import cast
 from blake3 import blake3
 
 from loraloom.errors import InputError, ModelFileError
+from loraloom.lora.other_files import other_kind
 from loraloom.lora.tensor_names import BUNDLE, split_key
 from loraloom.lora.unsupported import count_unsupported, say_unsupported, unsupported_kind
 from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
@@ -139,6 +140,8 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     if where.name == PEFT_WEIGHTS and beside.is_file():
         config = _read_config(beside)
     header = read_header(where)
+    if (kind := other_kind(header.tensors, sure=True)) is not None:
+        raise ModelFileError(f"{where}: {kind}")
     file = _group(header, config)
     if not file.modules and not file.bundled:
         raise ModelFileError(_not_a_lora(header, file.unsupported))
@@ -217,17 +220,8 @@ def _not_a_lora(header: Header, unsupported: Mapping[str, str]) -> str:
         return f"{header.path}: {say_unsupported(count_unsupported(unsupported))}"
     if not names:
         return f"{header.path}: holds no tensors; expected a LoRA"
-    if any(
-        name.startswith(("model.diffusion_model.", "first_stage_model.", "cond_stage_model."))
-        for name in names
-    ):
-        return f"{header.path}: a whole checkpoint, not a LoRA; put it into the checkpoints folder"
-    if (
-        "emb_params" in names
-        or "string_to_param" in names
-        or names in (["clip_g", "clip_l"], ["clip_l", "clip_g"])
-    ):
-        return f"{header.path}: a textual-inversion embedding, not a LoRA; put it into the embeddings folder"
+    if (kind := other_kind(names, sure=False)) is not None:
+        return f"{header.path}: {kind}"
     shown = ", ".join(names[:3])
     return (
         f"{header.path}: none of its {len(names)} tensors is a LoRA's ({shown}, …);"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loraloom.lora.algebras import recognise
-from loraloom.lora.alpha import config_for, peft_configs, rank_of, scale_of
+from loraloom.lora.alpha import config_for, peft_configs, rank_of, scale_of, unused_alpha
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
 from loraloom.lora.hashes import Hashes, embedded_hash_note
@@ -100,7 +100,8 @@ def page_of(
         triggers=triggers.words, trigger_source=triggers.source,
         tags=tuple(frequent_tags(file.metadata)[:12]),
         description=sidecars.description, previews=tuple(str(path) for path in sidecars.previews),
-        hashes=hashes.named() if hashes else {}, notes=tuple(_notes(file, family, hashes)),
+        hashes=hashes.named() if hashes else {},
+        notes=(*_notes(file, family, hashes), *_scale_notes(file, ranks, alphas)),
         fit=None if base is None else fit_of(place(file, base, compat=compat), base),
     )  # fmt: skip
 
@@ -117,6 +118,13 @@ def _notes(file: LoraFile, family: str | None, hashes: Hashes | None) -> list[st
     if file.bundled:
         notes.append(f"{len(file.bundled)} bundled text-encoder vectors (textual inversion)")
     return notes
+
+
+def _scale_notes(file: LoraFile, ranks: Mapping[int, int], alphas: Mapping[str, int]) -> list[str]:
+    if not ranks or not any(rule.startswith("no alpha") for rule in alphas):
+        return []
+    note = unused_alpha(file.metadata, max(ranks))
+    return [] if note is None else [note]
 
 
 def fit_of(placement: Placement, base: Mapping[ComponentName, Component]) -> dict[str, Any]:

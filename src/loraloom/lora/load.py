@@ -253,7 +253,16 @@ def _receipt(
     )  # fmt: skip
     if receipt.complete:
         return receipt
-    return _with_warning(receipt, _incomplete(receipt))
+    return _with_warning(receipt, _other_family(file, receipt, components) + _incomplete(receipt))
+
+
+def _other_family(file: LoraFile, receipt: Receipt, components: Mapping[ComponentName, Component]) -> str:
+    """The cause, where a part of a LoRA for another family fits by chance."""
+    family = next((part.family for part in components.values()), None)
+    base = base_of(file)
+    if base in (None, "text", family) or receipt.matched == receipt.total:
+        return ""
+    return f"this is a {title_of(base)} LoRA and the model is {title_of(family)}: "
 
 
 def _component_receipts(

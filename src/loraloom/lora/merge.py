@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from loraloom.lora.file import LoraFile, read_lora
 from loraloom.lora.low_rank import LowRankForm, check_size, reduce_matrix, reduce_product
 from loraloom.lora.place import BOOKKEEPING, BUNDLED, Piece, Placement, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.writing import PRECISIONS, Speller, write_lora
+from loraloom.lora.writing import PRECISIONS, Speller, refuse_inputs, refuse_not_finite, write_lora
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile
 
@@ -66,6 +65,7 @@ def merge(
     check_size(rank, energy)
     if not parts:
         raise InputError("nothing to merge: give two LoRA files or more")
+    refuse_inputs(out, (part.file.path for part in parts))
     gathered = _gather(parts, base)
     speller, fallback = Speller(base, "kohya"), Speller(base, "diffusers")
     writing = _Writing(PRECISIONS[precision], rank, energy)
@@ -192,11 +192,7 @@ def _change(piece: Piece, tensors: TensorFile, part: Part) -> _Change:
     given = {role: tensors.read(key) for role, key in piece.keys.items()}
     exact = {role: tensor.to(torch.float32) for role, tensor in given.items()}
     scale = piece.scale.gamma * part.strength
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in exact.values()) or not math.isfinite(scale):
-        raise InputError(
-            f"{part.file.path}: {piece.module} holds NaN or infinity:"
-            " the training diverged or the file is damaged"
-        )
+    refuse_not_finite(f"{part.file.path}: {piece.module}", exact.values(), scale)
     form = factored(piece.found.kind, exact, piece.shape)
     if form is not None:
         return _Change(piece.shape, form.scaled(scale), None)

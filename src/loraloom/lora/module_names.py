@@ -63,8 +63,10 @@ PREFIXES: tuple[Prefix, ...] = (
     Prefix("t5.", "clip", "dotted", "omi", "t5xxl"),
 )
 
-WRAPPERS = ("base_model.model.", "_orig_mod.", "module.")
-"""What PEFT, torch.compile and data parallelism put before a path; may stand before or after a prefix."""
+PEFT_WRAPPER = "base_model.model."
+WRAPPERS = (PEFT_WRAPPER, "_orig_mod.", "module.", "state_dict.", "model_state_dict.", "lora_state_dict.")
+"""What PEFT, torch.compile, data parallelism and checkpoints put before a path; may stand before or after a
+prefix."""
 
 ENCODER_ORDER = ("clip_l", "clip_h", "clip_g", "t5xxl")
 """The order in which kohya and diffusers number the text encoders that a family has."""
@@ -88,40 +90,67 @@ REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A module name taken apart: which component it is for (None: unsaid) and the path in it."""
+    """A module name taken apart: which component it is for (None: unsaid) and the path in it.
+
+    slip: what was left out of a name that its program wrote wrongly ("an underscore at the end").
+    """
 
     component: ComponentName | None
     path: str
     style: Style
     dialect: str
     encoder: str | int | None = None
+    slip: str = ""
+
+
+TRAILING, REPEATED, INSIDE = "an underscore at the end", "a prefix twice", "a prefix of another program"
+
+_INNER = re.compile(
+    r"\.(?=(?:"
+    + "|".join(
+        re.escape(prefix.text)
+        for prefix in PREFIXES
+        if prefix.style == "flat" or prefix.text == "diffusion_model."
+    )
+    + "))"
+)
+"""Where a prefix that can be nothing else begins behind a prefix that is unknown."""
 
 
 def take_apart(module: str) -> Name:
     """Wrapper and prefix off a module name. A name without prefix is bare: some component may know it."""
     path, wrapped = _unwrap(module)
-    for prefix in PREFIXES:
-        if path.startswith(prefix.text) and len(path) > len(prefix.text):
-            rest, inner = _unwrap(path.removeprefix(prefix.text))
-            if prefix.style == "flat":
-                rest = rest.lstrip("_")
-                if prefix.component == "model" and rest.startswith("text_model_"):
-                    return Name("clip", rest, "flat", prefix.dialect, 1)  # LyCORIS's own wrapper
-            elif prefix.encoder is not None:
-                rest = rest.removeprefix("transformer.")
-            dialect = "peft" if (wrapped or inner) and prefix.style == "dotted" else prefix.dialect
-            return Name(prefix.component, rest, prefix.style, dialect, prefix.encoder)
-    return Name(None, path, "dotted", "peft" if wrapped else "bare")
+    found = next((prefix for prefix in PREFIXES if _begins(path, prefix.text)), None)
+    slip = ""
+    if found is None and (inner := _INNER.search(path)):
+        path, slip = path[inner.end() :], INSIDE
+        found = next((prefix for prefix in PREFIXES if _begins(path, prefix.text)), None)
+    if found is None:
+        return Name(None, path, "dotted", "peft" if wrapped else "bare")
+    rest, inner_wrapper = _unwrap(path.removeprefix(found.text))
+    while _begins(rest, found.text):
+        rest, slip = _unwrap(rest.removeprefix(found.text))[0], REPEATED
+    if found.style == "flat":
+        rest = rest.lstrip("_")
+        if rest.endswith("_"):
+            rest, slip = rest.rstrip("_"), TRAILING
+        if found.component == "model" and rest.startswith("text_model_"):
+            return Name("clip", rest, "flat", found.dialect, 1, slip)  # LyCORIS's own wrapper
+    elif found.encoder is not None:
+        rest = rest.removeprefix("transformer.")
+    dialect = "peft" if (wrapped or inner_wrapper) and found.style == "dotted" else found.dialect
+    return Name(found.component, rest, found.style, dialect, found.encoder, slip)
+
+
+def _begins(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and len(path) > len(prefix)
 
 
 def _unwrap(path: str) -> tuple[str, bool]:
-    found = True
+    """A path without wrappers, and whether PEFT's was among them."""
     wrapped = False
-    while found:
-        found = False
-        for wrapper in WRAPPERS:
-            if path.startswith(wrapper):
-                path, found, wrapped = path.removeprefix(wrapper), True, True
+    while wrapper := next((one for one in WRAPPERS if _begins(path, one)), None):
+        path, wrapped = path.removeprefix(wrapper), wrapped or wrapper == PEFT_WRAPPER
     return path.replace("._orig_mod.", "."), wrapped
 
 

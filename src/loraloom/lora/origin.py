@@ -38,12 +38,13 @@ _PATHS: tuple[tuple[str, str], ...] = (
     (r"(double|single)_stream_blocks", "hidream"),
     (r"transformer_blocks_\d+_(img|txt)_(mlp|mod)_", "qwen_image"),
     (r"single_transformer_blocks_|double_blocks_\d+_|single_blocks_\d+_", "flux"),
-    (r"joint_blocks_\d+_|^transformer_blocks_\d+_(attn2?_(add_|to_add)|ff_context)", "sd3"),
+    (r"^transformer_blocks_\d+_(attn2?_|ff_|norm1_)", "joint"),
+    (r"joint_blocks_\d+_", "sd3"),
     (r"^layers_\d+_(attention|feed_forward|adaLN)|(noise|context)_refiner_", "z_image"),
     (r"^blocks_\d+_(self_attn|cross_attn|ffn)", "wan"),
     (r"(down|up|input|output)_blocks?_\d|mid(dle)?_block_", "unet"),
 )
-"""Flattened path pattern → family; the first that matches counts."""
+"""Flattened path pattern → family; the first that matches counts. "unet", "joint": to be told by shapes."""
 
 _PATTERNS = tuple((re.compile(pattern), family) for pattern, family in _PATHS)
 
@@ -70,9 +71,17 @@ def base_of(file: LoraFile) -> str | None:
         family = next((family for pattern, family in _PATTERNS if pattern.search(path)), None)
         if family is not None:
             votes[family] += 1
+    if len(votes) > 1:
+        del votes["joint"]  # others say more
     if votes:
         family = votes.most_common(1)[0][0]
-        return _unet_of(file) if family == "unet" else family
+        match family:
+            case "unet":
+                return _unet_of(file)
+            case "joint":
+                return _joint_transformer_of(file)
+            case _:
+                return family
     said = said_base(file.metadata)
     if said is not None:
         return said
@@ -92,6 +101,29 @@ def _unet_of(file: LoraFile) -> str | None:
                         return _CONTEXT[width]
         deep = deep or re.search(r"transformer_blocks[._][1-9]", module.name) is not None
     return "sdxl" if deep else said_base(file.metadata)
+
+
+def _joint_transformer_of(file: LoraFile) -> str | None:
+    """Which model with joint attention a LoRA of its two-stream blocks alone is for, in diffusers' names:
+    by their width, and by how many there are where widths are the same."""
+    width, last, joint = 0, 0, False
+    for module in file.modules:
+        name = take_apart(module.name).path.replace(".", "_")
+        found = re.match(r"transformer_blocks_(\d+)_(attn2?_(?:to_[qkv]|add_[qkv]_proj)?|ff_context)?", name)
+        if found is None:
+            continue
+        last = max(last, int(found[1]))
+        joint = joint or "_add" in name or "_context" in name
+        down = module.tensors.get("down")
+        if down is not None and (found[2] or "").endswith(("to_q", "to_k", "to_v", "_proj")):
+            width = file.header.tensors[down].shape[-1]
+    if width == _WIDE:
+        return "flux" if last < _FLUX_BLOCKS else "qwen_image"
+    return "sd3" if joint else said_base(file.metadata)
+
+
+_WIDE, _FLUX_BLOCKS = 3072, 19
+"""The width of Flux.1's and of Qwen-Image's blocks, and how many with two streams Flux.1 has."""
 
 
 def said_base(metadata: Mapping[str, str]) -> str | None:

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from loraloom.lora.algebras import Found, incomplete, recognise
-from loraloom.lora.alpha import CAYLEY_TERMS, Scale, config_for, peft_configs, scale_of
+from loraloom.lora.alpha import (
+    CAYLEY_TERMS,
+    Scale,
+    config_for,
+    peft_configs,
+    rank_of,
+    scale_of,
+    unused_alpha,
+)
 from loraloom.lora.comfyui import SKIPPED, UNREAD_KINDS, known_names
 from loraloom.lora.component import Component, ComponentName, Shape, bias_of
 from loraloom.lora.file import LoraFile, Module
@@ -83,6 +91,7 @@ class _Placing:
         self.pieces: list[Piece] = []
         self.totals: Counter[str] = Counter()
         self.dialects: Counter[str] = Counter()
+        self.slips: Counter[str] = Counter()
         self.ignored: dict[str, list[str]] = {}
         self.unplaced: list[str] = []
         self.unknown: list[str] = []
@@ -103,6 +112,7 @@ class _Placing:
         name = take_apart(module.name)
         component, target = self._find(name)
         self.dialects[name.dialect] += 1
+        self.slips[name.slip] += 1
         if component is not None:
             self.totals[component] += 1
             if component not in self.names:
@@ -222,6 +232,12 @@ class _Placing:
             found.append(
                 f"alpha is 0 in {zero} modules; read as alpha = rank, which is what trainers mean by 0"
             )
+        found += self._header_notes()
+        found += [
+            f"{count} module names have {slip}, a fault of the program that wrote them; read without it"
+            for slip, count in self.slips.items()
+            if slip
+        ]
         if self.file.repeated:
             found.append(f"{len(self.file.repeated)} tensors are a second adapter in the same file, left out")
         starts = sorted({config.start for config in self.configs if config.start.startswith(CHANGES_BASE)})
@@ -231,6 +247,18 @@ class _Placing:
             for start in starts
         ]
         return tuple(found)
+
+    def _header_notes(self) -> list[str]:
+        """What the header says of scales, where the tensors say nothing."""
+        plain = [piece for piece in self.pieces if piece.found.scaled and piece.scale.rule == "no alpha"]
+        shapes = {
+            role: self.file.header.tensors[key].shape
+            for piece in plain[:1]
+            for role, key in piece.keys.items()
+        }
+        rank = rank_of(plain[0].found, shapes) if plain else None
+        note = unused_alpha(self.file.metadata, rank) if rank else None
+        return [] if note is None else [note]
 
 
 def _is_control(file: LoraFile) -> bool:

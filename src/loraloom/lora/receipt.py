@@ -92,7 +92,8 @@ class Receipt:
     what wrote it and the family it was made for, as far as the file shows. algorithms: algebra → modules.
     alpha: how the scale was found. unplaced: modules no part of the model has. unknown: tensors that belong
     to no known algebra. unsupported: how many of them are of adapters that are known by name but not
-    applied, by that name. compat: the rules followed ("trainer", "comfyui").
+    applied, by that name. compat: the rules followed ("trainer", "comfyui"). left_out: why the file was not
+    opened at all; then nothing else is known of it.
     """
 
     file: str
@@ -116,6 +117,12 @@ class Receipt:
     hashes: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     effects: tuple[Effect, ...] = ()
     survival: tuple[Survival, ...] = ()
+    left_out: str = ""
+
+    @staticmethod
+    def unopened(file: str, reason: str) -> Receipt:
+        """The receipt of a LoRA that is not used, and whose file is not even read."""
+        return Receipt(file, "", "", "", "", {}, "", (), left_out=reason)
 
     @property
     def matched(self) -> int:
@@ -150,6 +157,8 @@ class Receipt:
     def summary(self) -> str:
         """One line for the terminal: "name.safetensors · 264/264 modules · kohya · sd15 · …"."""
         name = self.file.replace("\\", "/").rsplit("/", 1)[-1]
+        if self.left_out:
+            return f"{name} · left out: {self.left_out}"
         parts = [name, f"{self.matched}/{self.total} modules placed", self.dialect]
         if self.strength_model is not None:
             parts.append(f"model {self.strength_model:g}")

@@ -10,10 +10,16 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.lora.algebras import Found, recognise
-from loraloom.lora.alpha import DIFFUSERS_CONFIG, PeftConfig, config_for, peft_configs, scale_of
+from loraloom.lora.alpha import SCALE_KEYS, PeftConfig, config_for, peft_configs, scale_of
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.low_rank import LowRankForm, check_size, reduce_product
-from loraloom.lora.writing import PRECISIONS, stated_scale, write_lora
+from loraloom.lora.writing import (
+    PRECISIONS,
+    refuse_inputs,
+    refuse_not_finite,
+    stated_scale,
+    write_lora,
+)
 from loraloom.weights.tensor_file import TensorFile
 
 
@@ -32,6 +38,7 @@ def resize(
     check_size(rank, energy)
     if rank is None and energy is None:
         raise InputError("give --rank, --energy, or both")
+    refuse_inputs(out, [file.path])
     tensors = TensorFile(file.path)
     configs = peft_configs(file.config, file.metadata)
     written = {key: tensors.read(key) for key in (*file.bundled, *file.unknown, *file.repeated)}
@@ -42,6 +49,7 @@ def resize(
         stored = {role: tensors.read(key) for role, key in module.tensors.items()}
         found, scale = _algebra(file, module, configs)
         if found is not None and found.kind == "lora" and not _KEEP & stored.keys() and found.part is None:
+            refuse_not_finite(f"{file.path}: {module.name}", stored.values(), scale)
             form = _reduced(stored, scale, rank, energy)
             kept, total = kept + form.kept, total + form.total
             ranks.append(form.rank)
@@ -54,7 +62,7 @@ def resize(
             written[module.tensors.get(role) or f"{module.name}.{_ADDED[role]}"] = tensor
     if not ranks:
         raise InputError(f"{file.path}: holds no plain LoRA modules, and no others have a rank to change")
-    metadata = {key: value for key, value in file.metadata.items() if key != DIFFUSERS_CONFIG}
+    metadata = {key: value for key, value in file.metadata.items() if key not in SCALE_KEYS}
     metadata |= {"ss_network_dim": str(max(ranks)), "ss_network_alpha": str(float(max(ranks)))}
     write_lora(out, written, metadata)
     share = kept / total if total else 1.0

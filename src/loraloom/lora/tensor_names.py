@@ -19,6 +19,10 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
         ".lora_A.weight": "down",
         ".lora_B": "up",
         ".lora_A": "down",
+        ".lora_b.weight": "up",
+        ".lora_a.weight": "down",
+        ".lora_b": "up",
+        ".lora_a": "down",
         ".lora.up.weight": "up",
         ".lora.down.weight": "down",
         "_lora.up.weight": "up",
@@ -99,7 +103,7 @@ BUNDLE = "bundle_emb."
 """Prefix of text-encoder vectors (textual inversion) that travel inside a LoRA file."""
 
 _ADAPTER = re.compile(
-    r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|oft_R|boft_[Rs]|ia3_l"
+    r"\.(lora_[ABab]|lora_embedding_[AB]|lora_magnitude_vector|oft_R|boft_[Rs]|ia3_l"
     r"|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?)"
     r"\.(?!weight$|bias$|scaled_oft$)([^.]+)(\.weight|\.bias)?$"
 )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from loraloom.lora.alpha import rank_of
 from loraloom.lora.component import Component, ComponentName, Shape
 from loraloom.lora.module_names import ENCODER_ORDER
 from loraloom.weights.patch import Target
+from loraloom.weights.whole_file import write_whole
 
 Dialect = Literal["kohya", "native", "diffusers"]
 DIALECTS: tuple[Dialect, ...] = ("kohya", "native", "diffusers")
@@ -110,15 +110,23 @@ def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     length = int.from_bytes(data[:8], "little")
     stated["sshs_model_hash"] = hashlib.sha256(data[8 + length :]).hexdigest()
     data = save(plain, stated)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".part", delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error}") from None
+    write_whole(path, data)
+
+
+def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    """InputError where writing `out` would overwrite one of the files that it is made of."""
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise InputError(f"{out}: this is one of the files to read; give --out another name")
+
+
+def refuse_not_finite(what: str, tensors: Iterable[Tensor], gamma: float = 1.0) -> None:
+    """InputError where tensors or a scale hold NaN or infinity. what: the module, for the message."""
+    if not math.isfinite(gamma) or any(
+        tensor.is_floating_point() and not bool(torch.isfinite(tensor.to(torch.float32)).all())
+        for tensor in tensors
+    ):
+        raise InputError(f"{what} holds NaN or infinity: the training diverged or the file is damaged")
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

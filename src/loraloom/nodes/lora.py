@@ -25,15 +25,17 @@ def load_lora(
 ) -> tuple[Model, Clip]:
     """Apply a LoRA to a diffusion model and to its text encoders, each with its own strength."""
     found = services(run)
-    loaded = found.loras.load(found.folders.resolve("loras", lora_name), model, clip)
+    path = found.folders.resolve("loras", lora_name)
+    if strength_model == 0 and strength_clip == 0:
+        report(Receipt.unopened(str(path), "both strengths are 0").at(0.0, 0.0), lora_name, run)
+        return model, clip
+    loaded = found.loras.load(path, model, clip)
     report(loaded.receipt.at(strength_model, strength_clip), lora_name, run)
     if strength_model != 0 and loaded.model.patches():
         model = model.with_lora(PatchUse(loaded.model, strength_model))
     if strength_clip != 0 and loaded.clip.patches():
         clip = clip.with_lora(PatchUse(loaded.clip, strength_clip))
-    if strength_model or strength_clip:
-        clip = with_bundled_words(clip, loaded, lora_name, run)
-    return model, clip
+    return model, with_bundled_words(clip, loaded, lora_name, run)
 
 
 @node("LoraLoaderModelOnly", category="loaders", display_name="LoraLoaderModelOnly")
@@ -42,11 +44,13 @@ def load_lora_model_only(
 ) -> Model:
     """Apply a LoRA to a diffusion model alone: for families whose text encoders LoRAs leave as they are."""
     found = services(run)
-    loaded = found.loras.load(found.folders.resolve("loras", lora_name), model, None)
-    report(loaded.receipt.at(strength_model, None), lora_name, run)
-    if strength_model == 0 or not loaded.model.patches():
+    path = found.folders.resolve("loras", lora_name)
+    if strength_model == 0:
+        report(Receipt.unopened(str(path), "its strength is 0").at(0.0, None), lora_name, run)
         return model
-    return model.with_lora(PatchUse(loaded.model, strength_model))
+    loaded = found.loras.load(path, model, None)
+    report(loaded.receipt.at(strength_model, None), lora_name, run)
+    return model.with_lora(PatchUse(loaded.model, strength_model)) if loaded.model.patches() else model
 
 
 def with_bundled_words(clip: TextEncoders, loaded: LoadedLora, name: str, run: NodeRun) -> TextEncoders:

@@ -104,5 +104,6 @@ def _write_diffusers(session: Session, loop: Loop, began: str) -> Path | None:
         return None
     path = session.settings.output / f"{session.settings.name}.diffusers.safetensors"
     header = metadata(session.settings, session.family, session.split.training, _facts(session, loop, began))
+    header.pop("ss_network_alpha", None)  # multiplied into the factors
     write_lora(path, diffusers_tensors(session.adapters, session.family), header, torch.float16)
     return path

@@ -1,0 +1,54 @@
+"""What a LoRA is for, by its names and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from loraloom.lora.file import read_lora
+from loraloom.lora.origin import base_of
+
+
+def _base(
+    path: Path, modules: Iterable[str], width: int, metadata: dict[str, str] | None = None
+) -> str | None:
+    tensors = {f"{name}.lora_A.weight": torch.zeros(1, width) for name in modules}
+    tensors |= {f"{name}.lora_B.weight": torch.zeros(width, 1) for name in modules}
+    save_file(tensors, path, metadata)
+    return base_of(read_lora(path))
+
+
+ATTENTION = ("attn.to_q", "attn.to_k", "attn.add_q_proj", "attn.to_add_out")
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "", "base_model.model."])
+@pytest.mark.parametrize(
+    ("width", "blocks", "family"),
+    [(3072, (0, 18), "flux"), (3072, (0, 59), "qwen_image"), (1536, (0, 23), "sd3"), (2432, (0, 37), "sd3")],
+)
+def test_joint_attention_alone_is_told_by_its_width(
+    prefix: str, width: int, blocks: tuple[int, ...], family: str, tmp_path: Path
+) -> None:
+    modules = [f"{prefix}transformer_blocks.{block}.{name}" for block in blocks for name in ATTENTION]
+    assert _base(tmp_path / "x.safetensors", modules, width) == family
+
+
+def test_flux_by_its_image_attention_alone(tmp_path: Path) -> None:
+    modules = ["transformer.transformer_blocks.0.attn.to_q"]
+    assert _base(tmp_path / "x.safetensors", modules, 3072) == "flux"
+
+
+def test_what_the_metadata_says_counts_where_widths_are_silent(tmp_path: Path) -> None:
+    modules = ["transformer_blocks.0.attn1.to_q"]
+    said = {"modelspec.architecture": "wan2.1"}
+    assert _base(tmp_path / "x.safetensors", modules, 1152, said) == "wan"
+
+
+def test_more_than_joint_attention_says_more(tmp_path: Path) -> None:
+    modules = [f"transformer.transformer_blocks.0.{name}" for name in ATTENTION]
+    modules += ["transformer.transformer_blocks.0.img_mlp.net.2"]
+    assert _base(tmp_path / "x.safetensors", modules, 3072) == "qwen_image"
