@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from loraloom.atomic_file import write_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,8 @@ class Training:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write one safetensors file through a temporary neighbour, so that a reader never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata)
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    """Write one safetensors file, so that a reader never sees half of it."""
+    write_file(path, save_tensors(tensors, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

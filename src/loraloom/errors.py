@@ -3,7 +3,9 @@
 LoraloomError                 1  the run failed
 ├── InputError                2  the source, an option or a file is not what it should be
 │   ├── WorkflowError         2  the workflow cannot be read or does not validate
-│   └── ModelFileError        2  a model file is cut short, of another kind, or unsafe
+│   ├── ModelFileError        2  a model file is cut short, of another kind, or unsafe
+│   └── FileWriteError        2  a file cannot be written where it should be
+│       └── PathTaken         2  a file stands where a folder is needed, or the other way round
 ├── MissingModelsError        3  model files that the workflow names were not found
 ├── OutOfMemory               1  the run needs more memory than there is
 └── Cancelled               130  the user stopped the run
@@ -35,6 +37,14 @@ class WorkflowError(InputError):
 
 class ModelFileError(InputError):
     """A model file that is not what it should be."""
+
+
+class FileWriteError(InputError):
+    """A file that cannot be written where it should be."""
+
+
+class PathTaken(FileWriteError):
+    """A file stands where a folder is needed, or the other way round."""
 
 
 @dataclass(frozen=True, slots=True)

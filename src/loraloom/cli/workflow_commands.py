@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loraloom.atomic_file import write_file
 from loraloom.cli.lora_notes import lora_notes, with_renamed_loras
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
@@ -207,10 +208,7 @@ def convert_command(
     if output is None:
         typer.echo(text)
         return
-    try:
-        output.write_text(f"{text}\n", "utf-8")
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror}") from error
+    write_file(output, f"{text}\n".encode())
 
 
 def nodes_command(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import cast
 
 from blake3 import blake3
 
-from loraloom.errors import ModelFileError
+from loraloom.atomic_file import write_file
+from loraloom.errors import FileWriteError, ModelFileError
 from loraloom.weights.header import FileIdentity, open_regular, read_header
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -142,13 +142,8 @@ class HashIndex:
             return
         data = {path: [state, asdict(hashes)] for path, (state, hashes) in self._known.items()}
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self._path.parent, delete=False, encoding="utf-8"
-            ) as file:
-                json.dump({"version": 1, "files": data}, file)
-            os.replace(file.name, self._path)
-        except OSError:
+            write_file(self._path, json.dumps({"version": 1, "files": data}).encode())
+        except FileWriteError:
             return
         self._changed = False
 

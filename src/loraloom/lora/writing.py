@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
 from loraloom.lora.algebras import Found
 from loraloom.lora.alpha import rank_of
 from loraloom.lora.component import Component, ComponentName, Shape
 from loraloom.lora.module_names import ENCODER_ORDER
 from loraloom.weights.patch import Target
-from loraloom.weights.whole_file import write_whole
 
 Dialect = Literal["kohya", "native", "diffusers"]
 DIALECTS: tuple[Dialect, ...] = ("kohya", "native", "diffusers")
@@ -100,7 +100,9 @@ def stated_scale(found: Found, shapes: Mapping[str, Shape], gamma: float) -> dic
 
 
 def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file under its final name once it is complete, with the hash of its tensors."""
+    """Write a safetensors file under its final name once it is complete, with the hash of its tensors.
+
+    Raises FileWriteError."""
     if not tensors:
         raise InputError(f"{path}: nothing to write: no module was left")
     stated = {key: value for key, value in metadata.items() if key not in _HASH_KEYS}
@@ -110,7 +112,7 @@ def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     length = int.from_bytes(data[:8], "little")
     stated["sshs_model_hash"] = hashlib.sha256(data[8 + length :]).hexdigest()
     data = save(plain, stated)
-    write_whole(path, data)
+    write_file(path, data)
 
 
 def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:

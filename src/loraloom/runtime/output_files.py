@@ -1,8 +1,7 @@
 """Files that appear whole or not at all, under names that two processes never both take.
 
-A file is written beside its final place, flushed to the disk, and then linked to its final name: the link
-fails when the name exists, so the next counter is tried. A crash leaves a hidden temporary file, never a
-cut picture. Names follow ComfyUI: `prefix_00001_.png`, counter one above the highest there.
+Names follow ComfyUI: `prefix_00001_.png`, counter one above the highest there. A name that is taken in the
+meantime costs a try, never a file.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from loraloom.atomic_file import PartFile, part_file
 from loraloom.errors import InputError
 from loraloom.workflow.graph import JSON
 
@@ -43,21 +43,13 @@ class OutputFolder:
         """Write `content` under the next free name of `prefix`.
 
         prefix may name subfolders and hold %width%, %height%, %year%, %month%, %day%, %hour%, %minute% and
-        %second%; size is (width, height). Raises InputError when it leads out of the folder."""
+        %second%; size is (width, height). Raises InputError when it leads out of the folder, and
+        FileWriteError where nothing can be written."""
         directory, stem = self._place(prefix, size)
-        directory.mkdir(parents=True, exist_ok=True)
         if not Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(self.root)):
             raise InputError(f"file name prefix {prefix!r} leads out of the output folder through a link")
-        temporary = directory / f".{stem[:40]}.{os.getpid()}.{time.monotonic_ns()}.part"
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            path = _claim(temporary, directory, stem, suffix)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_directory(directory)
+        with part_file(directory, content) as part:
+            path = _claim(part, directory, stem, suffix)
         subfolder = directory.relative_to(self.root).as_posix()
         return SavedFile(path, "" if subfolder == "." else subfolder, self.kind)
 
@@ -90,38 +82,14 @@ def _expand(prefix: str, size: tuple[int, int]) -> str:
     return re.sub(r"%(\w+)%", lambda m: values.get(m[1], m[0]), prefix)
 
 
-def _claim(temporary: Path, directory: Path, stem: str, suffix: str) -> Path:
+def _claim(part: PartFile, directory: Path, stem: str, suffix: str) -> Path:
     counter = _highest(directory, stem) + 1
-    while True:
-        path = directory / f"{stem}_{counter:05}_{suffix}"
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            counter += 1
-        except OSError:
-            # No hard links here (some network and FAT file systems): claim the name by creating it.
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                counter += 1
-                continue
-            os.replace(temporary, path)
-            return path
-        else:
-            return path
+    while not part.claim(path := directory / f"{stem}_{counter:05}_{suffix}"):
+        counter += 1
+    return path
 
 
 def _highest(directory: Path, stem: str) -> int:
     pattern = re.compile(re.escape(stem) + r"_(\d+)(?:_|\.|$)")
     numbers = (pattern.match(entry.name) for entry in os.scandir(directory))
     return max((int(m[1]) for m in numbers if m), default=0)
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

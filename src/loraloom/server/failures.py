@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from loraloom.errors import InputError, LoraloomError, MissingModelsError
+from loraloom.errors import FileWriteError, InputError, LoraloomError, MissingModelsError, PathTaken
 from loraloom.jobs.job import WrongStatus
 from loraloom.jobs.store import JobExists, QueueFull, UnknownJob
 from loraloom.workflow.graph import JSON
@@ -18,6 +18,8 @@ _STATUSES: tuple[tuple[type[LoraloomError], int], ...] = (
     (WrongStatus, 409),
     (JobExists, 409),
     (QueueFull, 429),
+    (PathTaken, 409),
+    (FileWriteError, 500),
     (InputError, 400),
     (MissingModelsError, 400),
     (LoraloomError, 500),

@@ -10,7 +10,6 @@ import mimetypes
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from loraloom.atomic_file import part_file, write_file
 from loraloom.server import paths
 from loraloom.server.state import ServerState, state_of
 from loraloom.workflow.graph import JSON
@@ -142,30 +142,17 @@ def _check_picture(content: bytes, max_pixels: int) -> None:
 
 def _store(folder: Path, name: str, content: bytes, overwrite: bool) -> str:
     """Write a file whole; the name that it has got. A file that is there already with this content stays."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        write_file(paths.inside(folder, name), content)
+        return name
     stem, suffix = os.path.splitext(name)
-    temporary = folder / f".{uuid.uuid4().hex}.part"
     digest = hashlib.sha256(content).digest()
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, folder / name)
-            return name
+    with part_file(folder, content) as part:
         for count in range(10_000):
             candidate = name if count == 0 else f"{stem} ({count}){suffix}"
-            try:
-                os.link(temporary, folder / candidate)
-            except FileExistsError:
-                if _digest(folder / candidate) == digest:
-                    return candidate
-            else:
+            if part.claim(folder / candidate) or _digest(folder / candidate) == digest:
                 return candidate
-        raise HTTPException(409, "there are too many files of that name")
-    finally:
-        temporary.unlink(missing_ok=True)
+    raise HTTPException(409, "there are too many files of that name")
 
 
 def _digest(path: Path) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -15,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from loraloom.atomic_file import SUFFIX, move_file, write_file
 from loraloom.server import paths
 from loraloom.server.bodies import read_bytes, read_object, read_value
 from loraloom.server.file_routes import served
@@ -62,21 +61,7 @@ def _read_settings(request: Request) -> dict[str, JSON]:
 
 
 def _write_settings(request: Request, settings: dict[str, JSON]) -> None:
-    write_whole(user_root(request) / _SETTINGS, json.dumps(settings, indent=4).encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(user_root(request) / _SETTINGS, json.dumps(settings, indent=4).encode())
 
 
 async def list_userdata(request: Request) -> Response:
@@ -93,7 +78,7 @@ async def list_userdata(request: Request) -> Response:
     def listing() -> list[JSON]:
         found: list[JSON] = []
         pattern = "**/*" if recurse else "*"
-        for path in sorted(p for p in root.glob(pattern) if p.is_file() and not p.name.endswith(".part")):
+        for path in sorted(p for p in root.glob(pattern) if p.is_file() and not p.name.endswith(SUFFIX)):
             name = path.relative_to(root).as_posix()
             found.append(_info(path, name) if full else [name, *name.split("/")] if split else name)
             if len(found) >= _MAX_LISTED:
@@ -119,7 +104,7 @@ async def post_userdata(request: Request) -> Response:
     content = await read_bytes(request, state_of(request).settings.max_json)
     if request.query_params.get("overwrite") == "false" and path.exists():
         return PlainTextResponse("File already exists", 409)
-    _guarded(write_whole, path, content)
+    write_file(path, content)
     return _answer(request, path)
 
 
@@ -140,20 +125,8 @@ def _move(request: Request, source: str, target: str) -> Response:
         raise HTTPException(400, "that is no name of a file")
     if request.query_params.get("overwrite") == "false" and new.exists():
         return PlainTextResponse("File already exists", 409)
-
-    def move(path: Path, _: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(old, path)
-
-    _guarded(move, new, b"")
+    move_file(old, new)
     return _answer(request, new)
-
-
-def _guarded(write: Any, path: Path, content: bytes) -> None:
-    try:
-        write(path, content)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise HTTPException(409, "a file stands where a folder is needed, or the other way round") from error
 
 
 def _answer(request: Request, path: Path) -> Response:

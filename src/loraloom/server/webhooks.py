@@ -22,6 +22,7 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Job
@@ -76,8 +77,7 @@ def secret_of(user_dir: Path) -> bytes:
     """The key that signs; made once, readable by the owner alone."""
     path = user_dir / "webhook.secret"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
+        write_file(path, secrets.token_hex(32).encode(), private=True)
     return path.read_text().strip().encode()
 
 

@@ -13,11 +13,11 @@ from blake3 import blake3
 from safetensors.torch import save
 from torch import Tensor
 
+from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
 from loraloom.training.adapters import Adapter, factors
 from loraloom.training.dataset import Example, tag_frequency
 from loraloom.training.settings import Settings
-from loraloom.training.storage import write_bytes
 
 KOHYA = {"model": "lora_unet_", "clip_l": "lora_te_", "clip_l+": "lora_te1_", "clip_g": "lora_te2_"}
 """Prefixes of kohya's trainers; "clip_l+": where the model has a second encoder."""
@@ -175,7 +175,7 @@ def write_lora(
     entries = dict(header) | {"sshs_model_hash": whole, "sshs_legacy_hash": short}
     entries["modelspec.hash_sha256"] = f"0x{whole}"
     content = save(ready, {key: entries[key] for key in sorted(entries)})
-    write_bytes(path, content)
+    write_file(path, content)
     return blake3(content).hexdigest()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image, ImageDraw
+
+from loraloom.atomic_file import write_file
 
 if TYPE_CHECKING:
     from loraloom.training.loop import StepReport
@@ -81,5 +84,6 @@ def draw_losses(path: Path, position: Position) -> None:
         pen.text(
             (MARGIN, SIZE[1] - 30), f"steps 0 to {position.step}; blue: loss, orange: validation", "#444444"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    write_file(path, content.getvalue())

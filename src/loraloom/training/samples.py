@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from loraloom.atomic_file import write_file
 from loraloom.models.autoencoder_network import AutoencoderNetwork
 from loraloom.models.memory import Memory
 from loraloom.sampling.guidance import CFG
@@ -24,12 +26,13 @@ def draw_samples(session: Session, step: int) -> tuple[Path, ...]:
     memory = Memory(session.settings.run.device, "fp32")
     autoencoder = memory.autoencoder(session.handles.autoencoder)
     folder = session.settings.output / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for index, prompt in enumerate(settings.prompts):
         picture = _draw(session, autoencoder, prompt, settings.seed + index)
         path = folder / f"{session.settings.name}-{step:06d}-{index:02d}.png"
-        picture.save(path)
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        write_file(path, content.getvalue())
         paths.append(path)
     memory.release()
     return tuple(paths)

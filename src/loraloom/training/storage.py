@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from torch import Tensor
 
+from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file: through a neighbour, synced, so that a crash leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
 
 
 def write_tensors(
@@ -31,7 +20,7 @@ def write_tensors(
     from safetensors.torch import save
 
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_bytes(path, save(ready, dict(metadata or {})))
+    write_file(path, save(ready, dict(metadata or {})))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -47,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """One JSON file."""
-    write_bytes(path, json.dumps(content, indent=1).encode())
+    write_file(path, json.dumps(content, indent=1).encode())
 
 
 def read_json(path: Path) -> dict[str, object]:
