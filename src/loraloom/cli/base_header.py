@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from loraloom.lora.component import Component, ComponentName
+from loraloom.models.encoder import checkpoint_shapes
 from loraloom.models.lora_names import text_aliases
 from loraloom.models.recognition import recognise
-from loraloom.models.text_names import CHECKPOINT_PREFIXES, checkpoint_shapes
 from loraloom.weights.header import read_header
 
 
@@ -19,7 +19,7 @@ def base_components(path: Path) -> dict[ComponentName, Component]:
     components: dict[ComponentName, Component] = {
         "model": Component(family, found.shapes, dict(found.family.lora_aliases(found.shapes)))
     }
-    parts = checkpoint_shapes(header, tuple(CHECKPOINT_PREFIXES))
+    parts = checkpoint_shapes(header)
     if parts:
         shapes = {name: shape for part in parts.values() for name, shape in part.items()}
         components["clip"] = Component(family, shapes, text_aliases(parts))

@@ -10,7 +10,7 @@ from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder_layout import autoencoder_blueprint, is_autoencoder, native_name
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.recognition import looks_like, recognise
-from loraloom.models.text_sources import checkpoint_parts, file_parts
+from loraloom.models.text_sources import checkpoint_parts, text_encoders
 from loraloom.models.tiny_autoencoder import LATENTS, tiny_blueprint
 from loraloom.weights.header import Header
 from loraloom.weights.source import Piece, WeightSource
@@ -46,9 +46,8 @@ def open_diffusion_model(path: FilePath, weight_dtype: str = "default") -> Diffu
 def open_text_encoders(paths: tuple[FilePath, ...], kind: str) -> TextEncoders:
     """Text encoders from one or several files, in any order: each is recognised by its names and shapes.
 
-    kind: the `type` of CLIPLoader and DualCLIPLoader ("stable_diffusion", "sdxl", "flux", …)."""
-    parts = tuple(part for path in paths for part in file_parts(TensorFile(path), kind))
-    return TextEncoders(_text_kind(kind, {part.role for part in parts}), parts)
+    kind: the `type` of the loader ("stable_diffusion", "sdxl", "flux", …)."""
+    return text_encoders([TensorFile(path) for path in paths], kind)
 
 
 def open_autoencoder(path: FilePath) -> Autoencoder:
@@ -112,14 +111,3 @@ def _diffusers_levels(header: Header, prefix: str) -> int:
     while f"{prefix}decoder.up_blocks.{count}.resnets.0.conv1.weight" in header.tensors:
         count += 1
     return count if f"{prefix}encoder.conv_in.weight" in header.tensors else 0
-
-
-def _text_kind(kind: str, roles: set[str]) -> str:
-    known = {
-        frozenset({"clip_l"}): "sd15",
-        frozenset({"clip_h"}): "sd20",
-        frozenset({"clip_l", "clip_g"}): "sdxl",
-        frozenset({"clip_g"}): "refiner",
-        frozenset({"clip_l", "t5xxl"}): "flux",
-    }
-    return "flux" if kind == "flux" else known.get(frozenset(roles), kind)

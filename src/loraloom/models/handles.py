@@ -71,7 +71,7 @@ class DiffusionModel:
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """One text encoder. Native names carry the role: "clip_l.transformer.text_model.…"."""
+    """One text encoder. role: its kind, which native names begin with: "clip_l.transformer.text_model.…"."""
 
     role: str
     weights: WeightSource
@@ -81,7 +81,7 @@ class TextPart:
 class TextEncoders:
     """The text encoders of a model with their LoRA stack.
 
-    kind: which family's way of using them ("sd15", "sd20", "sdxl", "refiner", "flux").
+    kind: the name of the recipe that they are used by ("sd15", "flux", "z_image" …).
     clip_skip: ComfyUI's stop_at_clip_layer (-1 is the last layer); None: the kind's own.
     embeddings: textual inversions that LoRAs brought along.
     """

@@ -18,6 +18,7 @@ from torch import nn
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.autoencoder_layout import autoencoder_blueprint
 from loraloom.models.autoencoder_network import AutoencoderNetwork, TinyAutoencoderNetwork
+from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint, NetworkParts
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
@@ -109,8 +110,6 @@ class Memory:
         return sum(resident.nbytes for _, resident in self._residents.values())
 
     def _text_part(self, part: TextPart, stack: Stack) -> nn.Module:
-        from loraloom.models.text.encoders import text_blueprint
-
         count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
         dtype = self.dtype if count > LARGE_TEXT_ENCODER else torch.float32
         storage: Storage = "stored" if count > LARGE_TEXT_ENCODER else "quantized"

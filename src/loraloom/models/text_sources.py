@@ -1,63 +1,94 @@
-"""Where files keep text encoders, as weight sources under native names (see `text_names`)."""
+"""Text encoders of files, as weight sources under native names, and the recipe that they are used by."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 from loraloom.errors import ModelFileError
-from loraloom.models.handles import TextPart
+from loraloom.models.encoder import (
+    EncoderKind,
+    NamedTensor,
+    encoder_kind,
+    encoder_kinds,
+    named_shape,
+    tensors_under,
+)
+from loraloom.models.handles import TextEncoders, TextPart
+from loraloom.models.recipe import Candidate, choose
 from loraloom.models.recognition import looks_like
-from loraloom.models.text_names import CHECKPOINT_PREFIXES, native_tensors
+from loraloom.models.text.recipes import RECIPES
 from loraloom.weights.source import Entry, Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
 
 
 def checkpoint_parts(file: TensorFile, roles: tuple[str, ...]) -> tuple[TextPart, ...]:
-    """The text encoders of these roles that an all-in-one file holds."""
-    parts: list[TextPart] = []
-    for role in roles:
-        for prefix in CHECKPOINT_PREFIXES.get(role, ()):
-            entries = _native_entries(file, prefix, role)
-            if entries:
-                parts.append(TextPart(role, WeightSource(entries)))
-                break
-    return tuple(parts)
+    """The text encoders of these kinds that an all-in-one file holds."""
+    found = (_under_prefix(file, encoder_kind(role)) for role in roles)
+    return tuple(part for part in found if part is not None)
 
 
-def file_parts(file: TensorFile, kind: str) -> tuple[TextPart, ...]:
-    """The text encoders of a file: a single one, or those of a checkpoint. kind: the loader's `type`."""
-    found = checkpoint_parts(file, tuple(CHECKPOINT_PREFIXES))
-    if found:
-        return found
-    role = _role(file, kind)
-    if role is None:
+def text_encoders(files: Sequence[TensorFile], kind: str) -> TextEncoders:
+    """The text encoders of files, in any order; a file may be a single one, or a checkpoint with several.
+
+    kind: the loader's `type`. ModelFileError where a file is no encoder, or does not belong to the type."""
+    found = [offered for file in files for offered in _offered(file)]
+    choice = choose(RECIPES.values(), kind, [(offer.name, list(offer.candidates)) for offer in found])
+    parts = (offer.candidates[chosen] for offer, chosen in zip(found, choice.candidates, strict=True))
+    return TextEncoders(choice.recipe.name, tuple(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """An encoder of a file: what it may be → the part that it then is."""
+
+    name: str
+    candidates: dict[Candidate, TextPart]
+
+
+def _offered(file: TensorFile) -> list[_Offer]:
+    parts = checkpoint_parts(file, tuple(encoder_kinds()))
+    if parts:
+        return [_Offer(f"{file.path} holds", {_candidate(part): part}) for part in parts]
+    offer = _alone(file)
+    if offer is None:
         raise ModelFileError(f"{file.path}: no text encoder that is known here: {looks_like(file.header)}")
-    return (TextPart(role, WeightSource(_native_entries(file, "", role))),)
+    return [offer]
 
 
-def _role(file: TensorFile, kind: str) -> str | None:
-    """CLIP-L, H and bigG differ in width and depth; T5 in its names."""
-    names = file.header.tensors
-    if "encoder.block.0.layer.0.SelfAttention.q.weight" in names:
-        return "t5xxl"
-    for tokens, layer in (
-        ("text_model.embeddings.token_embedding.weight", "text_model.encoder.layers.{}.mlp.fc1.weight"),
-        ("token_embedding.weight", "transformer.resblocks.{}.mlp.c_fc.weight"),
-    ):
-        if tokens not in names:
+def _candidate(part: TextPart) -> Candidate:
+    kind = encoder_kind(part.role)
+    _, sizes = kind.sizes_of(kind.own(part.weights.shapes))
+    return Candidate(part.role, sizes)
+
+
+def _alone(file: TensorFile) -> _Offer | None:
+    """A file with one encoder. Kinds that have its size count before those that only have its layout."""
+    shapes = {key: info.shape for key, info in file.header.tensors.items()}
+    found: dict[int, dict[Candidate, TextPart]] = {}
+    for kind in encoder_kinds().values():
+        match = kind.tensors(shapes)
+        if match is None:
             continue
-        width = names[tokens].shape[-1]
-        depth = sum(layer.format(number) in names for number in range(64))
-        if width == 1280 or depth > 30:
-            return "clip_g"
-        if width == 1024 or depth > 22:
-            return "clip_h"
-        is_second = kind == "sdxl" and ("text_projection.weight" in names or "text_projection" in names)
-        return "clip_g" if is_second else "clip_l"
+        rank, tensors = match
+        own = {tensor.name: named_shape(shapes, tensor) for tensor in tensors}
+        try:
+            certainty, sizes = kind.sizes_of(own)
+        except (LookupError, ValueError) as error:
+            raise ModelFileError(f"{file.path}: not the weights of {kind.title}: {error}") from error
+        native = (NamedTensor(kind.prefix + t.name, t.key, t.rows, t.transposed) for t in tensors)
+        part = TextPart(kind.name, WeightSource(_entries(file, native)))
+        found.setdefault(certainty, {})[Candidate(kind.name, sizes, rank)] = part
+    return _Offer(str(file.path), found[max(found)]) if found else None
+
+
+def _under_prefix(file: TensorFile, kind: EncoderKind) -> TextPart | None:
+    for prefix in kind.prefixes:
+        entries = _entries(file, tensors_under(file.header, prefix, kind))
+        if entries:
+            return TextPart(kind.name, WeightSource(entries))
     return None
 
 
-def _native_entries(file: TensorFile, prefix: str, role: str) -> dict[str, Entry]:
-    """The tensors under a prefix by native name; empty when they are not an encoder."""
-    return {
-        tensor.native: (Piece(file, tensor.key, tensor.rows, tensor.transposed),)
-        for tensor in native_tensors(file.header, prefix, role)
-    }
+def _entries(file: TensorFile, tensors: Iterable[NamedTensor]) -> dict[str, Entry]:
+    return {t.name: (Piece(file, t.key, t.rows, t.transposed),) for t in tensors}

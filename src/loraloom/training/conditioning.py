@@ -9,10 +9,12 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from loraloom.folders import ModelFolders
+from loraloom.models.encoder import encoder_kind
 from loraloom.models.handles import TextEncoders
+from loraloom.models.recipe import Use
 from loraloom.models.text.clip import Encoded
-from loraloom.models.text.encode import USES, EncoderUse, encode_prompt
-from loraloom.models.text.tokens import Chunk, tokenize
+from loraloom.models.text.encode import combined, encode_prompt, recipe_of
+from loraloom.models.text.tokens import Chunk, rules_for, tokenize
 from loraloom.sampling.types import Cond
 from loraloom.training.model import LiveText
 from loraloom.training.storage import read_tensors, write_tensors
@@ -59,15 +61,19 @@ class LearningText:
 
     def __call__(self, caption: str) -> Cond:
         """The conditioning of a caption, through adapters in the encoders."""
-        use = USES[self._text.kind]
-        return use.combine({encoder.key: self._run(encoder, caption) for encoder in use.encoders})
+        recipe = recipe_of(self._text)
+        return combined(recipe, {use.key: self._run(use, caption) for use in recipe.uses})
 
-    def _run(self, use: EncoderUse, caption: str) -> Encoded:
-        module: nn.Module = self._live.modules[use.role]
-        chunks = tokenize(_unweighted(caption), use.rules, lambda name: None).chunks
+    def _run(self, use: Use, caption: str) -> Encoded:
+        module: nn.Module = self._live.modules[use.encoder]
+        part = self._text.part(use.encoder)
+        assert part is not None
+        rules = rules_for(encoder_kind(use.encoder), use, part.weights)
+        chunks = tokenize(_unweighted(caption), rules, lambda name: None).chunks
         numbers = torch.tensor([_numbers(chunk) for chunk in chunks], device=self._live.device)
-        ends = torch.tensor([row.index(use.rules.end) for row in numbers.tolist()], device=self._live.device)
-        out: Encoded = module(module.embed(numbers), ends, use.layer, use.norm_layer)  # pyright: ignore[reportCallIssue]
+        ends = torch.tensor([row.index(rules.end) for row in numbers.tolist()], device=self._live.device)
+        (layer,) = use.layers
+        out: Encoded = module(module.embed(numbers), ends, layer, use.norm_layer)  # pyright: ignore[reportCallIssue]
         first = [None if t is None else t[:1] for t in (out.pooled, out.projected)]
         return Encoded(out.hidden.flatten(0, 1)[None], *first)
 

@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_text_encoders
+from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import NetworkParts
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.memory import Memory
 from loraloom.models.resident import Resident
-from loraloom.models.text.encoders import text_blueprint
 from loraloom.sampling.types import Network
 from loraloom.training.settings import ModelSettings, RunSettings
 from loraloom.weights.source import WeightSource

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
+from loraloom.models.encoder import text_blueprint
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.memory import Memory
 from loraloom.models.text.clip import ClipConfig, ClipText
 from loraloom.models.text.encode import encode_prompt
-from loraloom.models.text.encoders import text_blueprint
 from loraloom.models.text.t5 import T5Config, T5Text
 from loraloom.models.text_sources import checkpoint_parts
 from loraloom.weights.source import WeightSource

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from loraloom.errors import ModelFileError
+from loraloom.models.encoder import text_blueprint
 from loraloom.models.text.clip import ClipConfig, ClipText
-from loraloom.models.text.encoders import text_blueprint
 from loraloom.models.text.t5 import T5Config, T5Text, relative_buckets
 
 CLIP = ClipConfig(vocabulary=99, positions=20, width=128, layers=3, inner=160, quick_gelu=True, projection=96)

@@ -12,17 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from loraloom.models.text.tokens import (
-    CLIP_L_RULES,
-    OPEN_CLIP_RULES,
-    T5_RULES,
-    Chunk,
-    Tokens,
-    tokenize,
-)
+from loraloom.models.encoder import encoder_kind
+from loraloom.models.recipe import Use
+from loraloom.models.text.tokens import Chunk, TokenRules, Tokens, rules_for, tokenize
+from loraloom.weights.source import WeightSource
 
 PARITY = json.loads((Path(__file__).parents[2] / "data/parity/tokens.json").read_text("utf-8"))
 VECTORS = {"testembed": 2, "testembed_fp16_8": 8, "many": 20}
+
+
+def rules(encoder: str, min_length: int = 0) -> TokenRules:
+    return rules_for(encoder_kind(encoder), Use(encoder, encoder, min_length=min_length), WeightSource({}))
+
+
+CLIP_L_RULES, OPEN_CLIP_RULES, T5_RULES = rules("clip_l"), rules("clip_g"), rules("t5xxl", 256)
 RULES = {"l": CLIP_L_RULES, "t5xxl": T5_RULES}
 
 

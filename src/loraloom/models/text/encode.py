@@ -1,105 +1,26 @@
-"""A prompt → CONDITIONING, the way each family uses its text encoders.
-
-Words of a weight other than 1 move away from (or towards) what the empty prompt gives at their place:
-z = z_empty + weight · (z - z_empty), as ComfyUI weighs prompts.
-"""
+"""A prompt → CONDITIONING, by the recipe of the family that the text encoders belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Protocol, TypeAlias, cast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
+from loraloom.models.encoder import encoder_kind
 from loraloom.models.handles import TextEncoders, TextPart
-from loraloom.models.text.clip import ClipText, Encoded
+from loraloom.models.recipe import Recipe, Use
+from loraloom.models.text.clip import Encoded
 from loraloom.models.text.embeddings import EmbeddingFinder, PromptWarning
-from loraloom.models.text.t5 import T5Text
-from loraloom.models.text.tokens import (
-    CLIP_L_RULES,
-    OPEN_CLIP_RULES,
-    T5_RULES,
-    Chunk,
-    TokenRules,
-    Tokens,
-    tokenize,
-)
+from loraloom.models.text.recipes import RECIPES
+from loraloom.models.text.run import TextMemory, TextModule, run_encoder
+from loraloom.models.text.tokens import Tokens, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
-
-EMPTY_PROMPTS = 16
-"""How many states of an encoder (LoRA stacks, layers, lengths) keep what the empty prompt gives."""
-
-
-class TextMemory(Protocol):
-    """What encoding needs of the memory: role → ClipText or T5Text with the LoRA stack applied."""
-
-    @property
-    def device(self) -> torch.device: ...
-    def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]: ...
-
-
-TextModule: TypeAlias = "ClipText | T5Text"
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderUse:
-    """How a family uses one of its encoders.
-
-    key: what ComfyUI calls its tokens. layer: counted from the end; None: the last, normed. norm_layer:
-    whether another layer's states are normed as the last one's are.
-    """
-
-    role: str
-    key: str
-    rules: TokenRules
-    layer: int | None = None
-    norm_layer: bool = True
-
-
-Combine: TypeAlias = "Callable[[Mapping[str, Encoded]], Cond]"
-
-
-@dataclass(frozen=True, slots=True)
-class TextUse:
-    """How a family makes a conditioning of its encoders' outputs, which `combine` gets by key."""
-
-    encoders: tuple[EncoderUse, ...]
-    combine: Combine
-
-
-def _alone(key: str) -> Combine:
-    return lambda out: Cond(out[key].hidden, out[key].projected)
-
-
-def _side_by_side(out: Mapping[str, Encoded]) -> Cond:
-    """CLIP-L and bigG, channel by channel (Podell et al. 2023), pooled from bigG."""
-    length = min(out["l"].hidden.shape[1], out["g"].hidden.shape[1])
-    return Cond(
-        torch.cat([out["l"].hidden[:, :length], out["g"].hidden[:, :length]], dim=-1), out["g"].projected
-    )
-
-
-_SDXL_L = EncoderUse("clip_l", "l", CLIP_L_RULES, layer=-2, norm_layer=False)
-_SDXL_G = EncoderUse("clip_g", "g", OPEN_CLIP_RULES, layer=-2, norm_layer=False)
-
-USES: Mapping[str, TextUse] = MappingProxyType(
-    {
-        "sd15": TextUse((EncoderUse("clip_l", "l", CLIP_L_RULES),), _alone("l")),
-        "sd20": TextUse((EncoderUse("clip_h", "h", OPEN_CLIP_RULES, layer=-2),), _alone("h")),
-        "sdxl": TextUse((_SDXL_L, _SDXL_G), _side_by_side),
-        "refiner": TextUse((_SDXL_G,), _alone("g")),
-        "flux": TextUse(
-            (EncoderUse("clip_l", "l", CLIP_L_RULES), EncoderUse("t5xxl", "t5xxl", T5_RULES)),
-            lambda out: Cond(out["t5xxl"].hidden, out["l"].pooled),
-        ),
-    }
-)
-"""TextEncoders.kind → its use."""
 
 
 def encode_prompt(
@@ -108,116 +29,107 @@ def encode_prompt(
     """Encode one text, or a text per encoder key ("l", "g", "t5xxl"), with float32 results.
 
     Raises ModelFileError where an encoder is missing or an embedding file cannot be used."""
-    use = USES.get(clip.kind)
-    if use is None:
-        raise ModelFileError(f"text encoders of the kind {clip.kind!r} cannot encode a prompt")
+    recipe = recipe_of(clip)
     tokens: dict[str, Tokens] = {}
     warnings: dict[PromptWarning, None] = {}
-    for encoder in use.encoders:
-        own = text if isinstance(text, str) else text.get(encoder.key, "")
-        tokens[encoder.key], found = _tokens(clip, encoder, own, folders)
+    uses = [use for use in recipe.uses if _part(clip, use) is not None]
+    for use in uses:
+        own = text if isinstance(text, str) else text.get(use.key, "")
+        tokens[use.key], found = _tokens(clip, use, own, folders)
         warnings.update(dict.fromkeys(found))
     if not isinstance(text, str):
-        _even_out(tokens, use)
-    outputs = {e.key: _run(memory, clip, e, tokens[e.key]) for e in use.encoders}
-    return (use.combine(outputs),), tuple(warnings)
+        _even_out(tokens, clip, uses)
+    outputs = {use.key: _run(memory, clip, use, tokens[use.key]) for use in uses}
+    return (combined(recipe, outputs),), tuple(warnings)
 
 
-def _part(clip: TextEncoders, role: str) -> TextPart:
-    part = clip.part(role)
-    if part is None:
+def recipe_of(clip: TextEncoders) -> Recipe:
+    """The recipe that text encoders are used by."""
+    recipe = RECIPES.get(clip.kind)
+    if recipe is None:
+        raise ModelFileError(f"text encoders of the kind {clip.kind!r} cannot encode a prompt")
+    return recipe
+
+
+def combined(recipe: Recipe, outputs: Mapping[str, Encoded]) -> Cond:
+    """What the encoders give, by key, joined as the recipe says."""
+    groups = [_side_by_side(recipe, group, outputs) for group in recipe.context]
+    found = [group for group in groups if group is not None]
+    width = max(group.shape[-1] for group in found)
+    width = width if len(found) == len(groups) else max(width, recipe.width)
+    context = torch.cat([F.pad(group, (0, width - group.shape[-1])) for group in found], dim=1)
+    pooled = [
+        getattr(outputs[key], which) if key in outputs else torch.zeros(1, _use(recipe, key).stand_in)
+        for key, which in recipe.pooled
+    ]
+    is_pooled = bool(pooled) and all(vector is not None for vector in pooled)
+    return Cond(context, torch.cat(pooled, dim=-1) if is_pooled else None)
+
+
+def _side_by_side(recipe: Recipe, keys: tuple[str, ...], outputs: Mapping[str, Encoded]) -> Tensor | None:
+    """Encoders read side by side, channel by channel (Podell et al. 2023), cut to the shortest; zeros stand
+    before what is there for one that is missing. None where all are."""
+    present = [outputs[key].hidden for key in keys if key in outputs]
+    if not present:
+        return None
+    length = min(hidden.shape[1] for hidden in present)
+    parts = [
+        outputs[key].hidden[:, :length]
+        if key in outputs
+        else present[0].new_zeros(1, length, _use(recipe, key).stand_in)
+        for key in keys
+    ]
+    return torch.cat(parts, dim=-1)
+
+
+def _use(recipe: Recipe, key: str) -> Use:
+    return next(use for use in recipe.uses if use.key == key)
+
+
+def _part(clip: TextEncoders, use: Use) -> TextPart | None:
+    """The encoder of a use; None where zeros stand for it."""
+    part = clip.part(use.encoder)
+    if part is None and not use.stand_in:
         has = ", ".join(p.role for p in clip.parts) or "none"
-        raise ModelFileError(f"the text encoder {role} is needed and was not loaded (loaded: {has})")
+        raise ModelFileError(f"the text encoder {use.encoder} is needed and was not loaded (loaded: {has})")
+    return part
+
+
+def _loaded(clip: TextEncoders, use: Use) -> TextPart:
+    part = _part(clip, use)
+    assert part is not None
     return part
 
 
 def _tokens(
-    clip: TextEncoders, use: EncoderUse, text: str, folders: ModelFolders
+    clip: TextEncoders, use: Use, text: str, folders: ModelFolders
 ) -> tuple[Tokens, list[PromptWarning]]:
-    shapes = _part(clip, use.role).weights.shapes
-    names = ("text_model.embeddings.token_embedding", "shared", "encoder.embed_tokens")
-    tables = (shapes.get(f"{use.role}.transformer.{name}.weight") for name in names)
-    width = next((shape[1] for shape in tables if shape is not None), 0)
-    find = EmbeddingFinder(folders, use.role, width, clip.embeddings)
+    part, kind = _loaded(clip, use), encoder_kind(use.encoder)
+    own = kind.own(part.weights.shapes)
+    width = next((own[name][1] for name in kind.tokens_table if name in own), 0)
+    find = EmbeddingFinder(folders, use.embedding_key, width, clip.embeddings)
     options = {name: clip.option(f"{use.key}_{name}") for name in ("min_padding", "min_length")}
-    rules = replace(use.rules, **{name: value for name, value in options.items() if isinstance(value, int)})
+    set_by_nodes = {name: value for name, value in options.items() if isinstance(value, int)}
+    rules = replace(rules_for(kind, use, part.weights), **set_by_nodes)
     found = tokenize(text, rules, find)
     return found.chunks, [*find.warnings, *(find.unknown(name) for name in found.unknown)]
 
 
-def _even_out(tokens: dict[str, Tokens], use: TextUse) -> None:
-    """Give encoders that are read side by side equally many chunks, with empty ones at the end."""
-    count = max(len(tokens[e.key]) for e in use.encoders if e.rules.length)
-    for encoder in use.encoders:
-        if encoder.rules.length:
-            missing = count - len(tokens[encoder.key])
-            tokens[encoder.key] += (encoder.rules.empty(encoder.rules.length),) * missing
+def _even_out(tokens: dict[str, Tokens], clip: TextEncoders, uses: list[Use]) -> None:
+    """Give encoders that read chunks equally many, with empty ones at the end."""
+    rules = {use.key: rules_for(encoder_kind(use.encoder), use, _loaded(clip, use).weights) for use in uses}
+    chunked = {key: own for key, own in rules.items() if own.length}
+    count = max((len(tokens[key]) for key in chunked), default=0)
+    for key, own in chunked.items():
+        tokens[key] += (own.empty(own.length or 0),) * (count - len(tokens[key]))
 
 
-def _run(memory: TextMemory, clip: TextEncoders, use: EncoderUse, tokens: Tokens) -> Encoded:
-    """One encoder's output for a prompt: chunks one after the other, pooled from the first."""
-    module = cast("TextModule", memory.text(clip)[use.role])
-    layer = use.layer if clip.clip_skip is None else clip.clip_skip
-    run = _Run(
-        module, use, None if layer is None or not 1 <= -layer <= module.depth else layer, memory.device
-    )
-    weights = torch.tensor([[t.weight for t in chunk] for chunk in tokens])[..., None]
-    with torch.inference_mode():
-        out = run(tokens)
-        hidden = out.hidden.float().cpu()
-        if bool((weights != 1).any()):
-            stack = tuple(lora.signature for lora in clip.stack)
-            hidden = torch.where(
-                weights == 1, hidden, run.empty(hidden.shape[1], stack).lerp(hidden, weights)
-            )
-    first = [None if t is None else t[:1].float().cpu().clone() for t in (out.pooled, out.projected)]
-    return Encoded(hidden.flatten(0, 1)[None].clone(), *first)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """An encoder about to run: which layer, and where."""
-
-    module: TextModule
-    use: EncoderUse
-    layer: int | None
-    device: torch.device
-
-    def __call__(self, tokens: Tokens) -> Encoded:
-        rules = self.use.rules
-        rows = [self._embed(chunk) for chunk in tokens]
-        ends = [_end(chunk, row.shape[-1], rules) for chunk, row in zip(tokens, rows, strict=True)]
-        return self.module(
-            torch.stack(rows), torch.tensor(ends, device=self.device), self.layer, self.use.norm_layer
-        )
-
-    def empty(self, length: int, stack: Hashable) -> Tensor:
-        """(T, D) what the empty prompt gives: computed once per state of the weights and kept with them."""
-        known = self.module.empty_prompts
-        key = (stack, self.layer, self.use.norm_layer, length)
-        if key not in known:
-            while len(known) >= EMPTY_PROMPTS:
-                del known[next(iter(known))]
-            known[key] = self((self.use.rules.empty(length),)).hidden[0].float().cpu()
-        return known[key]
-
-    def _embed(self, chunk: Chunk) -> Tensor:
-        """(T, D) token vectors and embeddings. Embeddings of another width are left out, and padding takes
-        their room at the end."""
-        pad = self.use.rules.pad
-        numbers = [t.token if isinstance(t.token, int) else pad for t in chunk]
-        table = self.module.embed(torch.tensor([*numbers, pad], device=self.device))
-        rows: list[Tensor] = []
-        for index, weighted in enumerate(chunk):
-            if isinstance(weighted.token, int):
-                rows.append(table[index])
-            elif weighted.token.shape[-1] == table.shape[-1]:
-                rows.append(weighted.token.to(table))
-        rows += [table[-1]] * (len(chunk) - len(rows))
-        return torch.stack(rows)
-
-
-def _end(chunk: Chunk, width: int, rules: TokenRules) -> int:
-    """The place of the end token among the vectors of width `width`."""
-    tokens = [t.token for t in chunk if isinstance(t.token, int) or t.token.shape[-1] == width]
-    return next((i for i, t in enumerate(tokens) if isinstance(t, int) and t == rules.end), len(tokens) - 1)
+def _run(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> Encoded:
+    """One encoder's output for a prompt."""
+    part = _loaded(clip, use)
+    module = cast("TextModule", memory.text(clip)[use.encoder])
+    if clip.clip_skip is not None and len(use.layers) == 1:
+        use = replace(use, layers=(clip.clip_skip if 1 <= -clip.clip_skip <= module.depth else None,))
+    rules = rules_for(encoder_kind(use.encoder), use, part.weights)
+    state = tuple(lora.signature for lora in clip.stack)
+    return run_encoder(module, use, rules, tokens, memory.device, state)

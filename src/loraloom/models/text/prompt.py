@@ -40,9 +40,10 @@ class EmbeddingPart:
 Part = TextPart | EmbeddingPart
 
 
-def parse_prompt(text: str) -> list[Part]:
-    """The parts of a prompt in order."""
-    return [part for piece, weight in _weighted(text) for part in _split_embeddings(piece, weight)]
+def parse_prompt(text: str, *, weights: bool = True) -> list[Part]:
+    """The parts of a prompt in order. weights: whether brackets weigh words; else they are letters."""
+    pieces = _weighted(text) if weights else [(text.replace("\\(", "(").replace("\\)", ")"), 1.0)]
+    return [part for piece, weight in pieces for part in _split_embeddings(piece, weight)]
 
 
 def _weighted(text: str) -> list[tuple[str, float]]:

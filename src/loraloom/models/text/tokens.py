@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
+from loraloom.models.encoder import EncoderKind
+from loraloom.models.recipe import Use
 from loraloom.models.text.prompt import EmbeddingPart, parse_prompt
-from loraloom.models.text.vocabularies import CLIP_END, CLIP_START, T5_END, clip_tokenizer, t5_tokenizer
+from loraloom.weights.source import WeightSource
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,16 +48,18 @@ class TokenRules:
     """How one kind of text encoder is fed.
 
     length: positions of a chunk, and the chunk is padded to it; None: one chunk of any length.
+    weights: whether brackets weigh words; else they are letters.
     min_padding: pad tokens that always follow the end token. min_length: what a chunk is padded to.
     """
 
     tokenizer: Callable[[], Tokenizer]
     start: int | None
-    end: int
+    end: int | None
     pad: int
     length: int | None
     min_padding: int = 0
     min_length: int = 0
+    weights: bool = True
 
     def empty(self, length: int) -> Chunk:
         """What a prompt without words looks like, `length` positions long."""
@@ -62,9 +67,18 @@ class TokenRules:
         return tuple(WeightedToken(t) for t in (head + [self.pad] * (length - len(head)))[:length])
 
 
-CLIP_L_RULES = TokenRules(clip_tokenizer, CLIP_START, CLIP_END, CLIP_END, 77)
-OPEN_CLIP_RULES = TokenRules(clip_tokenizer, CLIP_START, CLIP_END, 0, 77)
-T5_RULES = TokenRules(t5_tokenizer, None, T5_END, 0, None, min_length=256)
+def rules_for(kind: EncoderKind, use: Use, weights: WeightSource) -> TokenRules:
+    """How a recipe feeds an encoder. weights: of the encoder, which may hold its tokenizer."""
+    found = kind.vocabulary
+    return TokenRules(
+        tokenizer=partial(found.tokenizer, weights),
+        start=found.start,
+        end=found.end,
+        pad=found.pad,
+        length=found.chunk,
+        min_length=use.min_length,
+        weights=use.weights,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ def tokenize(text: str, rules: TokenRules, find: FindEmbedding) -> Tokenized:
     tokenizer = rules.tokenizer()
     groups: list[list[WeightedToken]] = []
     unknown: list[str] = []
-    for part in parse_prompt(text):
+    for part in parse_prompt(text, weights=rules.weights):
         if isinstance(part, EmbeddingPart):
             name, vectors = _look_up(part.name, find)
             if vectors is None:
@@ -108,7 +122,8 @@ def _look_up(name: str, find: FindEmbedding) -> tuple[str, Sequence[Tensor] | No
 
 def _chunks(groups: Sequence[Sequence[WeightedToken]], rules: TokenRules) -> Tokens:
     start = [] if rules.start is None else [WeightedToken(rules.start)]
-    end, pad = WeightedToken(rules.end), WeightedToken(rules.pad)
+    end = [] if rules.end is None else [WeightedToken(rules.end)]
+    pad = WeightedToken(rules.pad)
     chunks: list[list[WeightedToken]] = [[*start]]
     for group in groups:
         rest = list(group)
@@ -122,9 +137,9 @@ def _chunks(groups: Sequence[Sequence[WeightedToken]], rules: TokenRules) -> Tok
                 chunk += rest[:room]
                 rest = rest[room:]
                 room = 0
-            chunk += [end, *[pad] * room]
+            chunk += [*end, *[pad] * room]
             chunks.append([*start])
     last = chunks[-1]
-    last += [end, *[pad] * rules.min_padding]
+    last += [*end, *[pad] * rules.min_padding]
     last += [pad] * (max(rules.length or 0, rules.min_length) - len(last))
     return tuple(tuple(chunk) for chunk in chunks)

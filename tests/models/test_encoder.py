@@ -1,0 +1,107 @@
+"""The folder of text encoders is the registry; a recipe is chosen by type and files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import loraloom.models.encoders as folder
+from loraloom.errors import ModelFileError
+from loraloom.models.checkpoint import open_text_encoders
+from loraloom.models.encoder import checkpoint_shapes, encoder_kind, encoder_kinds
+from loraloom.weights.header import read_header
+from tests import tiny_models as tiny
+
+ADDED = """
+from loraloom.models.encoder import EncoderKind, NamedTensor, Size, Vocabulary
+from loraloom.models.family import Blueprint, Placement
+
+def build():
+    from torch import nn
+    return nn.Embedding(4, 8)
+
+ENCODER = EncoderKind(
+    name="NAME",
+    title="An encoder of one table",
+    layouts=(lambda shapes: [NamedTensor("weight", "table")] if "table" in shapes else None,),
+    sizes=(Size("only", 8, 0),),
+    measure=lambda shapes: (shapes["weight"][1], 0),
+    blueprint=lambda prefix, shapes: Blueprint({}, build, {"weight": Placement(prefix + "weight")}),
+    vocabulary=Vocabulary(lambda weights: None, pad=0),
+    tokens_table=("weight",),
+    prefixes=("there.",),
+)
+"""
+
+
+@pytest.fixture
+def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files are encoders too."""
+    path = tmp_path / "more_encoders"
+    path.mkdir()
+    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(path)])
+    encoder_kinds.cache_clear()
+    yield path
+    encoder_kinds.cache_clear()
+    for name in [name for name in sys.modules if name.startswith(f"{folder.__name__}.added")]:
+        del sys.modules[name]
+
+
+def test_an_encoder_is_one_file(added: Path, tmp_path: Path) -> None:
+    (added / "added_table.py").write_text(ADDED.replace("NAME", "table"), "utf-8")
+    path = tiny.write(tmp_path / "all.safetensors", {"there.table": (4, 8), "elsewhere.x": (2,)})
+    assert checkpoint_shapes(read_header(path)) == {"table": {"table.transformer.weight": (4, 8)}}
+    assert encoder_kind("table").title == "An encoder of one table"
+
+
+def test_two_encoders_of_one_name_are_refused(added: Path) -> None:
+    (added / "added_again.py").write_text(ADDED.replace("NAME", "clip_l"), "utf-8")
+    with pytest.raises(ValueError, match="two text encoders are called 'clip_l'"):
+        encoder_kinds()
+
+
+def test_the_registry_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from loraloom.models.encoder import encoder_kinds; encoder_kinds();"
+        "import loraloom.models.text.recipes;"
+        "print([name for name in ('torch', 'transformers', 'tokenizers') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_kind_is_named() -> None:
+    with pytest.raises(ModelFileError, match="'x'; known are .*clip_l"):
+        encoder_kind("x")
+
+
+def test_encoders_of_one_type_are_not_taken_for_anothers(tmp_path: Path) -> None:
+    clip, t5 = tiny.write_clip_l(tmp_path / "clip.safetensors"), tiny.write_t5(tmp_path / "t5.safetensors")
+    with pytest.raises(
+        ModelFileError, match=r"type 'sdxl' takes clip_l and clip_g.*t5\.safetensors.*be flux"
+    ):
+        open_text_encoders((clip, t5), "sdxl")
+    with pytest.raises(ModelFileError, match="type 'stable_diffusion' takes clip_l"):
+        open_text_encoders((t5,), "stable_diffusion")
+
+
+def test_a_published_width_settles_what_a_file_is(tmp_path: Path) -> None:
+    """CLIP-L with a projection is CLIP-L beside bigG too, in either order."""
+    large = tiny.clip_shapes(width=768, layers=1) | {"text_projection.weight": (768, 768)}
+    clip_l = tiny.write(tmp_path / "l.safetensors", large)
+    clip_g = tiny.write(tmp_path / "g.safetensors", tiny.clip_shapes(width=1280, layers=1))
+    for paths in ((clip_l, clip_g), (clip_g, clip_l)):
+        found = open_text_encoders(paths, "sdxl")
+        assert found.kind == "sdxl"
+        assert {part.role: part.weights.files[0].path for part in found.parts} == {
+            "clip_l": clip_l,
+            "clip_g": clip_g,
+        }
