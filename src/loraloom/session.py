@@ -24,21 +24,18 @@ from loraloom.engine.events import Event, NodeFailed, RunCancelled, RunFailed
 from loraloom.engine.node import NodeType, collect
 from loraloom.engine.run import run as run_graph
 from loraloom.engine.validation import ClassChecks
-from loraloom.errors import Cancelled, LoraloomError
-from loraloom.folders import ModelFolders, model_folders
+from loraloom.errors import Cancelled, InputError, LoraloomError
+from loraloom.folders import model_folders
 from loraloom.lora.load import Compat
 from loraloom.models.memory import DtypeName, Memory
+from loraloom.preparation.prepare import Changes, Preparation, Source
 from loraloom.result import Recorder, Run
 from loraloom.runtime.lora_shelf import LoraShelf
 from loraloom.runtime.output_files import OutputFolder
 from loraloom.runtime.services import Services, Settings
-from loraloom.workflow.core_classes import core_schemas
-from loraloom.workflow.edit import apply_assignments, set_seed
 from loraloom.workflow.graph import JSON, Graph
-from loraloom.workflow.insert_lora import insert_loras, read_lora_choice
+from loraloom.workflow.implemented import implemented_schemas
 from loraloom.workflow.schema import NodeSchema
-from loraloom.workflow.sources import read_source, select
-from loraloom.workflow.validate import OwnChecks, validate
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 
@@ -99,6 +96,12 @@ class Session:
         )
         own = {**collect("loraloom.nodes"), **(nodes or {})}
         self.nodes: Mapping[str, NodeType] = {**self.packs.nodes, **own}
+        runnable = {
+            **self.packs.schemas,
+            **implemented_schemas(),
+            **{name: found.schema for name, found in (nodes or {}).items()},
+        }
+        self._preparation = Preparation(runnable, self.folders, ClassChecks(self.nodes))
         self.memory = Memory(device, dtype)
         self._temp = tempfile.TemporaryDirectory(prefix="loraloom-")
         self.services = Services(
@@ -119,32 +122,29 @@ class Session:
 
     def prepare(
         self,
-        source: FilePath | bytes | Mapping[str, JSON] | Graph,
+        source: Source | Graph,
         *,
         workflow: int | str | None = None,
         set: Mapping[str, JSON] | Iterable[str] = (),
         seed: int | None = None,
         loras: Sequence[str] = (),
     ) -> Graph:
-        """The graph that `run` would run: read, changed and validated.
+        """The graph that `run` would run: read, changed and checked, by the code of the command line.
 
         source: a path, "-", workflow or page text, bytes, parsed JSON, or a Graph.
         workflow: which one, from 1, where the source holds several.
-        set: {"NODE.input": value} or "NODE.input=value" texts; NODE is an id, a title or a class name.
-        loras: "FILE[:MODEL[:CLIP]]", put right behind the model's loader.
+        loras, set, seed: what to change, in this order; see `preparation.prepare.Changes`.
         Raises InputError, WorkflowError, MissingModelsError.
         """
-        graph = (
-            source
-            if isinstance(source, Graph)
-            else _read(source, workflow, {**core_schemas(), **self.schemas})
-        )
-        checks = ClassChecks(self.nodes)
-        return edit_graph(graph, self.schemas, self.folders, checks, set=set, seed=seed, loras=loras)
+        changes = Changes(loras, set if isinstance(set, Mapping) else list(set), seed)
+        graphs = self._preparation.prepare(source, workflow, changes)
+        if len(graphs) != 1:
+            raise InputError(f"there are {len(graphs)} workflows; choose one of them, from 1")
+        return graphs[0]
 
     def run(
         self,
-        source: FilePath | bytes | Mapping[str, JSON] | Graph,
+        source: Source | Graph,
         *,
         workflow: int | str | None = None,
         set: Mapping[str, JSON] | Iterable[str] = (),
@@ -211,32 +211,8 @@ class Session:
         self.close()
 
 
-def edit_graph(
-    graph: Graph,
-    schemas: Mapping[str, NodeSchema],
-    folders: ModelFolders,
-    own: OwnChecks | None = None,
-    *,
-    set: Mapping[str, JSON] | Iterable[str] = (),
-    seed: int | None = None,
-    loras: Sequence[str] = (),
-) -> Graph:
-    """A graph with LoRAs inserted, inputs set and the seed changed, validated against `schemas`.
-
-    own: the checks that classes make themselves."""
-    known = {**core_schemas(), **schemas}
-    graph = insert_loras(graph, known, [read_lora_choice(text) for text in loras])
-    texts = [f"{k}={v}" for k, v in set.items()] if isinstance(set, Mapping) else list(set)
-    graph = apply_assignments(graph, known, texts)
-    if seed is not None:
-        graph = set_seed(graph, known, seed)
-    report = validate(graph, schemas, folders.list, own=own)
-    report.raise_if_bad()
-    return report.graph
-
-
 def run(
-    source: FilePath | bytes | Mapping[str, JSON] | Graph,
+    source: Source | Graph,
     *,
     models: FilePath | Sequence[FilePath] | None = None,
     workflow: int | str | None = None,
@@ -244,25 +220,26 @@ def run(
     seed: int | None = None,
     loras: Sequence[str] = (),
     output_dir: FilePath = "output",
+    input_dir: FilePath = "input",
+    extra_model_paths: Sequence[FilePath] = (),
+    custom_nodes: Sequence[FilePath] = (),
     device: str = "auto",
     dtype: DtypeName = "auto",
+    compat: Compat = "trainer",
+    strict_lora: bool = False,
+    metadata: bool = True,
 ) -> Run:
     """Run one workflow; see `Session` and `Session.run` for the arguments."""
-    with Session(models, output_dir=output_dir, device=device, dtype=dtype) as session:
+    with Session(
+        models,
+        output_dir=output_dir,
+        input_dir=input_dir,
+        extra_model_paths=extra_model_paths,
+        custom_nodes=custom_nodes,
+        device=device,
+        dtype=dtype,
+        compat=compat,
+        strict_lora=strict_lora,
+        metadata=metadata,
+    ) as session:
         return session.run(source, workflow=workflow, set=set, seed=seed, loras=loras)
-
-
-def _read(
-    source: FilePath | bytes | Mapping[str, JSON],
-    workflow: int | str | None,
-    schemas: Mapping[str, NodeSchema],
-) -> Graph:
-    import json
-
-    if isinstance(source, Mapping):
-        source = json.dumps(dict(source))
-    content = source if isinstance(source, str | bytes) else Path(source)
-    found = select(read_source(content), None if workflow is None else str(workflow))
-    if len(found) != 1:
-        raise LoraloomError("choose one workflow, from 1")
-    return found[0].graph(schemas)

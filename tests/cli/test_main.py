@@ -44,17 +44,16 @@ def test_run_writes_the_pictures_and_prints_one_object(
 
 
 def test_a_graph_is_checked_once(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loraloom.cli import preparation
+    from loraloom.preparation import prepare
 
     checks: list[object] = []
-    real = preparation.validate
+    real = prepare.validate
 
     def counted(*arguments: Any, **options: Any) -> Any:
         checks.append(arguments)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(preparation, "validate", counted)
-    monkeypatch.setattr("loraloom.session.validate", counted)
+    monkeypatch.setattr(prepare, "validate", counted)
     assert exit_code_of(["run", str(graph)]) == 0
     assert len(checks) == 1
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loraloom.cli.display import Display
-from loraloom.cli.preparation import Preparation, SessionOptions
+from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.run_command import stop_on_interrupt
 from loraloom.cli.settings import (
     CompatOption,
@@ -26,6 +26,7 @@ from loraloom.cli.settings import (
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.contact_sheet import combinations, contact_sheet_png, read_axis
 from loraloom.errors import InputError, LoraloomError
+from loraloom.preparation.prepare import Changes
 from loraloom.workflow.graph import Graph
 
 if TYPE_CHECKING:
@@ -64,16 +65,19 @@ def grid_command(
     options = SessionOptions(
         models, extra_paths, custom_nodes, output_dir, input_dir, device, dtype, compat, strict_lora
     )
-    preparation = Preparation(options)
-    graph = _one(preparation.graphs(source, workflow, assignments, loras, seed))
+    environment = Environment(options)
+    preparation = environment.preparation
+    graph = _one(preparation.prepare(source, workflow, Changes(loras or (), assignments or (), seed)))
     cells = [
-        preparation.changed(graph, [f"{a.target}={v}" for a, v in zip(spread, cell, strict=True)])
+        preparation.changed(
+            graph, Changes(set=[f"{a.target}={v}" for a, v in zip(spread, cell, strict=True)])
+        )
         for cell in chosen
     ]
     display = Display(quiet=as_json)
     pictures: list[Image] = []
     paths: list[str] = []
-    with stop_on_interrupt() as cancel, preparation.session() as session:
+    with stop_on_interrupt() as cancel, environment.session() as session:
         for number, cell in enumerate(cells, 1):
             display.say(f"picture {number} of {len(cells)}: {', '.join(chosen[number - 1])}")
             with display.running(cell):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loraloom.cli.display import Display
-from loraloom.cli.preparation import Preparation, SessionOptions
+from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.settings import (
     CompatOption,
     CustomNodesOption,
@@ -29,6 +29,7 @@ from loraloom.cli.settings import (
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.errors import LoraloomError, MissingModelsError
+from loraloom.preparation.prepare import Changes
 from loraloom.workflow.graph import Graph
 
 if TYPE_CHECKING:
@@ -62,14 +63,15 @@ def run_command(
             models, extra_paths, custom_nodes, output_dir, input_dir,
             device, dtype, compat, strict_lora, not no_metadata,
         )  # fmt: skip
-        preparation = Preparation(options)
-        graphs = preparation.graphs(source, workflow, assignments, loras, seed)
+        environment = Environment(options)
+        changes = Changes(loras or (), assignments or (), seed)
+        graphs = environment.preparation.prepare(source, workflow, changes)
         if dry_run:
             _say_ready(graphs, as_json)
             return
         display = Display(quiet=as_json)
         results: list[Run] = []
-        with stop_on_interrupt() as cancel, preparation.session() as session:
+        with stop_on_interrupt() as cancel, environment.session() as session:
             for graph in graphs:
                 with display.running(graph):
                     results.append(session.run_prepared(graph, on_event=display.see, cancel=cancel))
@@ -97,12 +99,17 @@ def error_json(error: LoraloomError) -> dict[str, object]:
 
 def _say_ready(graphs: list[Graph], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"status": "valid", "workflows": [g.to_api() for g in graphs]}, indent=1))
+        typer.echo(json.dumps(_ready_json(graphs), indent=1))
         return
     for graph in graphs:
         for note in graph.notes:
             typer.echo(f"note: {note}", err=True)
         typer.echo(f"{graph.origin}: ready to run, {len(graph.nodes)} nodes", err=True)
+
+
+def _ready_json(graphs: list[Graph]) -> dict[str, object]:
+    notes = [list(graph.notes) for graph in graphs]
+    return {"status": "valid", "workflows": [graph.to_api() for graph in graphs], "notes": notes}
 
 
 @contextmanager

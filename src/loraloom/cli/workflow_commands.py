@@ -7,7 +7,6 @@ them and turns them into exit codes. Tables go to standard error, results to sta
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,18 +18,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from loraloom.atomic_file import write_file
-from loraloom.cli.lora_notes import lora_notes, with_renamed_loras
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
 from loraloom.folders import model_folders
-from loraloom.workflow.edit import apply_assignments, set_seed
-from loraloom.workflow.graph import JSON, Graph
+from loraloom.preparation.lora_notes import lora_notes
+from loraloom.preparation.prepare import Changes, Preparation, read_workflows
+from loraloom.workflow.graph import JSON
 from loraloom.workflow.implemented import implemented_schemas, known_schemas
 from loraloom.workflow.report import Report
 from loraloom.workflow.schema import Input, NodeSchema
-from loraloom.workflow.sources import Found, read_source, select
-from loraloom.workflow.ui_format import Queueing
-from loraloom.workflow.validate import validate
+from loraloom.workflow.sources import Found
 
 SourceArgument = Annotated[
     str,
@@ -58,27 +55,6 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Set every seed o
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
-def chosen_graphs(
-    source: str,
-    workflow: str | None,
-    assignments: list[str] | None,
-    seed: int | None,
-    schemas: Mapping[str, NodeSchema] | None = None,
-) -> list[tuple[Found, Graph]]:
-    """The workflows that the options choose, as graphs with `--set` and `--seed` applied.
-
-    schemas: the classes to read them by; without node packs, those that are known anyway.
-    The seed also decides what `{a|b}` becomes, so that the same command gives the same graph.
-    """
-    schemas = known_schemas() if schemas is None else schemas
-    out: list[tuple[Found, Graph]] = []
-    for found in select(read_source(source), workflow):
-        graph = found.graph(schemas, queueing=Queueing.fresh(seed))
-        graph = apply_assignments(graph, schemas, assignments or ())
-        out.append((found, graph if seed is None else set_seed(graph, schemas, seed)))
-    return out
-
-
 def validate_command(
     source: SourceArgument,
     workflow: WorkflowOption = None,
@@ -91,13 +67,13 @@ def validate_command(
 ) -> None:
     """Check workflows against the node classes and your model files, without running anything."""
     folders = model_folders(models, extra_paths, input_dir or Path("input"))
-    schemas = implemented_schemas()
+    preparation = Preparation(implemented_schemas(), folders)
+    changes = Changes(set=assignments or (), seed=seed)
     # Every workflow of the source, unless one is chosen: checking all costs nothing.
-    chosen = chosen_graphs(source, workflow or "all", assignments, seed)
     reports = [
         (found, replace(report, notes=(*report.notes, *lora_notes(report.graph, folders))))
-        for found, graph in chosen
-        for report in [validate(with_renamed_loras(graph, folders), schemas, folders.list)]
+        for found, graph in read_workflows(source, workflow or "all", changes, preparation.known)
+        for report in [preparation.report(graph)]
     ]
     if as_json:
         typer.echo(json.dumps({"workflows": [report_json(f, r) for f, r in reports]}, indent=1))
@@ -198,7 +174,7 @@ def convert_command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file instead.")] = None,
 ) -> None:
     """Print a workflow in ComfyUI's API format (with --workflow all: a JSON list of them)."""
-    chosen = chosen_graphs(source, workflow, assignments, seed)
+    chosen = read_workflows(source, workflow, Changes(set=assignments or (), seed=seed), known_schemas())
     console = Console(stderr=True, soft_wrap=True)
     for _, graph in chosen:
         for note in graph.notes:

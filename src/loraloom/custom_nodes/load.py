@@ -23,6 +23,7 @@ from loraloom.engine.node import NodeType
 from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
 from loraloom.workflow.implemented import implemented_schemas
+from loraloom.workflow.schema import NodeSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Packs:
     failed: tuple[PackFailure, ...]
     standins: StandIns
     modules: tuple[str, ...] = ()
+
+    @property
+    def schemas(self) -> dict[str, NodeSchema]:
+        """What the classes declare, by name."""
+        return {name: found.schema for name, found in self.nodes.items()}
 
     def close(self) -> None:
         """Take the packs and the stand-ins out of the interpreter's modules."""

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from loraloom.cli.lora_notes import lora_notes, with_renamed_loras
 from loraloom.folders import ModelFolders, model_folders
 from loraloom.lora.hashes import hashes_of
+from loraloom.preparation.lora_notes import lora_notes, with_renamed_loras
 from loraloom.workflow.graph import Graph, GraphNode, Link, ModelReference
 
 

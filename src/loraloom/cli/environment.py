@@ -1,0 +1,74 @@
+"""What `run` and `grid` share: what the options name, found before torch is loaded, and the session on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from loraloom.cli.settings import Compat, Dtype
+from loraloom.custom_nodes.load import load_packs
+from loraloom.engine.validation import ClassChecks
+from loraloom.folders import model_folders
+from loraloom.preparation.prepare import Preparation
+from loraloom.workflow.implemented import implemented_schemas
+
+if TYPE_CHECKING:
+    from loraloom.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """The options of a command that say where things are and how to compute; see `session.Session`."""
+
+    models: list[Path] | None
+    extra_paths: list[Path] | None
+    custom_nodes: list[Path] | None
+    output_dir: Path
+    input_dir: Path
+    device: str
+    dtype: Dtype
+    compat: Compat
+    strict_lora: bool
+    metadata: bool = True
+
+
+class Environment:
+    """Model folders and node packs, as the options name them. What is wrong with a pack is said at once."""
+
+    def __init__(self, options: SessionOptions) -> None:
+        self._options = options
+        folders = model_folders(options.models, options.extra_paths, options.input_dir)
+        self._packs = load_packs(options.custom_nodes or (), folders=folders, output_dir=options.output_dir)
+        for failure in self._packs.failed:
+            typer.echo(f"warning: {failure}", err=True)
+        runnable = {**self._packs.schemas, **implemented_schemas()}
+        self.preparation = Preparation(runnable, folders, ClassChecks(self._packs.nodes))
+
+    @contextmanager
+    def session(self) -> Generator[Session]:
+        """A session with these folders and packs; what the packs print goes to standard error."""
+        from loraloom.session import Session
+
+        options = self._options
+        with (
+            Session(
+                options.models,
+                extra_model_paths=options.extra_paths or (),
+                output_dir=options.output_dir,
+                input_dir=options.input_dir,
+                device=options.device,
+                dtype=options.dtype,
+                compat=options.compat,
+                strict_lora=options.strict_lora,
+                metadata=options.metadata,
+                custom_nodes=self._packs,
+            ) as session,
+            redirect_stdout(sys.stderr) if self._packs.nodes else nullcontext(),
+        ):
+            yield session
