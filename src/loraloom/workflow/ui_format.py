@@ -49,7 +49,8 @@ def parse_ui(
     schemas: the classes to read widget values by; ComfyUI's core classes if not given.
     """
     known = core_schemas() if schemas is None else schemas
-    document = read_document(without_group_nodes(data, known))
+    unfolded, notes = without_group_nodes(data, known)
+    document = read_document(unfolded)
     conversion = _Conversion(document, known, queueing or Queueing.fresh())
     nodes = conversion.nodes()
     return Graph(
@@ -57,7 +58,7 @@ def parse_ui(
         ui=data,
         origin=origin,
         models=model_references(data),
-        notes=(*document.notes, *conversion.notes),
+        notes=(*notes, *document.notes, *conversion.notes),
     )
 
 
