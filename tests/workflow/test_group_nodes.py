@@ -42,8 +42,8 @@ def unfolded(
     config: Ui | None = None,
     output: int = 0,
 ) -> dict[str, Any]:
-    """The inner nodes of group node 5 in API form, and the nodes around it. inputs: sockets of the group node,
-    fed by node 1 (MODEL 0, CLIP 1, VAE 2) and 2 (CONDITIONING)."""
+    """The inner nodes of group node 5 in API form, and the nodes around it. inputs: sockets of the group
+    node, fed by node 1 (MODEL 0, CLIP 1, VAE 2) and 2 (CONDITIONING)."""
     made = [{**entry, "index": index} for index, entry in enumerate(nodes)]
     group = {"nodes": made, "links": links or [], "external": external or [], "config": config or {}}
     sockets = [(name, kind, 20 + at) for at, (name, kind, *_) in enumerate(inputs or [])]
