@@ -28,7 +28,6 @@ from loraloom.models.unmerged import Unmerged
 from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, has_native_bfloat16
 from loraloom.weights.patch import Stack
-from loraloom.weights.quantized import STORAGE_TYPES
 from loraloom.weights.source import WeightSource
 
 DtypeName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -199,11 +198,12 @@ def weights_bytes(source: WeightSource, dtype: torch.dtype, storage: Storage) ->
     Pages mapped from the file are counted too: the system may drop them, but then every use reads them."""
     total = 0
     for native, shape in source.shapes.items():
-        stored = source.dtypes[native]
-        narrow = len(shape) == 2 and (stored in STORAGE_TYPES or storage != "quantized")
-        if isinstance(storage, torch.dtype) and narrow and stored not in STORAGE_TYPES:
-            stored = storage
-        width = stored.itemsize if narrow or not stored.is_floating_point else dtype.itemsize
+        stored, is_matrix = source.dtypes[native], len(shape) > 1
+        if is_matrix and (source.is_packed(native) or storage == "stored"):
+            total += source.stored_bytes(native)
+            continue
+        narrow = storage if is_matrix and isinstance(storage, torch.dtype) else dtype
+        width = narrow.itemsize if stored.is_floating_point else stored.itemsize
         total += torch.Size(shape).numel() * width
     return total
 
