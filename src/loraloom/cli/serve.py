@@ -70,8 +70,8 @@ def serve_command(
     strict_lora: StrictLoraOption = False,
 ) -> None:
     """Serve ComfyUI's HTTP interface, with a queue that survives crashes."""
-    from loraloom.jobs.dispatcher import Limits
     from loraloom.jobs.lock import FolderLock
+    from loraloom.jobs.notices import Limits
     from loraloom.server.app import Setup
     from loraloom.server.run import serve
     from loraloom.server.settings import ServerSettings

@@ -228,12 +228,12 @@ def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
     @api.post("/queue/pause")
     async def pause() -> QueueView:
         """Start no further jobs; the running one goes on."""
-        dispatcher.pause(True)
+        await dispatcher.pause(True)
         return await queue_view()
 
     @api.post("/queue/resume")
     async def resume() -> QueueView:
-        dispatcher.pause(False)
+        await dispatcher.pause(False)
         return await queue_view()
 
 

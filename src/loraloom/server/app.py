@@ -19,7 +19,8 @@ from starlette.websockets import WebSocket
 
 from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
-from loraloom.jobs.dispatcher import Dispatcher, Limits, Notice
+from loraloom.jobs.dispatcher import Dispatcher
+from loraloom.jobs.notices import Limits, Notice
 from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from loraloom.jobs.job import Job, Status
-from loraloom.jobs.store import JobExists, QueueFull, UnknownJob
+from loraloom.jobs.store import JobExists, QueueFull
 from loraloom.server import failures, prompts, wire
 from loraloom.server.bodies import read_object
 from loraloom.server.state import ServerState, state_of
@@ -121,13 +121,12 @@ async def cancel_job(request: Request) -> Response:
 async def cancel_jobs(request: Request) -> Response:
     state = state_of(request)
     body = await read_object(request, state.settings.max_json)
-    cancelled: list[JSON] = []
-    for job_id in _ids(body, "job_ids"):
-        try:
-            if await state.dispatcher.cancel(job_id):
-                cancelled.append(job_id)
-        except UnknownJob:
-            continue
+    dispatcher = state.dispatcher
+    asked = _ids(body, "job_ids")
+    cancelled: list[JSON] = [*await dispatcher.cancel_waiting(asked)]
+    live = dispatcher.live
+    if live is not None and live.job.id in asked and await dispatcher.interrupt(live.job.id):
+        cancelled.append(live.job.id)
     return JSONResponse({"cancelled": cancelled})
 
 

@@ -8,7 +8,8 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from loraloom.jobs.dispatcher import Dispatcher, Notice
+from loraloom.jobs.dispatcher import Dispatcher
+from loraloom.jobs.notices import Notice
 from loraloom.jobs.store import JobEvent
 from loraloom.workflow.graph import JSON
 

@@ -11,8 +11,9 @@ from typing import cast
 from starlette.requests import HTTPConnection
 
 from loraloom.folders import ModelFolders
-from loraloom.jobs.dispatcher import Dispatcher, Notice
+from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Status
+from loraloom.jobs.notices import Notice
 from loraloom.server import wire
 from loraloom.server.hub import Hub
 from loraloom.server.settings import ServerSettings

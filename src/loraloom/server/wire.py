@@ -7,8 +7,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from loraloom.jobs.dispatcher import Notice
 from loraloom.jobs.job import Job, Status
+from loraloom.jobs.notices import Notice
 from loraloom.workflow.graph import JSON
 
 _STATUS = {
