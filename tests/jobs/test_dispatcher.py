@@ -367,7 +367,7 @@ def test_a_result_waits_for_a_locked_file_and_is_not_made_again(
             other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
             async with asyncio.timeout(20):
-                while "cannot be written" not in str(q.dispatcher.worker_info.get("error")):
+                while "cannot be used" not in str(q.dispatcher.worker_info.get("error")):
                     await asyncio.sleep(0.05)
             known = await q.dispatcher.read(lambda s: s.get(job.id))
             assert known.status is Status.RUNNING
@@ -405,7 +405,7 @@ def test_the_end_of_a_job_is_not_to_be_seen_before_it_is_committed(
             other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
             async with asyncio.timeout(20):
-                while "cannot be written" not in str(q.dispatcher.worker_info.get("error")):
+                while "cannot be used" not in str(q.dispatcher.worker_info.get("error")):
                     await asyncio.sleep(0.05)
             assert q.dispatcher.live is not None
             assert "completed" not in [e.kind for e in q.dispatcher.live.events]

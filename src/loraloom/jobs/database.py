@@ -6,10 +6,22 @@ import sqlite3
 import time
 from pathlib import Path
 
-from loraloom.errors import InputError
+from loraloom.errors import DiskFull, InputError, LoraloomError
 from loraloom.jobs.schema import APPLICATION_ID, MIGRATIONS, migrate
 
 BUSY_MILLISECONDS = 5000
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
 _OURS = {"jobs", "events"}
 _ASIDE = (
     "Start once with --new-queue to keep it under another name and begin with an empty queue; pictures are "
@@ -19,6 +31,20 @@ _ASIDE = (
 
 class QueueFileError(InputError):
     """The queue's file cannot be used; the text says why and what to do."""
+
+
+class QueueUnavailable(LoraloomError):
+    """The queue's file cannot be used at the moment: it is locked, or the disk fails."""
+
+
+def unavailable(error: sqlite3.DatabaseError) -> LoraloomError | None:
+    """What to tell whoever asked for something that SQLite could not do now; None for a fault of ours."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(f"the queue cannot be written ({error}); free some space on that disk")
+    if code in _PASSING:
+        return QueueUnavailable(f"the queue's file cannot be used at the moment ({error}); try again")
+    return None
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:

@@ -11,8 +11,11 @@ import sqlite3
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from loraloom.errors import DiskFull
+from loraloom.jobs.database import QueueUnavailable, unavailable
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.job import Job, Request, Status, WrongStatus
 from loraloom.jobs.keeper import WorkerKeeper
@@ -27,8 +30,6 @@ _DISK_RETRY_SECONDS = 2.0
 _FAULT_PAUSE_SECONDS = 1.0
 _TOGETHER = 500
 _PAUSED = "paused"
-# What goes away by itself, or when somebody makes room: the file is locked, the disk full or failing.
-_PASSING = (sqlite3.OperationalError,)
 
 Result = TypeVar("Result")
 
@@ -94,12 +95,13 @@ class Dispatcher:
         return lambda: self._listeners.remove(listener)
 
     async def call(self, function: Callable[[Store], Result]) -> Result:
-        """Run a function on the store; its result, committed."""
-        return await asyncio.wrap_future(self._store.call(function))
+        """Run a function on the store; its result, committed. Raises QueueUnavailable or DiskFull when the
+        file cannot be used now."""
+        return await _answer(self._store.call(function))
 
     async def read(self, function: Callable[[Store], Result]) -> Result:
         """Run a function that only reads, in a thread of its own; it waits for no writer."""
-        return await asyncio.wrap_future(self._store.read(function))
+        return await _answer(self._store.read(function))
 
     # ---- What clients ask for ----
 
@@ -234,8 +236,8 @@ class Dispatcher:
         while True:
             try:
                 result = await self.call(function)
-            except _PASSING as error:
-                self._trouble = f"the queue cannot be written ({error}); trying again"
+            except (QueueUnavailable, DiskFull) as error:
+                self._trouble = str(error)
                 self._log(self._trouble + "\n")
                 await asyncio.sleep(_DISK_RETRY_SECONDS)
             else:
@@ -359,6 +361,15 @@ class Dispatcher:
                 listener(notice)
             except Exception as error:  # noqa: BLE001 - who listens badly must not stop the queue
                 self._log("".join(traceback.format_exception(error)))
+
+
+async def _answer(future: Future[Result]) -> Result:
+    try:
+        return await asyncio.wrap_future(future)
+    except sqlite3.DatabaseError as error:
+        if (said := unavailable(error)) is None:
+            raise
+        raise said from error
 
 
 def _stopped_waiting(job: Job) -> Job:

@@ -310,12 +310,12 @@ class Store:
 
     # ---- Webhooks ----
 
-    def due_deliveries(self, now: float) -> list[tuple[str, str, int]]:
+    def due_deliveries(self, now: float, limit: int = 20) -> list[tuple[str, str, int]]:
         """(job id, URL, attempts so far) of every webhook that should be called now."""
         # A date far ahead was set before the clock was set back.
         return self._db.execute(
-            "SELECT job, url, attempts FROM deliveries WHERE due <= ? OR due > ? ORDER BY due LIMIT 20",
-            (now, now + _SECONDS_TO_POSTPONE),
+            "SELECT job, url, attempts FROM deliveries WHERE due <= ? OR due > ? ORDER BY due LIMIT ?",
+            (now, now + _SECONDS_TO_POSTPONE, limit),
         ).fetchall()
 
     def delivered(self, job_id: str) -> None:

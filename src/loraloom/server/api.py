@@ -16,6 +16,7 @@ from loraloom.errors import LoraloomError
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Job, Status
 from loraloom.server import failures, prompts
+from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_object
 from loraloom.server.sse import follow
 from loraloom.server.state import ServerState
@@ -127,7 +128,13 @@ def _outputs(outputs: dict[str, Any]) -> list[OutputFile]:
 
 def create_api(state: ServerState) -> FastAPI:
     """The application behind /v1."""
-    api = FastAPI(title="Loraloom", version=state.settings.version or "0", docs_url=None, redoc_url=None)
+    api = FastAPI(
+        title="Loraloom",
+        version=state.settings.version or "0",
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Answer,
+    )
     api.add_exception_handler(LoraloomError, failures.handler("detail"))
     _add_jobs(api, state)
     _add_queue(api, state.dispatcher)

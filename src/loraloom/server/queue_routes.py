@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from loraloom.jobs.job import Job, Status
 from loraloom.jobs.store import JobExists, QueueFull
 from loraloom.server import failures, prompts, wire
+from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_object
 from loraloom.server.state import ServerState, state_of
 from loraloom.workflow.graph import JSON
@@ -20,7 +21,7 @@ _MANY = 100_000
 
 
 async def get_prompt(request: Request) -> Response:
-    return JSONResponse(wire.status(await state_of(request).remaining())["status"])
+    return Answer(wire.status(await state_of(request).remaining())["status"])
 
 
 async def post_prompt(request: Request) -> Response:
@@ -35,12 +36,12 @@ async def post_prompt(request: Request) -> Response:
             front=body.get("front") is True,
         )
     except prompts.BadPrompt as error:
-        return JSONResponse(error.body, 400)
+        return Answer(error.body, 400)
     except JobExists as error:
         return failures.answer(error, prompts.problem("invalid_prompt_id", str(error)).body)
     except QueueFull as error:
         return failures.answer(error, prompts.problem("queue_full", str(error)).body)
-    return JSONResponse(
+    return Answer(
         {"prompt_id": job.id, "number": wire.queue_item(job)[0], "node_errors": accepted.node_errors}
     )
 
@@ -50,7 +51,7 @@ async def get_queue(request: Request) -> Response:
     found, waiting = await state.dispatcher.call(lambda s: (s.jobs((Status.RUNNING,)), s.waiting()))
     running: list[JSON] = [wire.queue_item(job) for job in found]
     pending: list[JSON] = [wire.queue_item(job) for job in waiting]
-    return JSONResponse({"queue_running": running, "queue_pending": pending})
+    return Answer({"queue_running": running, "queue_pending": pending})
 
 
 async def post_queue(request: Request) -> Response:
@@ -68,15 +69,15 @@ async def get_history(request: Request) -> Response:
     limit = whole_number(request, "max_items", -1)
     offset = whole_number(request, "offset", -1)
     jobs = await state.dispatcher.call(lambda s: s.history(limit, offset))
-    return JSONResponse({job.id: wire.history_entry(job) for job in jobs})
+    return Answer({job.id: wire.history_entry(job) for job in jobs})
 
 
 async def get_history_one(request: Request) -> Response:
     job_id = str(request.path_params["job_id"])
     job = await state_of(request).dispatcher.call(lambda s: s.find(job_id))
     if job is None or not job.status.final or job.started is None:
-        return JSONResponse({})
-    return JSONResponse({job.id: wire.history_entry(job)})
+        return Answer({})
+    return Answer({job.id: wire.history_entry(job)})
 
 
 async def post_history(request: Request) -> Response:
@@ -106,16 +107,16 @@ async def get_jobs(request: Request) -> Response:
     )
     more = offset + len(jobs) < total
     pagination: dict[str, JSON] = {"offset": offset, "limit": limit, "total": total, "has_more": more}
-    return JSONResponse({"jobs": [wire.job_item(job) for job in jobs], "pagination": pagination})
+    return Answer({"jobs": [wire.job_item(job) for job in jobs], "pagination": pagination})
 
 
 async def get_job(request: Request) -> Response:
-    return JSONResponse(wire.job_detail(await job_of(request)))
+    return Answer(wire.job_detail(await job_of(request)))
 
 
 async def cancel_job(request: Request) -> Response:
     job = await job_of(request)
-    return JSONResponse({"cancelled": await state_of(request).dispatcher.cancel(job.id)})
+    return Answer({"cancelled": await state_of(request).dispatcher.cancel(job.id)})
 
 
 async def cancel_jobs(request: Request) -> Response:
@@ -127,7 +128,7 @@ async def cancel_jobs(request: Request) -> Response:
     live = dispatcher.live
     if live is not None and live.job.id in asked and await dispatcher.interrupt(live.job.id):
         cancelled.append(live.job.id)
-    return JSONResponse({"cancelled": cancelled})
+    return Answer({"cancelled": cancelled})
 
 
 async def interrupt(request: Request) -> Response:

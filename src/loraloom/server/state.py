@@ -17,6 +17,7 @@ from loraloom.jobs.notices import Notice
 from loraloom.server import wire
 from loraloom.server.hub import Hub
 from loraloom.server.settings import ServerSettings
+from loraloom.server.webhooks import Webhooks
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.validate import OwnChecks
@@ -57,6 +58,7 @@ class ServerState:
     hub: Hub
     files: Files
     schemas: Mapping[str, NodeSchema]
+    webhooks: Webhooks
     log: Log = field(default_factory=Log)
     own: OwnChecks | None = None
 
