@@ -20,6 +20,7 @@ from loraloom.weights.tensor_file import TensorFile
 
 F8 = torch.float8_e4m3fn
 E4M3 = torch.randn(8, 64).to(F8)
+BYTES = torch.randint(0, 256, (8, 64), dtype=torch.uint8)
 INT8 = torch.randint(-127, 128, (8, 64), dtype=torch.int8)
 
 
@@ -117,6 +118,39 @@ REFUSED = {
         ),
         "convrot_groupsize is '64'",
     ),
+    "scales of blocks of another shape": (
+        layer(E4M3, weight_scale=torch.zeros(8, 2, dtype=torch.uint8), comfy_quant=mark(format="mxfp8")),
+        r"weight_scale has shape \[8, 2\]; \[128, 4\] was expected",
+    ),
+    "columns that fill no block": (
+        layer(E4M3[:, :40].contiguous(), weight_scale=torch.zeros(128, 4, dtype=torch.uint8),
+              comfy_quant=mark(format="mxfp8")),
+        "40 columns are no multiple of 32",
+    ),
+    "nvfp4 without its second scale": (
+        layer(BYTES, weight_scale=torch.zeros(128, 8).to(F8), comfy_quant=mark(format="nvfp4")),
+        "its weight_scale_2 is missing",
+    ),
+    "nvfp4 with a scale for other columns": (
+        layer(BYTES, weight_scale=torch.zeros(128, 8).to(F8), weight_scale_2=torch.ones(()),
+              pre_quant_scale=torch.ones(64), comfy_quant=mark(format="nvfp4")),
+        r"pre_quant_scale has shape \[64\]; \[128\] was expected",
+    ),
+    "w4a4 of a group that does not divide": (
+        layer(BYTES, weight_scale=torch.ones(8), comfy_quant=mark(format="convrot_w4a4")),
+        "128 columns are no multiple of its convrot_groupsize 256",
+    ),
+    "codes of 5 bits": (
+        layer(BYTES, weight_s_rel=torch.ones(8, 7), weight_s_channel=torch.ones(8),
+              comfy_quant=mark(format="asym_w4a8_int8", convrot_groupsize=64)),
+        "64 bytes a row do not hold 112 codes of 4 or 6 bits",
+    ),
+    "a table of another size": (
+        layer(BYTES, weight_s_rel=torch.ones(8, 8), weight_s_channel=torch.ones(8),
+              weight_codebook=torch.ones(15),
+              comfy_quant=mark(format="asym_w4a8_int8", convrot_groupsize=64)),
+        r"weight_codebook has shape \[15\]",
+    ),
     "experts": (
         layer(INT8, comfy_quant=mark(format="int8_tensorwise", num_experts=4), weight_scale=torch.ones(())),
         "several experts",
@@ -167,6 +201,27 @@ def test_scales_that_are_no_numbers_are_found_when_they_are_read(tmp_path: Path)
         ModelFileError, match=r"model\.safetensors: the weight 'a\.weight' is damaged: its scale"
     ):
         file.read("a.weight")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        layer(
+            E4M3, weight_scale=torch.full((128, 4), 255, dtype=torch.uint8), comfy_quant=mark(format="mxfp8")
+        ),
+        layer(
+            BYTES,
+            weight_scale=torch.full((128, 8), 127, dtype=torch.uint8).view(F8),
+            weight_scale_2=torch.ones(()),
+            comfy_quant=mark(format="nvfp4"),
+        ),
+    ],
+    ids=["mxfp8", "nvfp4"],
+)
+def test_scales_of_blocks_that_are_no_numbers_are_found(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    file = TensorFile(written(tmp_path, tensors))
+    with pytest.raises(ModelFileError, match=r"'a\.weight' is damaged: its (weight_)?scale"):
+        file.packed("a.weight")
 
 
 def test_marks_and_scales_are_no_tensors_of_their_own(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Packed:
         """From a file's tensors. ModelFileError where they hold values that make no weight."""
         known = formats()[format]
         for role, part in parts.items():
-            if role != "weight" and part.is_floating_point() and not bool(part.isfinite().all()):
+            if role != "weight" and part.is_floating_point() and not bool(part.float().isfinite().all()):
                 raise ModelFileError(f"its {role} holds values that are no numbers")
         return cls(known, known.prepared(parts, shape, settings), settings, shape)
 
