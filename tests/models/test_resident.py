@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.errors import ModelFileError
-from loraloom.models.flux_layout import flux_blueprint
+from loraloom.models.families.flux.family import FAMILY as FLUX
+from loraloom.models.families.sd15.family import FAMILY as SD15
 from loraloom.models.resident import Resident, Storage
-from loraloom.models.unet_layout import eight_heads, unet_blueprint
 from loraloom.weights.layers import PackedLayer, PackedLinear
 from loraloom.weights.patch import PatchUse, Stack
 from loraloom.weights.source import WeightSource
@@ -38,13 +38,13 @@ def flux(path: Path, dtype: torch.dtype) -> WeightSource:
 
 
 def resident_unet(source: WeightSource, dtype: torch.dtype = torch.float32) -> Resident:
-    return Resident(unet_blueprint(source.shapes, eight_heads), source, dtype=dtype, device=CPU)
+    return Resident(SD15.blueprint(source.shapes), source, dtype=dtype, device=CPU)
 
 
 def resident_flux(
     source: WeightSource, dtype: torch.dtype = torch.float32, storage: Storage = "quantized"
 ) -> Resident:
-    return Resident(flux_blueprint(source.shapes), source, dtype=dtype, device=CPU, storage=storage)
+    return Resident(FLUX.blueprint(source.shapes), source, dtype=dtype, device=CPU, storage=storage)
 
 
 def digest(resident: Resident) -> str:
