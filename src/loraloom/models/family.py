@@ -20,6 +20,7 @@ from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import NameMap, Placements
 from loraloom.models.names import Placement as Placement
 from loraloom.models.names import Shapes as Shapes
+from loraloom.models.recipe import Recipe
 from loraloom.weights.patch import Target
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Family:
     marks, unmarks: native names that its files hold, and that they do not. fits: what shapes must show
         beside (called when the marks are there).
     module: the class of the network. names: native ↔ module. prediction: what the network predicts.
-    text_kind, text_roles: the kind of text encoders that condition it, and their roles in a checkpoint.
+    prompt: how it uses its text encoders.
     said: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
     """
@@ -160,8 +161,7 @@ class Family:
     names: NameMap
     latents: LatentFormat
     prediction: Callable[[WeightSource], Parametrisation]
-    text_kind: str
-    text_roles: tuple[str, ...] = ()
+    prompt: Recipe
     unmarks: tuple[str, ...] = ()
     fits: Callable[[Shapes], bool] = lambda shapes: True
     said: tuple[str, ...] = ()

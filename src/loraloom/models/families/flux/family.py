@@ -6,6 +6,7 @@ diffusers keeps them apart. The last modulation has scale and shift in the other
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
@@ -22,6 +23,7 @@ from loraloom.models.family import (
 from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import Names, Rows, Swapped
 from loraloom.models.predictions import flow, flux_flow
+from loraloom.models.text.recipes import FLUX1
 
 if TYPE_CHECKING:
     from loraloom.sampling.types import Parametrisation
@@ -57,6 +59,13 @@ def with_mlp(weight: tuple[int, ...], count: int) -> tuple[int, ...]:
     """Query, key and value as wide as the input, the rest the MLP's."""
     width = weight[1]
     return (width, width, width, weight[0] - 3 * width)
+
+
+def comfyui_names(path: str) -> Iterator[str]:
+    if path.endswith(".linear1_qkv"):
+        yield "diffusion_model." + path
+    else:
+        yield from prefixed("transformer.", "lycoris_", "lora_transformer_")(path)
 
 
 DOUBLE, SINGLE = "transformer_blocks.{}.", "single_transformer_blocks.{}."
@@ -120,8 +129,7 @@ FAMILY = Family(
     names=NAMES,
     latents=FLUX1_LATENTS,
     prediction=prediction,
-    text_kind="flux",
-    text_roles=("clip_l", "t5xxl"),
+    prompt=FLUX1,
     said=("flux-1", "flux1", "flux.1", "flux"),
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
     lora=LoraFacts(
@@ -132,7 +140,7 @@ FAMILY = Family(
             (r"^(single_blocks\.\d+)\.processor\.qkv$", r"\1.linear1_qkv"),
             (r"^(single_blocks\.\d+)\.processor\.proj$", r"\1.linear2"),
         ),
-        comfyui=prefixed("transformer.", "lycoris_", "lora_transformer_"),
+        comfyui=comfyui_names,
     ),
     training=TrainingFacts(
         architecture="flux-1-dev/lora", base_version="flux1", flat="lora_transformer_", dotted="transformer."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import SD15
 from loraloom.models.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
@@ -28,8 +29,7 @@ FAMILY = Family(
     names=UNetNames(),
     latents=SD_LATENT,
     prediction=discrete("eps"),
-    text_kind="sd15",
-    text_roles=("clip_l",),
+    prompt=SD15,
     said=("stable-diffusion-v1", "sd_v1", "sd_1", "sd1"),
     lora=LoraFacts(context_width=768, text_is_fixed=False, comfyui=comfyui_names),
     training=TrainingFacts(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import SD20
 from loraloom.models.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
@@ -45,8 +46,7 @@ FAMILY = Family(
     names=UNetNames(),
     latents=SD_LATENT,
     prediction=prediction,
-    text_kind="sd20",
-    text_roles=("clip_h",),
+    prompt=SD20,
     said=("stable-diffusion-v2", "sd_v2", "sd_2"),
     lora=LoraFacts(context_width=1024, text_is_fixed=False, comfyui=comfyui_names),
     training=TrainingFacts(

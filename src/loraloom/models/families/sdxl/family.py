@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import SDXL
 from loraloom.models.unet_layout import (
     SDXL_LATENT,
     UNET_MARKS,
@@ -30,8 +31,7 @@ FAMILY = Family(
     names=UNetNames(),
     latents=SDXL_LATENT,
     prediction=discrete("eps"),
-    text_kind="sdxl",
-    text_roles=("clip_l", "clip_g"),
+    prompt=SDXL,
     said=("stable-diffusion-xl-v1-base", "stable-diffusion-xl", "sdxl_base", "sdxl"),
     lora=LoraFacts(context_width=2048, text_is_fixed=False, comfyui=comfyui_names),
     training=TrainingFacts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loraloom.models.family import Family, LoraFacts, Shapes
 from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import REFINER
 from loraloom.models.unet_layout import (
     SDXL_LATENT,
     UNET_MARKS,
@@ -30,8 +31,7 @@ FAMILY = Family(
     names=UNetNames(),
     latents=SDXL_LATENT,
     prediction=discrete("eps"),
-    text_kind="refiner",
-    text_roles=("clip_g",),
+    prompt=REFINER,
     said=("stable-diffusion-xl-v1-refiner",),
     lora=LoraFacts(context_width=1280, text_is_fixed=False, comfyui=comfyui_names),
 )
