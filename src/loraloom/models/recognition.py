@@ -57,6 +57,11 @@ def families() -> tuple[Family, ...]:
     return found_in(families_package.__path__, families_package.__name__)
 
 
+def family_named(name: str) -> Family | None:
+    """The family of that name; None where Loraloom does not know it."""
+    return next((family for family in families() if family.name == name), None)
+
+
 def found_in(folders: Iterable[str], package: str) -> tuple[Family, ...]:
     """The families of a package. ValueError where two have one name."""
     names = sorted(module.name for module in pkgutil.iter_modules(folders))
