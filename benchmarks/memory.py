@@ -33,7 +33,7 @@ def measure(checkpoint: Path, dtype: str, size: int, steps: int) -> dict[str, fl
     from loraloom.models.checkpoint import open_checkpoint
     from loraloom.models.memory import Memory
     from loraloom.sampling.inputs import Inputs
-from loraloom.sampling.types import Cond, SampleContext
+    from loraloom.sampling.types import Cond, SampleContext
 
     model, _, vae = open_checkpoint(checkpoint)
     blueprint = model.family.blueprint(model.weights.shapes)
