@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +140,7 @@ def start_telling(state: ServerState) -> Callable[[], None]:
     changed = asyncio.Event()
 
     def hear(notice: Notice) -> None:
+        state.events.hear(notice)
         state.tell(notice)
         if notice.kind == "queue" or (notice.job is not None and notice.job.status.final):
             changed.set()
@@ -148,7 +149,9 @@ def start_telling(state: ServerState) -> Callable[[], None]:
         while True:
             await changed.wait()
             changed.clear()
-            state.hub.send("status", wire.status(await state.remaining()))
+            if state.hub.clients:
+                with suppress(LoraloomError):  # the queue's file is in use; the next change tells it
+                    state.hub.send("status", wire.status(await state.remaining()))
             await asyncio.sleep(0.05)
 
     stop_listening = state.dispatcher.listen(hear)
@@ -165,8 +168,7 @@ async def _websocket(socket: WebSocket) -> None:
     state = state_of(socket)
     sid = socket.query_params.get("clientId")
     sid = sid if sid and len(sid) <= 200 else None
-    greeting = queue_routes.greeting(state, sid, await state.remaining())
-    await state.hub.serve(socket, sid, greeting)
+    await state.hub.serve(socket, sid, lambda: queue_routes.greeting(state, sid))
 
 
 async def _http_error(_request: Request, error: HTTPException) -> Response:

@@ -9,13 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loraloom.jobs.job import Job, Status
-from loraloom.jobs.store import JobExists, QueueFull
+from loraloom.jobs.job import Job
+from loraloom.jobs.store import JobExists, QueueFull, Store
 from loraloom.server import failures, prompts, wire
 from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_object
 from loraloom.server.state import ServerState, state_of
 from loraloom.workflow.graph import JSON
+from loraloom.workflow.json_text import write_json
 
 _MANY = 100_000
 
@@ -48,10 +49,7 @@ async def post_prompt(request: Request) -> Response:
 
 async def get_queue(request: Request) -> Response:
     state = state_of(request)
-    found, waiting = await state.dispatcher.call(lambda s: (s.jobs((Status.RUNNING,)), s.waiting()))
-    running: list[JSON] = [wire.queue_item(job) for job in found]
-    pending: list[JSON] = [wire.queue_item(job) for job in waiting]
-    return Answer({"queue_running": running, "queue_pending": pending})
+    return Response(await state.queue_listing.json(), media_type="application/json")
 
 
 async def post_queue(request: Request) -> Response:
@@ -68,13 +66,16 @@ async def get_history(request: Request) -> Response:
     state = state_of(request)
     limit = whole_number(request, "max_items", -1)
     offset = whole_number(request, "offset", -1)
-    jobs = await state.dispatcher.call(lambda s: s.history(limit, offset))
-    return Answer({job.id: wire.history_entry(job) for job in jobs})
+
+    def entries(store: Store) -> bytes:
+        return write_json({job.id: wire.history_entry(job) for job in store.history(limit, offset)}).encode()
+
+    return Response(await state.dispatcher.read(entries), media_type="application/json")
 
 
 async def get_history_one(request: Request) -> Response:
     job_id = str(request.path_params["job_id"])
-    job = await state_of(request).dispatcher.call(lambda s: s.find(job_id))
+    job = await state_of(request).dispatcher.read(lambda s: s.find(job_id))
     if job is None or not job.status.final or job.started is None:
         return Answer({})
     return Answer({job.id: wire.history_entry(job)})
@@ -102,12 +103,14 @@ async def get_jobs(request: Request) -> Response:
     if limit < 0 or offset < 0:
         raise HTTPException(400, "limit and offset must not be negative")
     ascending = request.query_params.get("sort_order") == "asc"
-    jobs, total = await state.dispatcher.call(
-        lambda s: (s.jobs(statuses, limit, offset, ascending=ascending), s.count(*statuses))
-    )
-    more = offset + len(jobs) < total
-    pagination: dict[str, JSON] = {"offset": offset, "limit": limit, "total": total, "has_more": more}
-    return Answer({"jobs": [wire.job_item(job) for job in jobs], "pagination": pagination})
+
+    def page(store: Store) -> bytes:
+        jobs, total = store.jobs(statuses, limit, offset, ascending=ascending), store.count(*statuses)
+        more = offset + len(jobs) < total
+        pagination: dict[str, JSON] = {"offset": offset, "limit": limit, "total": total, "has_more": more}
+        return write_json({"jobs": [wire.job_item(job) for job in jobs], "pagination": pagination}).encode()
+
+    return Response(await state.dispatcher.read(page), media_type="application/json")
 
 
 async def get_job(request: Request) -> Response:
@@ -153,7 +156,7 @@ async def free(request: Request) -> Response:
 async def job_of(request: Request) -> Job:
     """The job that the path names; HTTPException 404 when there is none."""
     job_id = str(request.path_params["job_id"])
-    job = await state_of(request).dispatcher.call(lambda s: s.find(job_id))
+    job = await state_of(request).dispatcher.read(lambda s: s.find(job_id))
     if job is None:
         raise HTTPException(404, f"there is no job {job_id[:80]}")
     return job
@@ -194,16 +197,24 @@ def routes() -> list[Route]:
     ]
 
 
-def greeting(state: ServerState, sid: str | None, remaining: int) -> wire.Messages:
-    """What a WebSocket client is told first: the queue, and where its running job is."""
-    messages: wire.Messages = [("status", wire.status(remaining))]
+async def greeting(state: ServerState, sid: str | None) -> wire.Messages:
+    """What a WebSocket client is told first: the queue, its jobs that ended while it was away, and where its
+    running job is."""
+    messages: wire.Messages = [("status", wire.status(await state.remaining()))]
+    if sid is None:
+        return messages
+    missed = state.hub.ended.take(sid)
+    jobs = await state.dispatcher.read(lambda s: [j for i in missed if (j := s.find(i)) is not None])
+    for job in jobs:
+        if job.status.final:
+            messages += wire.ended_messages(job)
     live = state.dispatcher.live
-    if live is None or sid is None or live.job.request.client_id != sid:
+    if live is None or live.job.request.client_id != sid:
         return messages
     messages.append(("execution_start", {"prompt_id": live.job.id, "timestamp": live.started_ms}))
     for node, known in live.states.items():
         if known["state"] == "running":
             executing = {"node": node, "display_node": known["display_node_id"], "prompt_id": live.job.id}
             messages.append(("executing", executing))
-    messages.append(("progress_state", {"prompt_id": live.job.id, "nodes": live.states}))
+    messages.append(wire.progress_state(live.job.id, live.states))
     return messages
