@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loraloom.errors import InputError
+from loraloom.lora.algebras import registry
 from loraloom.lora.alpha import Scale
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.convert import convert
 from loraloom.lora.extract import CheckpointWeights, extract
-from loraloom.lora.factored import factored
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import load_lora
 from loraloom.lora.low_rank import reduce_matrix
@@ -276,7 +276,7 @@ def test_every_algebra_that_can_be_merged_is(
 def test_products_become_factors_where_those_are_smaller(kind: str, shape: tuple[int, ...]) -> None:
     oracle = oracles.trained(kind, shape)
     tensors = {name: tensor.float() for name, tensor in oracle.tensors.items()}
-    form = factored(kind.split("-")[0], tensors, shape)
+    form = registry().algebras[kind.split("-")[0]].factored(tensors, shape)
     assert form is not None
     gamma = 0.5 if kind != "lokr-both-low" else 1.0
     expected = oracle.change(1.0)
@@ -341,6 +341,18 @@ def test_resizing_to_a_rank(tmp_path: Path) -> None:
     torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="energy"):
         resize(read_lora(original), tmp_path / "c.safetensors", energy=1.5)
+
+
+def test_resizing_leaves_a_core_as_it_is(tmp_path: Path) -> None:
+    core = "lora_unet_down_blocks_0_resnets_0_conv1"
+    tensors = _pair("lora_unet_down_blocks_0_attentions_0_proj_in", 8, (8, 1, 1), 2, 1.0, 0)
+    shapes = {"up": (8, 3, 1, 1), "down": (2, 4, 1, 1), "mid": (3, 2, 3, 3)}
+    tucker = {f"{core}.lora_{name}.weight": random(*shape) for name, shape in shapes.items()}
+    original = _save(tmp_path / "a.safetensors", tensors | tucker)
+    said = resize(read_lora(original), tmp_path / "b.safetensors", rank=1)
+    written = load_file(tmp_path / "b.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in tucker.items())
+    assert said.endswith("1 modules of other algebras left as they are")
 
 
 def test_resizing_keeps_the_scale_of_pefts_config_and_what_it_does_not_know(tmp_path: Path) -> None:

@@ -11,15 +11,9 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 
+from loraloom.lora.algebras import algebra_title
 from loraloom.lora.hashes import EMPTY_SHA256
 from loraloom.lora.inspect import Page, fit_lines
-
-ALGEBRAS: Mapping[str, str] = {
-    "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "oft": "OFT", "oftv2": "OFTv2",
-    "boft": "BOFT", "boft_input": "BOFT (PEFT)", "ia3": "(IA)³", "full": "whole differences", "norm": "norms",
-    "set": "replaced weight", "sparse": "sparse bias", "bias": "bias",
-}  # fmt: skip
-"""What people call an algebra."""
 
 PARTS: Mapping[str, str] = {"model": "the model", "clip": "the text encoders"}
 TYPES: Mapping[str, str] = {"F64": "fp64", "F32": "fp32", "F16": "fp16"}
@@ -44,7 +38,7 @@ def _what(page: Page) -> Iterator[tuple[str, str]]:
     yield "for", page.title
     parts = [f"{page.parts[name]} of {said}" for name, said in PARTS.items() if name in page.parts]
     yield "modules", ", ".join(parts)
-    yield "algebra", _counts({_algebra(name): count for name, count in page.algorithms.items()})
+    yield "algebra", _counts({algebra_title(name): count for name, count in page.algorithms.items()})
     yield "rank", _counts(page.ranks)
     yield "scale", _counts(page.alpha)
     yield "trigger words", ", ".join(page.triggers) + (f"  ({page.trigger_source})" if page.triggers else "")
@@ -84,11 +78,6 @@ def _verdict(page: Page) -> Iterator[str | Padding]:
     if strange := len(page.unknown) - sum(page.unsupported.values()):
         yield f"[yellow]{strange} tensors of no known kind[/]: {escape(page.unknown[0])} …"
     yield from (f"[yellow]{escape(note)}[/]" for note in page.notes)
-
-
-def _algebra(name: str) -> str:
-    kind = name.removeprefix("dora on ")
-    return ("DoRA on " if kind != name else "") + ALGEBRAS.get(kind, kind)
 
 
 def _is_name(page: Page, title: str) -> bool:

@@ -1,121 +1,183 @@
-"""Which algebra a module's tensors belong to, told from their roles alone. No torch."""
+"""Every algebra there is, and which of them a module's tensors belong to. No torch.
+
+The folder `lora/algorithms` is the registry: each of its files ends in `ALGEBRA`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import TypeAlias, TypeVar
 
+from loraloom.lora.algebra import SHARED, Algebra, Change, Ingredients, Shapes, Wrapper
 from loraloom.lora.component import Shape
-from loraloom.lora.tensor_names import SIDE_TENSORS
+
+ALGORITHMS = "loraloom.lora.algorithms"
+
+Endings: TypeAlias = "tuple[tuple[str, str], ...]"
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Algebra:
-    """One algebra's tensors. needs: roles that must be there (alternatives as sets); takes: those it may use.
+@dataclass(frozen=True, slots=True, eq=False)
+class Registry:
+    """Algebras and wrappers by name, and what follows from all of them together.
 
-    on_bias: it changes the module's bias instead of its weight. scaled: alpha applies to it.
+    endings: (ending, role), the longest first. only_beside: see `Algebra`.
+    bound: roles that change nothing alone.
+    adapter: PEFT's parameter and the adapter's name behind it, at the end of a tensor's name.
     """
 
-    kind: str
-    needs: tuple[frozenset[str], ...]
-    takes: frozenset[str] = frozenset()
-    on_bias: bool = False
-    scaled: bool = False
-    dimensions: int | None = None
+    algebras: Mapping[str, Algebra]
+    wrappers: Mapping[str, Wrapper]
+    endings: Endings
+    only_beside: Mapping[str, str]
+    bound: frozenset[str]
+    adapter: re.Pattern[str]
 
 
-def _algebra(kind: str, *needs: str, takes: str = "", **options: bool | int) -> Algebra:
-    alternatives = tuple(frozenset(need.split()) for need in needs)
-    on_bias, scaled = bool(options.get("on_bias")), bool(options.get("scaled"))
-    dimensions = options.get("dimensions")
-    return Algebra(kind, alternatives, frozenset(takes.split()), on_bias, scaled, dimensions)
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """What the files of `lora/algorithms` define. ValueError where two share a name or an ending."""
+    package = importlib.import_module(ALGORITHMS)
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return registry_of(importlib.import_module(f"{ALGORITHMS}.{name}").ALGEBRA for name in names)
 
 
-DECOMPOSED = "dora magnitude"
-ALGEBRAS: tuple[Algebra, ...] = (
-    _algebra("lora", "up down", takes=f"mid alpha gamma reshape_weight {DECOMPOSED}", scaled=True),
-    _algebra(
-        "loha",
-        "hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
-        takes=f"hada_t1 hada_t2 alpha gamma {DECOMPOSED}",
-        scaled=True,
-    ),
-    *(
-        _algebra("lokr", f"{first} {second}", takes=f"lokr_t2 alpha gamma {DECOMPOSED}", scaled=True)
-        for first in ("lokr_w1", "lokr_w1_a lokr_w1_b")
-        for second in ("lokr_w2", "lokr_w2_a lokr_w2_b")
-    ),
-    _algebra("glora", "a1 a2 b1 b2", takes="bm alpha gamma", scaled=True),
-    _algebra("boft", "oft_blocks", takes="rescale alpha", dimensions=4),
-    _algebra("oft", "oft_blocks", takes="rescale alpha"),
-    _algebra("oftv2", "oft_r", takes="scaled_oft alpha gamma"),
-    _algebra("boft_input", "boft_r", takes="boft_s alpha"),
-    _algebra("ia3", "weight on_input", "ia3", takes="alpha"),
-    _algebra("full", "diff", takes="alpha gamma"),
-    _algebra("norm", "w_norm", takes="alpha gamma"),
-    _algebra("set", "set_weight", takes="alpha"),
-    _algebra("full", "diff_b", on_bias=True, takes="alpha gamma"),
-    _algebra("norm", "b_norm", on_bias=True, takes="alpha gamma"),
-    _algebra("sparse", "bias_indices bias_values bias_size", on_bias=True, takes="alpha"),
-    _algebra("bias", "up_bias", on_bias=True, takes="alpha gamma down", scaled=True),
-)
-"""Every algebra; several may hold for one module (a weight's and its bias's)."""
+def registry_of(found: Iterable[Algebra | Wrapper]) -> Registry:
+    """A registry of these. ValueError as above."""
+    known: dict[str, Algebra | Wrapper] = {}
+    for one in found:
+        if (other := known.setdefault(one.name, one)) is not one:
+            raise ValueError(f"two algebras are called {one.name!r}: {type(other)} and {type(one)}")
+    algebras = {name: one for name, one in known.items() if isinstance(one, Algebra)}
+    wrappers = {name: one for name, one in known.items() if isinstance(one, Wrapper)}
+    endings = dict(SHARED)
+    for one in known.values():
+        for ending, role in one.endings.items():
+            if endings.setdefault(ending, role) != role:
+                raise ValueError(f"{ending!r} is {endings[ending]!r} and, in {one.name!r}, {role!r}")
+    needed = " ".join(chain.from_iterable((*a.needs, *a.needs_on_bias) for a in algebras.values())).split()
+    bound = {role for a in algebras.values() for role in a.takes.split()} - set(needed)
+    return Registry(
+        algebras,
+        wrappers,
+        tuple(sorted(endings.items(), key=lambda item: -len(item[0]))),
+        {role: other for a in algebras.values() for role, other in a.only_beside.items()},
+        frozenset(bound.union(*(w.endings.values() for w in wrappers.values()))),
+        _adapter([name for one in known.values() for name in one.peft], endings),
+    )
+
+
+def _adapter(parameters: list[str], endings: Iterable[str]) -> re.Pattern[str]:
+    """What follows a parameter's name in an ending of its own is no adapter's name."""
+    own = {
+        ending.removeprefix(f".{name}.")
+        for ending in endings
+        for name in parameters
+        if ending.startswith(f".{name}.")
+    }
+    names, others = "|".join(map(re.escape, parameters)), "|".join(map(re.escape, {*own, "weight", "bias"}))
+    return re.compile(rf"\.({names})\.(?!(?:{others})$)([^.]+)(\.weight|\.bias)?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An algebra found in a module: its kind and the roles it uses. part: the n-th part of a fused layer."""
+    """An algebra found in a module, and the roles it uses. part: the n-th part of a fused layer."""
 
-    kind: str
+    algebra: Algebra
     roles: tuple[str, ...]
-    on_bias: bool
-    scaled: bool
+    on_bias: bool = False
     part: int | None = None
+    wrapper: Wrapper | None = None
+
+    @property
+    def label(self) -> str:
+        """ "lora", "dora on lora"."""
+        return f"{self.wrapper.name} on {self.algebra.name}" if self.wrapper else self.algebra.name
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the algebra is all there is to it."""
+        return self.wrapper is None and self.part is None
+
+    @property
+    def of_weight(self) -> bool:
+        """Whether the change depends on the weight's value."""
+        return self.algebra.of_weight or self.wrapper is not None
+
+    def pick(self, by_role: Mapping[str, T]) -> dict[str, T]:
+        """What is its own, with the number of a part off the roles."""
+        return {role.split(".")[0]: by_role[role] for role in self.roles if role in by_role}
+
+    def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
+        """Why the tensors do not fit a weight of this shape; None where they do."""
+        problem = self.algebra.misfit(shapes, weight)
+        return problem if problem or self.wrapper is None else self.wrapper.misfit(shapes, weight)
+
+    def change(self, given: Ingredients) -> Change:
+        """The change, of tensors that fit. ModelFileError where their values are impossible."""
+        change = self.algebra.build(given)
+        return change if self.wrapper is None else self.wrapper.wrap(change, given)
 
 
-def recognise(shapes: Mapping[str, Shape]) -> tuple[tuple[Found, ...], tuple[str, ...]]:
-    """The algebras of a module, from role → shape, and the roles that none of them uses."""
-    roles = set(shapes)
-    numbered = sorted({int(role.split(".", 1)[1]) for role in roles if "." in role})
+def algebra_title(label: str) -> str:
+    """What people call it: "DoRA on LoRA" of "dora on lora"; what is no label stays as it is."""
+    known = {**registry().algebras, **registry().wrappers}
+    return " on ".join(known[name].title if name in known else name for name in label.split(" on "))
+
+
+def recognise(shapes: Shapes) -> tuple[tuple[Found, ...], tuple[str, ...]]:
+    """The algebras of a module, from role → shape, and the roles that none of them uses.
+
+    One changes the weight, that which explains the most tensors; each that names the bias changes the bias.
+    """
+    on_weight = _parts(shapes)
+    on_bias: list[Found] = []
+    candidates: list[Found] = []
+    for algebra in registry().algebras.values():
+        for needs, found in ((algebra.needs, candidates), (algebra.needs_on_bias, on_bias)):
+            needed = next((set(need.split()) for need in needs if shapes.keys() >= set(need.split())), None)
+            if needed is not None and algebra.holds(shapes):
+                found.append(_found(algebra, needed, shapes, on_bias=found is on_bias))
+    if not on_weight and candidates:
+        on_weight = [max(candidates, key=lambda one: len(one.roles))]
+    found = (*on_weight, *on_bias)
+    return found, tuple(sorted(shapes.keys() - {role for one in found for role in one.roles}))
+
+
+def _found(algebra: Algebra, needed: set[str], shapes: Shapes, *, on_bias: bool) -> Found:
+    roles = needed | (set(algebra.takes.split()) & shapes.keys())
+    for wrapper in registry().wrappers.values() if algebra.wrapped else ():
+        if around := set(wrapper.endings.values()) & shapes.keys():
+            return Found(algebra, tuple(sorted(roles | around)), on_bias, wrapper=wrapper)
+    return Found(algebra, tuple(sorted(roles)), on_bias)
+
+
+def _parts(shapes: Shapes) -> list[Found]:
+    """The numbered parts of a fused layer, with the scale that they share."""
+    numbers = sorted({int(role.split(".", 1)[1]) for role in shapes if "." in role})
     found: list[Found] = []
-    used: set[str] = set()
-    for part in numbered:
-        pair = (f"up.{part}", f"down.{part}")
-        if roles.issuperset(pair):
-            rest = tuple(sorted(roles & {"alpha", "gamma"}))
-            found.append(Found("lora", pair + rest, False, True, part))
-            used.update(pair, rest)
-        elif (blocks := f"oft_blocks.{part}") in roles:
-            rest = tuple(sorted(roles & {"alpha"}))
-            found.append(Found("oft", (blocks, *rest), False, False, part))
-            used.update((blocks,), rest)
-    weight_done = bool(found)
-    for algebra in ALGEBRAS:
-        if weight_done and not algebra.on_bias:
-            continue
-        needed = next((need for need in algebra.needs if need <= roles), None)
-        if needed is None or not _fits_dimensions(algebra, needed, shapes):
-            continue
-        taken = tuple(sorted(needed | (algebra.takes & roles)))
-        found.append(Found(algebra.kind, taken, algebra.on_bias, algebra.scaled))
-        used.update(taken)
-        weight_done = weight_done or not algebra.on_bias
-    if not found:
-        return (), tuple(sorted(roles))
-    return tuple(found), tuple(sorted(roles - used))
-
-
-def _fits_dimensions(algebra: Algebra, needed: Set[str], shapes: Mapping[str, Shape]) -> bool:
-    return algebra.dimensions is None or all(len(shapes[role]) == algebra.dimensions for role in needed)
+    for number in numbers:
+        for algebra in registry().algebras.values():
+            roles = {f"{role}.{number}" for need in algebra.needs for role in need.split()}
+            if algebra.in_parts and shapes.keys() >= roles:
+                scale = set(SHARED.values()) & set(algebra.takes.split()) & shapes.keys()
+                found.append(Found(algebra, tuple(sorted(roles | scale)), part=number))
+                break
+    return found
 
 
 def incomplete(roles: tuple[str, ...]) -> str:
     """What to say of a module whose tensors make no algebra."""
-    main = [role for role in roles if role not in SIDE_TENSORS]
+    main = [role for role in roles if role not in registry().bound]
     if not main:
         return f"holds only {', '.join(roles)}: the tensors that it belongs to are missing"
-    partners = {"up": "down", "down": "up"}
-    missing = [partners[role] for role in main if role in partners and partners[role] not in roles]
-    if missing:
-        return f"has {', '.join(main)} without {', '.join(missing)}: the file was cut or edited"
-    return f"has {', '.join(roles)}, which is no complete algebra: the file was cut or edited"
+    needs = (set(need.split()) for a in registry().algebras.values() for need in (*a.needs, *a.needs_on_bias))
+    missing = sorted(min((need - set(roles) for need in needs if need & set(main)), key=len, default=()))
+    without = f" without {', '.join(missing)}" if missing else ""
+    return f"has {', '.join(main)}{without}, which is no complete algebra: the file was cut or edited"

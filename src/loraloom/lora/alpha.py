@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from loraloom.lora.algebra import Shapes
 from loraloom.lora.algebras import Found
-from loraloom.lora.component import Shape
 from loraloom.lora.module_names import take_apart
 
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
@@ -34,15 +34,12 @@ drop the alpha tensors, leave them as they were."""
 SCALE_KEYS = (*HEADER_CONFIGS, *HEADER_SETTINGS)
 """What a file whose tensors say γ must not take over from the header of the file that it is made of."""
 
-CAYLEY_TERMS = 5
-"""Terms of OFTv2's series where no config says otherwise."""
-
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
     """What PEFT's config says of scales, for one part of the model ("" where it holds for all).
 
-    cayley_terms: see `algebra.Ingredients`. start: how the factors were set before training, if not plainly.
+    start: how the factors were set before training, if not plainly. values: all that it says.
     """
 
     part: str
@@ -51,8 +48,8 @@ class PeftConfig:
     root_rank: bool
     ranks: Mapping[str, int] = field(default_factory=lambda: dict[str, int]())
     alphas: Mapping[str, float] = field(default_factory=lambda: dict[str, float]())
-    cayley_terms: int = CAYLEY_TERMS
     start: str = ""
+    values: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
 
     def gamma(self, path: str, rank: int | None) -> float | None:
         """γ of a module path; None where the config does not say alpha."""
@@ -137,15 +134,9 @@ def _peft_config(part: str, values: Mapping[str, object]) -> PeftConfig:
             for key, value in _items(values.get("alpha_pattern"))
             if (alpha := _number(value)) is not None
         },
-        _cayley_terms(values),
         start if isinstance(start := values.get("init_lora_weights"), str) else "",
+        values,
     )
-
-
-def _cayley_terms(values: Mapping[str, object]) -> int:
-    if values.get("use_cayley_neumann") is False:
-        return 0
-    return _positive_int(values.get("num_cayley_neumann_terms")) or CAYLEY_TERMS
 
 
 def _items(value: object) -> list[tuple[str, object]]:
@@ -162,41 +153,6 @@ def _positive_int(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def rank_of(found: Found, shapes: Mapping[str, Shape]) -> int | None:
-    """The rank that alpha is divided by; None where the algebra has none (both LoKr factors whole)."""
-    match found.kind:
-        case "lora" | "bias":
-            return _dimension(shapes["down"], 0) if "down" in shapes else None
-        case "loha":
-            return _dimension(shapes["hada_w1_b"], 0)
-        case "lokr":
-            factor = next((role for role in ("lokr_w2_b", "lokr_w1_b") if role in shapes), None)
-            return _dimension(shapes[factor], 0) if factor else None
-        case "glora":
-            return glora_rank(shapes)
-        case _:
-            return None
-
-
-def glora_rank(shapes: Mapping[str, Shape]) -> int | None:
-    """Rank of a GLoRA module, whose two generations store the factors in opposite order."""
-    return _dimension(shapes["b1"], 0 if is_old_glora(shapes) else 1)
-
-
-def is_old_glora(shapes: Mapping[str, Shape]) -> bool:
-    """Whether a GLoRA module is of the first generation: ΔW = b2·b1 + (W·a2)·a1."""
-    try:
-        new = shapes["b1"][1] == shapes["b2"][0] == shapes["a1"][1] == shapes["a2"][0]
-        old = shapes["b2"][1] == shapes["b1"][0] == shapes["a2"][1] == shapes["a1"][0]
-    except IndexError:
-        return False
-    return old and not new
-
-
-def _dimension(shape: Shape, index: int) -> int | None:
-    return shape[index] if len(shape) > index and shape[index] > 0 else None
-
-
 @dataclass(frozen=True, slots=True)
 class Scale:
     """γ, and the rule it came from ("alpha", "alpha 0 read as rank", "PEFT config", "rsLoRA", "1", …)."""
@@ -207,14 +163,14 @@ class Scale:
 
 def scale_of(
     found: Found,
-    shapes: Mapping[str, Shape],
+    shapes: Shapes,
     scalars: Mapping[str, float],
     config: tuple[PeftConfig, str] | None,
     comfyui: bool,
 ) -> Scale:
     """γ of one algebra of a module. scalars: values by role; config: PEFT's, with the module's path in it."""
-    rank = rank_of(found, shapes)
-    if not found.scaled:
+    rank = found.algebra.rank(shapes)
+    if not found.algebra.scaled:
         return Scale(1.0, "unscaled")
     if "gamma" in found.roles and "gamma" in scalars:
         return Scale(scalars["gamma"], "explicit scale")

@@ -64,3 +64,8 @@ class Component:
 def bias_of(weight: str) -> str:
     """The name of the bias that belongs to a weight: "….weight" → "….bias", "…_weight" → "…_bias"."""
     return weight.removesuffix("weight") + "bias" if weight.endswith("weight") else weight + ".bias"
+
+
+def owner_of(name: str) -> str:
+    """The name of the weight that a bias belongs to; other names are their own."""
+    return name.removesuffix("bias") + "weight" if name.endswith(".bias") else name

@@ -8,15 +8,17 @@ float32 where the stored type could not hold the product.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.lora.alpha import CAYLEY_TERMS, SCALE_KEYS, STATED_ALPHAS
-from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.algebra import SHARED, Part
+from loraloom.lora.algebras import Found
+from loraloom.lora.alpha import SCALE_KEYS, STATED_ALPHAS
+from loraloom.lora.component import Component, ComponentName, owner_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.place import Piece, place
 from loraloom.lora.receipt import shorten
@@ -24,26 +26,19 @@ from loraloom.lora.writing import Speller, refuse_inputs, stated_scale, write_lo
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile
 
-_SUFFIXES: Mapping[str, str] = {
-    "up": "lora_up.weight", "down": "lora_down.weight", "mid": "lora_mid.weight", "up_bias": "lora_B.bias",
-    "gamma": "scale", "dora": "dora_scale", "magnitude": "lora_magnitude_vector", "ia3": "ia3_l",
-    "a1": "a1.weight", "a2": "a2.weight", "b1": "b1.weight", "b2": "b2.weight", "bm": "bm.weight",
-    "oft_r": "oft_R.weight", "scaled_oft": "oft_R.scaled_oft",
-}  # fmt: skip
-"""Role → suffix, where they differ."""
-
-_PEFT = {"up": "lora_B.weight", "down": "lora_A.weight"}
-
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A module to be written: its target in the new dialect and its tensors by role."""
+    """A module to be written: its target in the new dialect, its tensors by role, and what it changes: a
+    weight of so many rows and dimensions."""
 
     component: ComponentName
     target: Target
+    found: Found
     tensors: Mapping[str, Tensor]
     gamma: float
-    kind: str
+    rows: int
+    dimensions: int
 
 
 def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, dialect: str) -> str:
@@ -64,14 +59,10 @@ def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, 
     for entry in _respelled(entries, speller):
         name = _name(entry, speller)
         if name is None:
-            where = (
-                f"{entry.target.weight} rows {entry.target.rows}"
-                if entry.target.rows
-                else entry.target.weight
-            )
-            raise InputError(f"{file.path}: {dialect} names cannot say {entry.kind} on {where}")
-        for suffix, tensor in _suffixed(entry, dialect).items():
-            written[f"{name}.{suffix}"] = tensor
+            where = entry.target.weight + (f" rows {entry.target.rows}" if entry.target.rows else "")
+            raise InputError(f"{file.path}: {dialect} names cannot say {entry.found.algebra.name} on {where}")
+        for ending, tensor in _by_ending(entry, dialect).items():
+            written[name + ending] = tensor
     written |= {key: tensors.read(key) for key in file.bundled}
     stale = (*SCALE_KEYS, *STATED_ALPHAS) if dialect == "diffusers" else SCALE_KEYS
     metadata = {key: value for key, value in file.metadata.items() if key not in stale}
@@ -80,104 +71,72 @@ def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, 
 
 
 def _entry(piece: Piece, tensors: TensorFile, file: LoraFile) -> _Entry:
-    if piece.found.kind == "oftv2" and piece.cayley_terms != CAYLEY_TERMS:
-        raise InputError(f"{file.path}: only PEFT's config can say how its rotations are to be computed")
+    if (unsaid := piece.found.algebra.unsaid(piece.config)) is not None:
+        raise InputError(f"{file.path}: only PEFT's config can say {unsaid}")
     given = {role: tensors.read(key) for role, key in piece.keys.items()}
-    if not {"alpha", "gamma"} & given.keys():
-        shapes = {role: tuple(tensor.shape) for role, tensor in given.items()}
-        given |= stated_scale(piece.found, shapes, piece.scale.gamma)
-    return _Entry(piece.component, piece.target, given, piece.scale.gamma, piece.found.kind)
+    gamma = piece.scale.gamma
+    if given.keys().isdisjoint(SHARED.values()):
+        given |= stated_scale(piece.found, {role: tuple(t.shape) for role, t in given.items()}, gamma)
+    return _Entry(
+        piece.component, piece.target, piece.found, given, gamma, prod(piece.shape[:1]), len(piece.shape)
+    )
 
 
 def _name(entry: _Entry, speller: Speller) -> str | None:
-    target = entry.target
-    if target.weight.endswith(".bias"):
-        weight = target.weight.removesuffix("bias") + "weight"
-        target = Target(weight, target.rows, target.swapped)
-    return speller.name(entry.component, target)
+    return speller.name(entry.component, replace(entry.target, weight=owner_of(entry.target.weight)))
 
 
 def _respelled(entries: Sequence[_Entry], speller: Speller) -> list[_Entry]:
     """Entries that the dialect can name: fused ones cut, parts joined, halves exchanged, where needed."""
     done: list[_Entry] = []
-    waiting: dict[tuple[ComponentName, str], list[_Entry]] = {}
+    waiting: dict[tuple[ComponentName, str, str], list[_Entry]] = {}
     for entry in entries:
-        if (
-            _name(entry, speller) is not None
-            or entry.kind != "lora"
-            or "mid" in entry.tensors
-            or {"dora", "magnitude"} & entry.tensors.keys()
-        ):
+        by_rows = entry.found.wrapper is None and entry.found.algebra.is_by_rows(entry.tensors)
+        if not by_rows or _name(entry, speller) is not None:
             done.append(entry)
         elif entry.target.rows is not None:
-            waiting.setdefault((entry.component, entry.target.weight), []).append(entry)
+            key = (entry.component, entry.target.weight, entry.found.algebra.name)
+            waiting.setdefault(key, []).append(entry)
         else:
             done += _cut(entry, speller) or [_exchanged(entry)]
-    for (component, weight), parts in waiting.items():
+    for (component, weight, _), parts in waiting.items():
         done.append(_joined(parts, speller.rows(component, weight)))
     return done
 
 
 def _exchanged(entry: _Entry) -> _Entry:
     """The same change for the rows with their halves the other way round."""
-    up = entry.tensors["up"]
-    target = Target(entry.target.weight, None, not entry.target.swapped)
-    return _Entry(
-        entry.component, target, {**entry.tensors, "up": up.roll(len(up) // 2, 0)}, entry.gamma, "lora"
-    )
+    half = entry.rows - entry.rows // 2
+    tensors = entry.found.algebra.rows(entry.tensors, [(half, entry.rows), (0, half)])
+    return replace(entry, target=Target(entry.target.weight, None, not entry.target.swapped), tensors=tensors)
 
 
 def _cut(entry: _Entry, speller: Speller) -> list[_Entry]:
-    """A fused LoRA as one LoRA for each part: the rows of up, all of down."""
+    """A fused layer's change as one for each part; [] where the parts do not cover it."""
     cut: list[_Entry] = []
     for target in speller.parts(entry.component, entry.target.weight):
         begin, end = target.rows or (0, 0)
-        rows = entry.tensors["up"][begin:end].clone()
-        cut.append(_Entry(entry.component, target, {**entry.tensors, "up": rows}, entry.gamma, "lora"))
-    covered = sum(len(one.tensors["up"]) for one in cut)
-    return cut if covered == len(entry.tensors["up"]) else []
+        tensors = entry.found.algebra.rows(entry.tensors, [(begin, end)])
+        cut.append(replace(entry, target=target, tensors=tensors, rows=end - begin))
+    return cut if sum(one.rows for one in cut) == entry.rows else []
 
 
-def _joined(parts: Sequence[_Entry], total_rows: int) -> _Entry:
-    """The parts of a fused layer as one LoRA: ups on the diagonal, downs below each other."""
-    rank = sum(len(part.tensors["down"]) for part in parts)
-    up = parts[0].tensors["up"].new_zeros(total_rows, rank)
-    gamma = parts[0].gamma
-    column = 0
-    for part in parts:
-        begin, end = part.target.rows or (0, total_rows)
-        width = len(part.tensors["down"])
-        block = part.tensors["up"].flatten(1)
-        if part.gamma != gamma:
-            up, block = up.to(torch.float32), block.to(torch.float32) * (part.gamma / gamma)
-        up[begin:end, column : column + width] = block
-        column += width
-    down = torch.cat([part.tensors["down"] for part in parts])
-    tensors = {"up": up, "down": down}
-    if gamma != 1 or "alpha" in parts[0].tensors:
-        tensors["alpha"] = torch.tensor(gamma * rank)
-    return _Entry(parts[0].component, Target(parts[0].target.weight), tensors, gamma, "lora")
+def _joined(entries: Sequence[_Entry], rows: int) -> _Entry:
+    """The parts of a fused layer as one change of it."""
+    first = entries[0]
+    parts = [Part(one.tensors, one.gamma, *(one.target.rows or (0, rows))) for one in entries]
+    tensors = first.found.algebra.joined(parts, rows)
+    return replace(first, target=Target(first.target.weight), tensors=tensors, rows=rows)
 
 
-def _suffixed(entry: _Entry, dialect: str) -> dict[str, Tensor]:
-    """Tensors by suffix in the dialect."""
-    tensors = dict(entry.tensors)
-    if entry.kind == "bias" and "down" in tensors:  # alpha and down are written with the LoRA beside it
-        bias = tensors["up_bias"]
-        folded = dialect == "diffusers" and entry.gamma != 1
-        return {_SUFFIXES["up_bias"]: bias.to(torch.float32) * entry.gamma if folded else bias}
-    if dialect != "diffusers" or entry.kind != "lora" or "mid" in tensors:
-        if "magnitude" in tensors:  # kohya's name for it, and its shape
-            magnitude = tensors.pop("magnitude").flatten()
-            tensors["dora"] = magnitude.view(-1, *[1] * (tensors["down"].dim() - 1))
-        return {_SUFFIXES.get(role, role): tensor for role, tensor in tensors.items()}
-    tensors.pop("alpha", None)
-    tensors.pop("gamma", None)
-    if entry.gamma != 1:
-        up = tensors["up"]
-        scaled = up.to(torch.float32) * entry.gamma
-        is_exact = bool((scaled.to(up.dtype).to(torch.float32) == scaled).all())
-        tensors["up"] = scaled.to(up.dtype) if is_exact else scaled
-    if "dora" in tensors and tensors["dora"].shape[0] != 1:
-        tensors["magnitude"] = tensors.pop("dora").flatten()
-    return {_PEFT.get(role) or _SUFFIXES.get(role, role): tensor for role, tensor in tensors.items()}
+def _by_ending(entry: _Entry, dialect: str) -> dict[str, Tensor]:
+    """Tensors by ending in the dialect."""
+    algebra, wrapper = entry.found.algebra, entry.found.wrapper
+    around = set(wrapper.endings.values()) if wrapper is not None else set[str]()
+    inner = {role: tensor for role, tensor in entry.tensors.items() if role not in around}
+    peft = algebra.in_diffusers(inner, entry.gamma) if dialect == "diffusers" else None
+    made = algebra.written(inner) if peft is None else peft
+    if wrapper is None:
+        return made
+    outer = {role: tensor for role, tensor in entry.tensors.items() if role in around}
+    return made | wrapper.written(outer, entry.dimensions, peft=peft is not None)

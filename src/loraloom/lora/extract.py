@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.component import Component, ComponentName, owner_of
 from loraloom.lora.low_rank import check_size, reduce_matrix
-from loraloom.lora.writing import PRECISIONS, Speller, refuse_not_finite, write_lora
+from loraloom.lora.writing import (
+    PRECISIONS,
+    Speller,
+    difference_tensors,
+    factor_tensors,
+    refuse_not_finite,
+    write_lora,
+)
 from loraloom.weights.patch import Target
 
 LEAST = 1e-6
@@ -56,35 +63,23 @@ def extract(
             refuse_not_finite(f"the difference of {weight}", [delta])
             if float(delta.norm()) <= LEAST * float(before.norm()):
                 continue
-            entry = _entry(speller, component, weight)
-            if entry is None:
+            on_bias = weight.endswith(".bias")
+            name = speller.name(component, Target(owner_of(weight)))
+            if name is None:
                 continue
             changed += 1
-            name, suffix = entry
-            if delta.dim() < 2 or suffix == "diff_b":
-                written[f"{name}.{suffix}"] = delta.to(dtype)
+            if delta.dim() < 2 or on_bias:
+                written |= difference_tensors(name, delta, dtype, on_bias=on_bias)
                 continue
             form = reduce_matrix(delta.flatten(1), rank, energy)
             kept, total = kept + form.kept, total + form.total
-            ones = [1] * (delta.dim() - 2)
-            written[name + ".lora_up.weight"] = form.up.reshape(*form.up.shape, *ones).to(dtype)
-            written[name + ".lora_down.weight"] = form.down.reshape(form.rank, *delta.shape[1:]).to(dtype)
-            written[name + ".alpha"] = torch.tensor(float(form.rank))
+            written |= factor_tensors(name, form.factors, tuple(delta.shape), dtype)
     if not changed:
         raise InputError("the two checkpoints have the same weights: there is nothing to extract")
     family = next(iter(original.components.values())).family
     base = {"ss_base_model_version": _METADATA[family]} if family in _METADATA else {}
     write_lora(out, written, {**base, "ss_network_dim": str(rank), "ss_network_module": "networks.lora"})
     return f"{changed} weights differ, {kept / total if total else 1:.4%} of their ‖ΔW‖² kept"
-
-
-def _entry(speller: Speller, component: ComponentName, weight: str) -> tuple[str, str] | None:
-    """The name and suffix for a weight's or a bias's change."""
-    if weight.endswith(".bias"):
-        name = speller.name(component, Target(weight.removesuffix("bias") + "weight"))
-        return None if name is None else (name, "diff_b")
-    name = speller.name(component, Target(weight))
-    return None if name is None else (name, "diff")
 
 
 def _check_same(tuned: CheckpointWeights, original: CheckpointWeights) -> None:

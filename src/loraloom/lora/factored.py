@@ -2,21 +2,19 @@
 
 LoRA     ΔW = up · down                      side by side: [up₁ up₂] · [down₁; down₂]
 Tucker   ΔW = up ×₁ core ×₂ down             side by side: the cores on a diagonal
-LoHa     (a·b) ⊙ (c·d) = Σₚ𝑞 (aₚ ⊙ c𝑞)(bₚ ⊙ d𝑞)ᵀ: a product of rank p · q
-LoKr     w1 ⊗ (x·y) = (w1 ⊗ x)(1 ⊗ y): a product of w1's columns times the rank of w2
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from math import prod
+from typing import TYPE_CHECKING
 
 from loraloom.lora.component import Shape
 
-Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +34,7 @@ class Factored:
 
     def plain(self) -> Factored:
         """The same product without a core, which goes into `down`."""
-        return self if self.core is None else Factored(self.up, _through(self.core, self.down))
+        return self if self.core is None else Factored(self.up, through(self.core, self.down))
 
     def whole(self, shape: Shape) -> Tensor:
         plain = self.plain()
@@ -45,26 +43,16 @@ class Factored:
     def scaled(self, factor: float) -> Factored:
         return replace(self, up=self.up * factor)
 
-
-def factored(kind: str, tensors: Tensors, shape: Shape) -> Factored | None:
-    """The change of an algebra, unscaled, as factors; None where it has none that are smaller than the whole.
-
-    tensors: by role, float32. A plain LoRA always has factors.
-    """
-    if kind == "lora":
-        up, down = tensors["up"].flatten(1), tensors["down"].flatten(1)
-        if "mid" not in tensors:
-            return Factored(up, down)
-        core = tensors["mid"]
-        return Factored(up, down, core.reshape(*core.shape[:2], *shape[2:]))
-    make = _PRODUCTS.get(kind)
-    found = None if make is None else make(tensors)
-    rows, columns = shape[0], torch.Size(shape[1:]).numel()
-    return found if found is not None and found.rank * (rows + columns) < rows * columns else None
+    def if_smaller(self, shape: Shape) -> Factored | None:
+        """Itself where its factors are smaller than the whole of that shape."""
+        rows, columns = shape[0], prod(shape[1:])
+        return self if self.rank * (rows + columns) < rows * columns else None
 
 
 def side_by_side(changes: Sequence[Factored]) -> Factored:
     """The sum of several changes of one weight: all cores on one diagonal, or all without cores."""
+    import torch
+
     cores = [change.core for change in changes]
     if any(core is None for core in cores):
         changes, core = [change.plain() for change in changes], None
@@ -84,33 +72,8 @@ def _diagonal(cores: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-def _through(core: Tensor, down: Tensor) -> Tensor:
+def through(core: Tensor, down: Tensor) -> Tensor:
     """Core (p, q, kernel…) and down (q, in) as one matrix (p, in · kernel)."""
+    import torch
+
     return torch.einsum("p q ..., q i -> p i ...", core, down).flatten(1)
-
-
-def _hadamard(tensors: Tensors) -> Factored:
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for index in "12":
-        a, b = tensors[f"hada_w{index}_a"], tensors[f"hada_w{index}_b"]
-        core = tensors.get(f"hada_t{index}")
-        pairs.append((a, b) if core is None else (a.T, _through(core, b)))
-    (a, b), (c, d) = pairs
-    return Factored((a[:, :, None] * c[:, None, :]).flatten(1), (b[:, None] * d[None]).flatten(0, 1))
-
-
-def _kronecker(tensors: Tensors) -> Factored | None:
-    if "lokr_w2" in tensors:
-        return None  # nearly always of full rank
-    core = tensors.get("lokr_t2")
-    x, y = tensors["lokr_w2_a"], tensors["lokr_w2_b"]
-    x, y = (x, y.flatten(1)) if core is None else (x.T, _through(core, y))
-    if "lokr_w1" in tensors:
-        first = tensors["lokr_w1"]
-        return Factored(torch.kron(first, x.contiguous()), torch.kron(torch.eye(first.shape[1]), y))
-    return Factored(
-        torch.kron(tensors["lokr_w1_a"], x.contiguous()), torch.kron(tensors["lokr_w1_b"], y.contiguous())
-    )
-
-
-_PRODUCTS: Mapping[str, Callable[[Tensors], Factored | None]] = {"loha": _hadamard, "lokr": _kronecker}

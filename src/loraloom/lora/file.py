@@ -16,8 +16,10 @@ from typing import cast
 from blake3 import blake3
 
 from loraloom.errors import InputError, ModelFileError
+from loraloom.lora.algebra import SHARED
+from loraloom.lora.algebras import registry
 from loraloom.lora.other_files import other_kind
-from loraloom.lora.tensor_names import BUNDLE, split_key
+from loraloom.lora.tensor_names import BUNDLE, settled, split_key
 from loraloom.lora.unsupported import count_unsupported, say_unsupported, unsupported_kind
 from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
 
@@ -104,8 +106,10 @@ class LoraFile:
             file.seek(self.header.data_start + info.begin)
             return file.read(min(info.nbytes, limit))
 
-    def scalars(self, keys: list[str]) -> dict[str, float]:
-        """Values of the one-element tensors among `keys`, in one pass over the file."""
+    def scales(self) -> dict[str, float]:
+        """Tensor name → value of all that say a scale, in one pass over the file."""
+        shared = SHARED.values()
+        keys = [key for one in self.modules for role, key in one.tensors.items() if role in shared]
         found: dict[str, float] = {}
         with os.fdopen(open_regular(self.path), "rb") as file:
             for key in keys:
@@ -202,10 +206,8 @@ def _group(header: Header, config: Mapping[str, object]) -> LoraFile:
         if name in strange:
             unsupported |= dict.fromkeys(roles.values(), strange[name])
             continue
-        if "weight" in roles and "on_input" not in roles:
-            unknown.append(roles.pop("weight"))
-        if set(roles) == {"gamma"} and name.rsplit(".", 1)[-1].endswith("_norm"):
-            name, roles = name + ".scale", {"set_weight": roles["gamma"]}
+        name, roles, strays = settled(name, roles)
+        unknown += strays
         if roles:
             modules.append(Module(name, MappingProxyType(roles)))
     unknown += unsupported
@@ -225,7 +227,7 @@ def _not_a_lora(header: Header, unsupported: Mapping[str, str]) -> str:
     shown = ", ".join(names[:3])
     return (
         f"{header.path}: none of its {len(names)} tensors is a LoRA's ({shown}, …);"
-        " expected names like ….lora_up.weight"
+        f" expected names like …{next(iter(registry().algebras['lora'].endings))}"
     )
 
 

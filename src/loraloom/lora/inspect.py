@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loraloom.lora.algebras import recognise
-from loraloom.lora.alpha import config_for, peft_configs, rank_of, scale_of, unused_alpha
+from loraloom.lora.alpha import config_for, peft_configs, scale_of, unused_alpha
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
 from loraloom.lora.hashes import Hashes, embedded_hash_note
@@ -68,8 +68,7 @@ def page_of(
     kinds: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
     alphas: Counter[str] = Counter()
-    side = [key for one in file.modules for role, key in one.tensors.items() if role in ("alpha", "gamma")]
-    scalars = file.scalars(side)
+    scalars = file.scales()
     configs = peft_configs(file.config, file.metadata)
     for module in file.modules:
         shapes = file.shapes(module)
@@ -77,12 +76,12 @@ def page_of(
         values = {role: scalars[key] for role, key in module.tensors.items() if key in scalars}
         found, _ = recognise(shapes)
         for one in found:
-            kinds[("dora on " if {"dora", "magnitude"} & set(one.roles) else "") + one.kind] += 1
-            used = {role.split(".")[0]: shapes[role] for role in one.roles}
-            rank = rank_of(one, used)
+            kinds[one.label] += 1
+            used = one.pick(shapes)
+            rank = one.algebra.rank(used)
             if rank is not None:
                 ranks[rank] += 1
-            if one.scaled:
+            if one.algebra.scaled:
                 scale = scale_of(one, used, values, config_for(configs, module.name), compat == "comfyui")
                 alphas[f"{scale.rule} (γ = {scale.gamma:g})"] += 1
         if not found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -136,12 +135,12 @@ def load_lora(
             rejected.append(Rejected(piece.module, piece.target.weight, bad))
             continue
         try:
-            change = change_of(piece.found.kind, given)
+            change = piece.found.change(given)
         except ModelFileError as error:  # what only the values can tell
             rejected.append(Rejected(piece.module, piece.target.weight, str(error)))
             continue
-        idle += _is_zero(given)
-        signature = (digest, piece.target, piece.module, piece.found.kind)
+        idle += piece.found.algebra.is_zero(given.tensors)
+        signature = (digest, piece.target, piece.module, piece.found.algebra.name)
         kind = SwappedPatch if piece.target.swapped else ModulePatch
         patches[piece.component].setdefault(piece.target.weight, []).append(
             kind(signature, piece.target.rows, change)
@@ -178,15 +177,7 @@ def _frozen(found: Found) -> PatchSet:
 
 def _ingredients(piece: Piece, tensors: TensorFile, *, comfyui: bool) -> Ingredients:
     parts = {role: tensors.read(key) for role, key in piece.keys.items()}
-    return Ingredients(parts, piece.shape, piece.scale.gamma, comfyui, piece.cayley_terms)
-
-
-def change_of(kind: str, given: Ingredients) -> Change:
-    """The algorithm of that name, wrapped in DoRA's normalisation where the module has a magnitude."""
-    change: Change = import_module(f"loraloom.lora.algorithms.{kind}").build(given)
-    if "dora" in given.tensors or "magnitude" in given.tensors:
-        return import_module("loraloom.lora.algorithms.dora").wrap(change, given)
-    return change
+    return Ingredients(parts, piece.shape, piece.scale.gamma, comfyui, piece.config)
 
 
 def _not_finite(given: Ingredients) -> str | None:
@@ -196,30 +187,6 @@ def _not_finite(given: Ingredients) -> str | None:
     if given.gamma != given.gamma or given.gamma in (float("inf"), float("-inf")):
         return "its alpha is not a number"
     return None
-
-
-_MAY_BE_ZERO = frozenset(
-    {
-        "alpha",
-        "gamma",
-        "on_input",
-        "set_weight",
-        "dora",
-        "magnitude",
-        "oft_blocks",
-        "oft_r",
-        "boft_r",
-        "boft_s",
-    }
-)
-
-
-def _is_zero(given: Ingredients) -> bool:
-    """Whether one of the factors is zero throughout, so that the product is."""
-    return any(
-        role not in _MAY_BE_ZERO and not bool(tensor.to(torch.float32).any())
-        for role, tensor in given.tensors.items()
-    )
 
 
 def _embeddings(file: LoraFile, tensors: TensorFile) -> dict[str, dict[str, Tensor]]:
@@ -238,10 +205,7 @@ def _receipt(
     file: LoraFile, placement: Placement, placed: list[Piece], rejected: list[Rejected],
     components: Mapping[ComponentName, Component], compat: Compat,
 ) -> Receipt:  # fmt: skip
-    kinds = Counter(
-        ("dora on " if "dora" in piece.keys or "magnitude" in piece.keys else "") + piece.found.kind
-        for piece in placed
-    )
+    kinds = Counter(piece.found.label for piece in placed)
     parts = tuple(_component_receipts(placement, placed, components))
     receipt = Receipt(
         file=str(file.path), digest=file.digest, dialect=dialect_of(file), trainer=trainer_of(file),
@@ -284,7 +248,7 @@ def _alpha(placed: list[Piece]) -> str:
     """How the scales were found, in one line: "alpha tensors (γ = 0.5)"."""
     rules: dict[str, set[float]] = {}
     for piece in placed:
-        if piece.found.scaled:
+        if piece.found.algebra.scaled:
             rules.setdefault(piece.scale.rule, set()).add(piece.scale.gamma)
     said: list[str] = []
     for rule, values in rules.items():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
+from loraloom.lora.factored import Factored
 
 EXACT_SIDE = 1024
 """Smaller side up to which a matrix is decomposed exactly; beyond it, a randomised method finds the ranks
@@ -29,6 +30,10 @@ class LowRankForm:
     @property
     def rank(self) -> int:
         return self.down.shape[0]
+
+    @property
+    def factors(self) -> Factored:
+        return Factored(self.up, self.down)
 
 
 def check_size(rank: int | None, energy: float | None) -> None:

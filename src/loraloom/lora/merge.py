@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,18 +12,24 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.lora.component import Component, ComponentName, Shape, bias_of
-from loraloom.lora.factored import Factored, factored, side_by_side
+from loraloom.lora.algebra import Ingredients
+from loraloom.lora.component import Component, ComponentName, Shape, owner_of
+from loraloom.lora.factored import Factored, side_by_side
 from loraloom.lora.file import LoraFile, read_lora
 from loraloom.lora.low_rank import LowRankForm, check_size, reduce_matrix, reduce_product
 from loraloom.lora.place import BOOKKEEPING, BUNDLED, Piece, Placement, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.writing import PRECISIONS, Speller, refuse_inputs, refuse_not_finite, write_lora
+from loraloom.lora.writing import (
+    PRECISIONS,
+    Speller,
+    difference_tensors,
+    factor_tensors,
+    refuse_inputs,
+    refuse_not_finite,
+    write_lora,
+)
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile
-
-DEPENDENT = frozenset({"glora", "oft", "boft", "boft_input", "oftv2", "ia3", "set"})
-"""Algebras whose ΔW depends on the weight: no file can hold it for every base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,12 @@ def merge(
     speller, fallback = Speller(base, "kohya"), Speller(base, "diffusers")
     writing = _Writing(PRECISIONS[precision], rank, energy)
     for (component, target), changes in gathered.items():
-        name = speller.name(component, _module(target)) or fallback.name(component, _module(target))
+        owner = replace(target, weight=owner_of(target.weight))
+        name = speller.name(component, owner) or fallback.name(component, owner)
         if name is None:
             raise InputError(f"{target.weight}: there is no name for these rows of it in a LoRA file")
         if target.weight.endswith("bias"):
-            writing.add(name + ".diff_b", _sum(changes))
+            writing.difference(name, _sum(changes), on_bias=True)
         else:
             writing.weight(name, changes)
     writing.tensors |= _bundled(parts)
@@ -108,8 +115,8 @@ class _Writing:
         self._wholes = 0
         self._kept = self._total = 0.0
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        self.tensors[name] = tensor.to(self._dtype)
+    def difference(self, name: str, delta: Tensor, *, on_bias: bool = False) -> None:
+        self.tensors |= difference_tensors(name, delta, self._dtype, on_bias=on_bias)
 
     def weight(self, name: str, changes: Sequence[_Change]) -> None:
         """The sum of several changes of one weight."""
@@ -124,21 +131,15 @@ class _Writing:
             whole = _sum(changes)
             if whole.dim() < 2 or not self._reduces:
                 self._wholes += 1
-                self.add(name + ".diff", whole)
+                self.difference(name, whole)
                 return
             form = self._counted(reduce_matrix(whole.flatten(1), self._rank, self._energy))
         self._ranks.append(form.rank)
-        ones = [1] * (len(shape) - 2)
-        self.add(name + ".lora_up.weight", form.up.reshape(*form.up.shape, *ones))
-        behind = shape[1:] if form.core is None else (shape[1], *ones)
-        self.add(name + ".lora_down.weight", form.down.reshape(len(form.down), *behind))
-        if form.core is not None:
-            self.add(name + ".lora_mid.weight", form.core)
-        self.tensors[name + ".alpha"] = torch.tensor(float(len(form.down)))
+        self.tensors |= factor_tensors(name, form, shape, self._dtype)
 
     def _counted(self, form: LowRankForm) -> Factored:
         self._kept, self._total = self._kept + form.kept, self._total + form.total
-        return Factored(form.up, form.down)
+        return form.factors
 
     def report(self, precision: str) -> str:
         said = f"{self._kept / self._total:.4%} of ‖ΔW‖² kept" if self._total else "exact"
@@ -165,9 +166,9 @@ def _gather(parts: Sequence[Part], base: Mapping[ComponentName, Component]) -> d
 def _refuse(file: LoraFile, placement: Placement) -> None:
     """InputError where a file holds what a merged one could not say, or what the base has no place for."""
     dependent = [
-        f"{piece.module} ({'dora' if {'dora', 'magnitude'} & piece.keys.keys() else piece.found.kind})"
+        f"{piece.module} ({(piece.found.wrapper or piece.found.algebra).name})"
         for piece in placement.pieces
-        if piece.found.kind in DEPENDENT or {"dora", "magnitude"} & piece.keys.keys() or piece.enlarges
+        if piece.found.of_weight or piece.enlarges
     ]
     if dependent:
         raise InputError(
@@ -186,17 +187,14 @@ def _refuse(file: LoraFile, placement: Placement) -> None:
 
 
 def _change(piece: Piece, tensors: TensorFile, part: Part) -> _Change:
-    from loraloom.lora.algebra import Ingredients
-    from loraloom.lora.load import change_of
-
     given = {role: tensors.read(key) for role, key in piece.keys.items()}
     exact = {role: tensor.to(torch.float32) for role, tensor in given.items()}
     scale = piece.scale.gamma * part.strength
     refuse_not_finite(f"{part.file.path}: {piece.module}", exact.values(), scale)
-    form = factored(piece.found.kind, exact, piece.shape)
+    form = piece.found.algebra.factored(exact, piece.shape)
     if form is not None:
         return _Change(piece.shape, form.scaled(scale), None)
-    change = change_of(piece.found.kind, Ingredients(given, piece.shape, piece.scale.gamma))
+    change = piece.found.change(Ingredients(given, piece.shape, piece.scale.gamma))
     return _Change(piece.shape, None, change.delta(torch.zeros(piece.shape)) * part.strength)
 
 
@@ -215,14 +213,6 @@ def _bundled(parts: Sequence[Part]) -> dict[str, Tensor]:
                 raise InputError(f"{part.file.path}: another file bundles {key} too, with other values")
             found[key] = vectors
     return found
-
-
-def _module(target: Target) -> Target:
-    """The weight that a bias belongs to."""
-    if not target.weight.endswith(".bias"):
-        return target
-    weight = target.weight.removesuffix("bias") + "weight"
-    return Target(weight if bias_of(weight) == target.weight else target.weight, target.rows, target.swapped)
 
 
 def _common(parts: Sequence[Part]) -> dict[str, str]:

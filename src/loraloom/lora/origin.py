@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from loraloom.lora.algebras import recognise
 from loraloom.lora.file import LoraFile
 from loraloom.lora.module_names import take_apart
 
@@ -94,11 +95,11 @@ def _unet_of(file: LoraFile) -> str | None:
     deep = False
     for module in file.modules:
         if "attn2" in module.name and re.search(r"to_[kv]", module.name):
-            for role in ("down", "diff", "hada_w1_b"):
-                if role in module.tensors:
-                    width = file.header.tensors[module.tensors[role]].shape[-1]
-                    if width in _CONTEXT:
-                        return _CONTEXT[width]
+            shapes = file.shapes(module)
+            for found in recognise(shapes)[0]:
+                width = found.algebra.inputs(found.pick(shapes))
+                if width is not None and width in _CONTEXT:
+                    return _CONTEXT[width]
         deep = deep or re.search(r"transformer_blocks[._][1-9]", module.name) is not None
     return "sdxl" if deep else said_base(file.metadata)
 

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass, field, replace
 
 from loraloom.lora.algebras import Found, incomplete, recognise
-from loraloom.lora.alpha import (
-    CAYLEY_TERMS,
-    Scale,
-    config_for,
-    peft_configs,
-    rank_of,
-    scale_of,
-    unused_alpha,
-)
-from loraloom.lora.comfyui import SKIPPED, UNREAD_KINDS, known_names
+from loraloom.lora.alpha import Scale, config_for, peft_configs, scale_of, unused_alpha
+from loraloom.lora.comfyui import SKIPPED, known_names
 from loraloom.lora.component import Component, ComponentName, Shape, bias_of
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.module_names import Name, Names, take_apart
 from loraloom.lora.receipt import Ignored, Rejected
-from loraloom.lora.shape_check import lora_shape, misfit
 from loraloom.weights.patch import Target
 
 NO_TEXT_ENCODER = "for the text encoders, which this loader does not change"
@@ -36,7 +26,7 @@ CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One change of one native weight. keys: role → tensor name. shape: of the target's rows; what an
-    enlarging LoRA makes of them where `enlarges`. cayley_terms: see `algebra.Ingredients`."""
+    enlarging LoRA makes of them where `enlarges`. config: PEFT's, where there is one."""
 
     component: ComponentName
     module: str
@@ -46,7 +36,7 @@ class Piece:
     keys: Mapping[str, str]
     scale: Scale
     enlarges: bool = False
-    cayley_terms: int = CAYLEY_TERMS
+    config: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +74,7 @@ class _Placing:
         self.comfyui = comfyui
         self.known = {name: known_names(name, part) for name, part in components.items()} if comfyui else {}
         self.configs = peft_configs(file.config, file.metadata)
-        side = [key for module in file.modules for role, key in module.tensors.items()
-                if role in ("alpha", "gamma")]  # fmt: skip
-        self.scalars = file.scalars(side)
+        self.scalars = file.scales()
         self.control = _is_control(file)
         self.pieces: list[Piece] = []
         self.totals: Counter[str] = Counter()
@@ -155,20 +143,16 @@ class _Placing:
         self, component: ComponentName, module: Module, target: Target, found: Found, offset: int
     ) -> int:
         """The n-th part of a fused layer: its rows follow those of the part before. Returns the next row."""
-        if found.kind == "oft":
-            blocks = self.file.header.tensors[module.tensors[f"oft_blocks.{found.part}"]].shape
-            rows = prod(blocks[:2])
-        else:
-            rows = self.file.header.tensors[module.tensors[f"up.{found.part}"]].shape[0]
+        rows = found.algebra.part_rows(found.pick(self.file.shapes(module)))
         start = (target.rows[0] if target.rows else 0) + offset
         self._piece(component, module, replace(target, rows=(start, start + rows)), found)
         return offset + rows
 
     def _piece(self, component: ComponentName, module: Module, target: Target, found: Found) -> None:
-        if self.comfyui and (found.kind in UNREAD_KINDS or found.part is not None):
-            self.ignored.setdefault(SKIPPED, []).append(f"{module.name} ({found.kind})")
+        if self.comfyui and (not found.algebra.in_comfyui or found.part is not None):
+            self.ignored.setdefault(SKIPPED, []).append(f"{module.name} ({found.algebra.name})")
             return
-        keys = {role.split(".")[0]: module.tensors[role] for role in found.roles}
+        keys = found.pick(module.tensors)
         shapes = {role: self.file.header.tensors[key].shape for role, key in keys.items()}
         known = self.names[component].component
         if found.on_bias:
@@ -181,35 +165,21 @@ class _Placing:
                 Rejected(module.name, target.weight, "its parts have more rows than the weight")
             )
             return
-        shape = known.shape_of(target)
-        enlarges = self._enlarges(found, shapes, shape)
-        if enlarges:
-            shape = lora_shape(shapes, shape)
-        problem = misfit(found.kind, shapes, shape) or self._clash(target, found, module)
+        shape = found.algebra.enlarged(shapes, known.shape_of(target), control=self.control)
+        problem = found.misfit(shapes, shape) or self._clash(target, found, module)
         if problem is not None:
             self.rejected.append(Rejected(module.name, target.weight, problem))
             return
         scalars = {role: self.scalars[key] for role, key in keys.items() if key in self.scalars}
         config = config_for(self.configs, module.name)
         scale = scale_of(found, shapes, scalars, config, self.comfyui)
-        terms = config[0].cayley_terms if config else CAYLEY_TERMS
-        self.pieces.append(Piece(component, module.name, target, shape, found, keys, scale, enlarges, terms))
-
-    def _enlarges(self, found: Found, shapes: Mapping[str, Shape], weight: Shape) -> bool:
-        """Whether a LoRA makes its weight larger: flagged by reshape_weight, or by BFL's control files."""
-        if found.kind != "lora" or not ("reshape_weight" in shapes or self.control) or "mid" in shapes:
-            return False
-        made = lora_shape(shapes, weight)
-        larger = (
-            all(new >= old for new, old in zip(made, weight, strict=True))
-            if len(made) == len(weight)
-            else False
-        )
-        return larger and made != weight
+        enlarges = shape != known.shape_of(target)
+        said = config[0].values if config else {}
+        self.pieces.append(Piece(component, module.name, target, shape, found, keys, scale, enlarges, said))
 
     def _clash(self, target: Target, found: Found, module: Module) -> str | None:
         """A second module of the same algebra on the same rows is one module spelled twice."""
-        first = self.taken.setdefault((target, found.kind), module.name)
+        first = self.taken.setdefault((target, found.algebra.name), module.name)
         return (
             None
             if first == module.name
@@ -250,15 +220,13 @@ class _Placing:
 
     def _header_notes(self) -> list[str]:
         """What the header says of scales, where the tensors say nothing."""
-        plain = [piece for piece in self.pieces if piece.found.scaled and piece.scale.rule == "no alpha"]
-        shapes = {
-            role: self.file.header.tensors[key].shape
-            for piece in plain[:1]
-            for role, key in piece.keys.items()
-        }
-        rank = rank_of(plain[0].found, shapes) if plain else None
-        note = unused_alpha(self.file.metadata, rank) if rank else None
-        return [] if note is None else [note]
+        for piece in self.pieces:
+            if piece.found.algebra.scaled and piece.scale.rule == "no alpha":
+                shapes = {role: self.file.header.tensors[key].shape for role, key in piece.keys.items()}
+                rank = piece.found.algebra.rank(shapes)
+                note = unused_alpha(self.file.metadata, rank) if rank else None
+                return [] if note is None else [note]
+        return []
 
 
 def _is_control(file: LoraFile) -> bool:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
+from loraloom.lora.algebra import Shapes
 from loraloom.lora.algebras import Found
-from loraloom.lora.alpha import rank_of
+from loraloom.lora.algorithms import full, lora
 from loraloom.lora.component import Component, ComponentName, Shape
+from loraloom.lora.factored import Factored
 from loraloom.lora.module_names import ENCODER_ORDER
 from loraloom.weights.patch import Target
 
@@ -90,13 +92,25 @@ class Speller:
         return ("text_encoder." if number == 1 else f"text_encoder_{number}.") + rest
 
 
-def stated_scale(found: Found, shapes: Mapping[str, Shape], gamma: float) -> dict[str, Tensor]:
+def stated_scale(found: Found, shapes: Shapes, gamma: float) -> dict[str, Tensor]:
     """The tensor (by role) that says γ in a module whose own tensors do not: `alpha`, or `scale` where the
     algebra has no rank that alpha would be divided by. For scales that stood in PEFT's config only."""
     if gamma == 1:
         return {}
-    rank = rank_of(found, shapes)
+    rank = found.algebra.rank(shapes)
     return {"gamma": torch.tensor(gamma)} if rank is None else {"alpha": torch.tensor(gamma * rank)}
+
+
+def factor_tensors(name: str, form: Factored, shape: Shape, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Factors of a weight of that shape as a LoRA module, under kohya's endings."""
+    made = lora.ALGEBRA.of_factors(form, shape, dtype)
+    return {name + ending: tensor for ending, tensor in lora.ALGEBRA.written(made).items()}
+
+
+def difference_tensors(name: str, delta: Tensor, dtype: torch.dtype, *, on_bias: bool) -> dict[str, Tensor]:
+    """A whole difference of a weight, or of its bias, as a module."""
+    made = full.ALGEBRA.of_difference(delta.to(dtype), on_bias=on_bias)
+    return {name + ending: tensor for ending, tensor in full.ALGEBRA.written(made).items()}
 
 
 def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

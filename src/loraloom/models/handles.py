@@ -9,8 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from loraloom.models.family import Family
-from loraloom.models.latent_format import LatentFormat
+from loraloom.models.family import LatentFormat, ModelFamily
 from loraloom.models.lora_names import text_aliases
 from loraloom.sampling.types import Parametrisation
 from loraloom.weights.patch import NameTable, PatchUse, Stack
@@ -39,7 +38,7 @@ class DiffusionModel:
     parametrisation: hashable, set by nodes that change it; None: the family's own for these weights.
     """
 
-    family: Family
+    family: ModelFamily
     weights: WeightSource
     stack: Stack = ()
     parametrisation: Parametrisation | None = None
@@ -47,11 +46,11 @@ class DiffusionModel:
 
     @property
     def latent(self) -> LatentFormat:
-        return self.family.latents
+        return self.family.latent
 
     def current_parametrisation(self) -> Parametrisation:
         """The one set by nodes, or the family's own for these weights."""
-        return self.parametrisation or self.family.prediction(self.weights)
+        return self.parametrisation or self.family.parametrisation(self.weights)
 
     def with_lora(self, use: PatchUse) -> DiffusionModel:
         return replace(self, stack=(*self.stack, use))
@@ -67,7 +66,7 @@ class DiffusionModel:
 
     def lora_aliases(self) -> NameTable:
         """Module paths in diffusers → where they go."""
-        return self.family.lora_aliases(self.weights.shapes)
+        return dict(self.family.lora_aliases(self.weights.shapes))
 
 
 @dataclass(frozen=True, slots=True)

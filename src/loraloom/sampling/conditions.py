@@ -11,8 +11,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.sampling.hooks import Hooks
-from loraloom.sampling.inputs import Inputs, repeated
-from loraloom.sampling.types import Cond, Conditioning, Network, Parametrisation, SampleContext
+from loraloom.sampling.types import Cond, Conditioning, Network, NetworkInputs, Parametrisation, SampleContext
 
 Area = tuple[int, int, int, int]
 """Height, width, top and left, in latent units."""
@@ -31,7 +30,7 @@ class Entry:
     is_default: it counts where, and as much as, the others of its side leave room.
     """
 
-    inputs: Inputs
+    inputs: NetworkInputs
     area: Area | None = None
     mask: Tensor | None = None
     strength: float = 1.0
@@ -64,6 +63,13 @@ class Entry:
             mask = self.crop(self.mask.to(x))[:, None]
             return weight * (mask if mask.shape[0] == 1 else repeated(mask, x.shape[0]))
         return weight if self.area is None else weight * _feathered(weight, self.area, x.shape[-2:])
+
+
+def repeated(value: Tensor, batch: int) -> Tensor:
+    """A tensor for a whole batch: those that there are, starting over when there are too few."""
+    if value.shape[0] == batch:
+        return value
+    return value.repeat(-(-batch // value.shape[0]), *[1] * (value.ndim - 1))[:batch]
 
 
 def _feathered(weight: Tensor, area: Area, size: Sequence[int]) -> Tensor:
@@ -113,9 +119,11 @@ def entry_of(network: Network, cond: Cond, context: SampleContext) -> Entry:
     strength = _number(cond, "strength", 1.0)
     if mask is not None:
         strength *= _number(cond, "mask_strength", 1.0)
-    device = context.latent.device
+    inputs = {
+        name: tensor.to(context.latent.device) for name, tensor in network.inputs(cond, context).items()
+    }
     return Entry(
-        network.inputs(cond, context).mapped(lambda tensor: tensor.to(device)),
+        inputs,
         area,
         mask,
         strength,

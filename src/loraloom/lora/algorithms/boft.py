@@ -7,11 +7,15 @@ other. The strength leads every stage's rotation towards the identity, as in tra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from loraloom.lora.algebra import Algebra, Ingredients, Shapes
+from loraloom.lora.changes import Additive, Nothing, cayley
+from loraloom.lora.component import Shape
+from loraloom.lora.shape_check import misfit_of_rotation, said
 
-from loraloom.lora.algebra import Additive, Ingredients, Nothing, cayley
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +39,8 @@ class Butterfly(Additive):
         return self._through(weight, 1.0) - weight
 
     def _through(self, weight: Tensor, strength: float) -> Tensor:
+        import torch
+
         stages, _, size, _ = self.turns.shape
         same, turns = torch.eye(size, device=weight.device), self.turns.to(weight)
         rows = weight
@@ -57,11 +63,36 @@ def _pair(rows: Tensor, outer: int, inner: int) -> Tensor:
     return rows.unflatten(0, (-1, outer, inner)).transpose(1, 2).flatten(0, 2)
 
 
-def build(given: Ingredients) -> Butterfly | Nothing:
-    blocks = given.exact("oft_blocks")
-    if given.comfyui and "alpha" not in given.tensors:
-        return Nothing()  # ComfyUI v0.3.64 fails without alpha and goes on
-    alpha = float(given.tensors["alpha"]) if "alpha" in given.tensors else 0.0
-    bound = alpha if given.comfyui else alpha * given.shape[0]
-    rescale = given.exact("rescale").flatten() if "rescale" in given.tensors else None
-    return Butterfly(cayley(blocks - blocks.transpose(-1, -2), bound), rescale, given.comfyui)
+class Boft(Algebra):
+    """Blocks (m, k, b, b), under the name that plain OFT's have."""
+
+    name = "boft"
+    title = "BOFT"
+    endings = {".oft_blocks": "oft_blocks", ".rescale": "rescale"}
+    needs = ("oft_blocks",)
+    takes = "rescale alpha"
+    of_weight = True
+
+    def holds(self, shapes: Shapes) -> bool:
+        return len(shapes["oft_blocks"]) == 4
+
+    def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
+        blocks = shapes["oft_blocks"]
+        stages, count, size, other = blocks
+        if size != other or size % 2:
+            return f"butterfly blocks of shape {said(blocks)} are not square of even size"
+        if stages and (count * size) % (2**stages * (size // 2)):
+            return f"{stages} butterfly stages do not divide {count * size} channels"
+        return misfit_of_rotation(count * size, shapes.get("rescale"), weight)
+
+    def build(self, given: Ingredients) -> Butterfly | Nothing:
+        blocks = given.exact("oft_blocks")
+        if given.comfyui and "alpha" not in given.tensors:
+            return Nothing()  # ComfyUI v0.3.64 fails without alpha and goes on
+        alpha = float(given.tensors["alpha"]) if "alpha" in given.tensors else 0.0
+        bound = alpha if given.comfyui else alpha * given.shape[0]
+        rescale = given.exact("rescale").flatten() if "rescale" in given.tensors else None
+        return Butterfly(cayley(blocks - blocks.transpose(-1, -2), bound), rescale, given.comfyui)
+
+
+ALGEBRA = Boft()

@@ -9,11 +9,16 @@ Any other algebra can give the direction Δ.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from loraloom.lora.algebra import Change, Ingredients, Shapes, Tensors, Wrapper
+from loraloom.lora.changes import Additive, Nothing
+from loraloom.lora.component import Shape
+from loraloom.lora.shape_check import said
 
-from loraloom.lora.algebra import Additive, Change, Ingredients, Nothing
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +34,8 @@ class Decomposed(Additive):
     base_norm: bool = False
 
     def delta(self, weight: Tensor) -> Tensor:
+        import torch
+
         target = self.direction.delta(weight).add_(weight)
         norm = _norm(weight if self.base_norm else target, on_input=self.on_input)
         norm += torch.finfo(torch.float32).eps
@@ -37,36 +44,67 @@ class Decomposed(Additive):
 
 def _norm(weight: Tensor, *, on_input: bool) -> Tensor:
     """Frobenius norm of each output row, or of each input channel, shaped to broadcast."""
+    import torch
+
     kept = 1 if on_input else 0
     axes = [axis for axis in range(weight.dim()) if axis != kept]
     return torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
 
 
-def wrap(direction: Change, given: Ingredients) -> Change:
-    """The direction under the module's magnitude ("dora" or "magnitude" among its tensors)."""
-    if given.comfyui:
-        return _as_comfyui(direction, given)
-    if "magnitude" in given.tensors:
-        return Decomposed(direction, _shaped(given.exact("magnitude"), given, on_input=False), on_input=False)
-    stored = given.exact("dora")
-    on_input = _is_per_input(stored, given)
-    return Decomposed(direction, _shaped(stored, given, on_input=on_input), on_input)
+class Dora(Wrapper):
+    """A magnitude as LyCORIS and kohya write it (`dora_scale`), or as PEFT does."""
+
+    name = "dora"
+    title = "DoRA"
+    endings = {
+        ".dora_scale": "dora",
+        ".lora_magnitude_vector": "magnitude",
+        ".lora_magnitude_vector.weight": "magnitude",
+        ".magnitude": "magnitude",
+    }
+    peft = ("lora_magnitude_vector",)
+
+    def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
+        """One value per output row, or per input channel as [1, in, 1, 1]."""
+        shape = shapes["dora" if "dora" in shapes else "magnitude"]
+        if len(weight) >= 2 and prod(shape) in (weight[0], weight[1]):
+            return None
+        return f"its DoRA magnitude has {prod(shape)} values, the weight is {said(weight)}"
+
+    def wrap(self, direction: Change, given: Ingredients) -> Change:
+        if given.comfyui:
+            return _as_comfyui(direction, given)
+        role = "magnitude" if "magnitude" in given.tensors else "dora"
+        stored = given.exact(role)
+        on_input = role == "dora" and _is_per_input(stored, given.shape)
+        rest = [1] * (len(given.shape) - 2)
+        shaped = stored.reshape(1, -1, *rest) if on_input else stored.reshape(-1, 1, *rest)
+        return Decomposed(direction, shaped, on_input)
+
+    def written(self, tensors: Tensors, dimensions: int, *, peft: bool) -> dict[str, Tensor]:
+        """Kohya's name and shape of it, PEFT's beside PEFT's factors, which it has for output rows only."""
+        made: dict[str, Tensor] = {}
+        for role, tensor in tensors.items():
+            if role == "magnitude":
+                rows = tensor if peft else tensor.reshape(-1, *[1] * (dimensions - 1))
+                made[".lora_magnitude_vector" if peft else ".dora_scale"] = rows
+            elif peft and tensor.shape[:1] != (1,):
+                made[".lora_magnitude_vector"] = tensor.flatten()
+            else:
+                made[".dora_scale"] = tensor
+        return made
 
 
-def _is_per_input(stored: Tensor, given: Ingredients) -> bool:
-    out = given.shape[0]
-    if stored.dim() >= 2 and stored.numel() == given.shape[1]:
-        return stored.shape[0] == 1 and (out != 1 or stored.numel() != 1)
-    return stored.numel() != out
-
-
-def _shaped(stored: Tensor, given: Ingredients, *, on_input: bool) -> Tensor:
-    rest = [1] * (len(given.shape) - 2)
-    return stored.reshape(1, -1, *rest) if on_input else stored.reshape(-1, 1, *rest)
+def _is_per_input(stored: Tensor, weight: Shape) -> bool:
+    if stored.dim() >= 2 and stored.numel() == weight[1]:
+        return stored.shape[0] == 1 and (weight[0] != 1 or stored.numel() != 1)
+    return stored.numel() != weight[0]
 
 
 def _as_comfyui(direction: Change, given: Ingredients) -> Change:
     """v0.3.64 reads `dora_scale` only, broadcasts it as stored, and takes ‖W‖ on the output axis."""
+    import torch
+
     if "dora" not in given.tensors:
         return direction
     stored = given.exact("dora")
@@ -76,3 +114,6 @@ def _as_comfyui(direction: Change, given: Ingredients) -> Change:
     except RuntimeError:
         return Nothing()
     return Decomposed(direction, stored, on_input=not on_output, base_norm=on_output)
+
+
+ALGEBRA = Dora()

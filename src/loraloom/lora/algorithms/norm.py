@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
-from loraloom.lora.algebra import Additive, Ingredients
+from loraloom.lora.algebra import Algebra, Ingredients, Shapes
+from loraloom.lora.changes import Stored
+from loraloom.lora.component import Shape
+from loraloom.lora.shape_check import misfit_of_values
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Difference(Additive):
-    """The change itself, in the type that the file has."""
+class Norm(Algebra):
+    """The change itself, of the layer's scale or of its bias."""
 
-    stored: Tensor
+    name = "norm"
+    title = "norms"
+    endings = {".w_norm": "w_norm", ".b_norm": "b_norm"}
+    needs = ("w_norm",)
+    needs_on_bias = ("b_norm",)
+    takes = "alpha gamma"
+    summands = ("w_norm b_norm",)
 
-    def apply(self, weight: Tensor, strength: float) -> Tensor:
-        return weight.add_(self.stored.to(weight.device), alpha=strength)
+    def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
+        return misfit_of_values(shapes["w_norm" if "w_norm" in shapes else "b_norm"], weight)
 
-    def norm(self, weight: Callable[[], Tensor]) -> float:
-        return float(torch.linalg.vector_norm(self.stored.to(torch.float32)))
-
-    def delta(self, weight: Tensor) -> Tensor:
-        return self.stored.to(weight, copy=True)
+    def build(self, given: Ingredients) -> Stored:
+        role = "w_norm" if "w_norm" in given.tensors else "b_norm"
+        return Stored(given.tensors[role].view(given.shape))
 
 
-def build(given: Ingredients) -> Difference:
-    role = next(role for role in ("w_norm", "b_norm") if role in given.tensors)
-    return Difference(given.tensors[role].view(given.shape))
+ALGEBRA = Norm()

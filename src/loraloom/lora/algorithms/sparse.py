@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
 from loraloom.errors import ModelFileError
-from loraloom.lora.algebra import Additive, Ingredients
+from loraloom.lora.algebra import Algebra, Ingredients, Shapes
+from loraloom.lora.changes import Stored
+from loraloom.lora.component import Shape
+from loraloom.lora.shape_check import said
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SparseBias(Additive):
-    """The change, made dense."""
+class SparseBias(Algebra):
+    """Indices (1, n) and values (n)."""
 
-    dense: Tensor
+    name = "sparse"
+    title = "sparse bias"
+    endings = {".bias_indices": "bias_indices", ".bias_values": "bias_values", ".bias_size": "bias_size"}
+    needs_on_bias = ("bias_indices bias_values bias_size",)
+    takes = "alpha"
+    summands = ("bias_values",)
+    in_comfyui = False
 
-    def delta(self, weight: Tensor) -> Tensor:
-        return self.dense.to(weight, copy=True)
+    def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
+        indices, values = shapes["bias_indices"], shapes["bias_values"]
+        if len(indices) != 2 or len(values) != 1 or indices[1] != values[0]:
+            return f"{said(values)} values for indices {said(indices)}"
+        if indices[0] > 2:
+            return f"indices of {indices[0]} dimensions into a bias of {said(weight)}"
+        return None
+
+    def build(self, given: Ingredients) -> Stored:
+        """ModelFileError where an index lies outside the bias: only the values can tell."""
+        import torch
+
+        indices = given.tensors["bias_indices"].to(torch.int64)[0]
+        if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= given.shape[0]):
+            raise ModelFileError(f"a sparse bias names entry {int(indices.max())} of {given.shape[0]}")
+        dense = torch.zeros(given.shape)
+        dense.index_add_(0, indices, given.exact("bias_values"))
+        return Stored(dense)
 
 
-def build(given: Ingredients) -> SparseBias:
-    """ModelFileError where an index lies outside the bias: only the values can tell."""
-    indices = given.tensors["bias_indices"].to(torch.int64)[0]
-    if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= given.shape[0]):
-        raise ModelFileError(f"a sparse bias names entry {int(indices.max())} of {given.shape[0]}")
-    dense = torch.zeros(given.shape)
-    dense.index_add_(0, indices, given.exact("bias_values"))
-    return SparseBias(dense)
+ALGEBRA = SparseBias()

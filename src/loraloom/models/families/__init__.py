@@ -1,1 +1,1 @@
-"""One folder per model family: family.py, which ends in FAMILY, and network.py."""
+"""One file per model family, each ending in FAMILY."""

@@ -1,1 +1,0 @@
-"""Storage formats of weights, one a file: each file ends in FORMAT (`weights.formats.Format`)."""
