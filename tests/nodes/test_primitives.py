@@ -104,11 +104,29 @@ def test_values_of_expressions(expression: str, value: object) -> None:
         "1" * 3000,
         "-" * 200 + "1",
         "(" * 500 + "1" + ")" * 500,
+        "round(1, -999999999)",
+        "~a",
+        "a << 3",
+        "a in values",
+        "values + 1",
+        "values == values",
+        "sum",
+        "values[0:1]",
+        "min(*values)",
+        "{a: 1}",
+        "f'{a}'",
+        "1j",
+        "a[0]",
+        "values[0.5]",
+        "-(9 ** 4000 * 9 ** 4000 * 9 ** 4000)",
+        "huge",
+        "a; a",
+        "a = 1",
     ],
 )
 def test_what_is_no_arithmetic_is_refused(expression: str) -> None:
     with pytest.raises(InputError):
-        evaluate(expression, {"a": 8, "values": [8]})
+        evaluate(expression, {"a": 8, "values": [8], "huge": 1 << 30_000})
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

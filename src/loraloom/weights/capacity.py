@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+import psutil
 import torch
 
 _CGROUPS = (
@@ -23,7 +23,7 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(_system_memory(), _cgroup_memory())
+    return min(psutil.virtual_memory().available, _cgroup_memory())
 
 
 def _text(path: str) -> str:
@@ -39,16 +39,6 @@ def _field(text: str, name: str) -> int | None:
         if len(words) > 1 and words[0] == name and words[1].isdigit():
             return int(words[1])
     return None
-
-
-def _system_memory() -> int:
-    available = _field(_text("/proc/meminfo"), "MemAvailable")
-    if available is not None:
-        return available * 1024
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 1 << 62
 
 
 def _cgroup_memory() -> int:

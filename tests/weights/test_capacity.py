@@ -1,0 +1,46 @@
+"""What memory is said to be free, and which errors say that there was none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from loraloom.weights import capacity
+from loraloom.weights.capacity import available_memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A system with 1000 bytes available, and a folder for what its control group says."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    files = tuple(str(tmp_path / name) for name in ("limit", "usage", "statistics"))
+    monkeypatch.setattr(capacity, "_CGROUPS", (files,))
+    return tmp_path
+
+
+def control_group(folder: Path, limit: str, usage: str, statistics: str = "") -> None:
+    for name, text in (("limit", limit), ("usage", usage), ("statistics", statistics)):
+        (folder / name).write_text(text)
+
+
+def test_without_a_limit_it_is_what_the_system_has(system: Path) -> None:
+    assert available_memory(CPU) == 1000
+    control_group(system, "max\n", "500\n")
+    assert available_memory(CPU) == 1000
+
+
+def test_a_containers_limit_counts_without_what_it_would_give_back(system: Path) -> None:
+    control_group(system, "800\n", "600\n", "anon 400\ninactive_file 100\nactive_file 50\n")
+    assert available_memory(CPU) == 800 - 600 + 150
+    control_group(system, "800\n", "900\n")
+    assert available_memory(CPU) == 0
+
+
+def test_the_real_system_has_some_memory() -> None:
+    assert 0 < available_memory(CPU) <= psutil.virtual_memory().total
