@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError, ModelFileError
-from loraloom.models.ncnn_file import read_ncnn
 from loraloom.models.tiles import in_tiles
 from loraloom.weights.tensor_file import TensorFile
 
@@ -55,10 +54,9 @@ class Upscaler:
 
 
 def open_upscaler(path: Path) -> Upscaler:
-    """An upscale model from a safetensors file, or from ncnn's .bin file with its .param file beside it.
-
-    Raises ModelFileError when it is none that is known."""
-    weights = _weights(path)
+    """An upscale model from a safetensors file. Raises ModelFileError when it is none that is known."""
+    file = TensorFile(path)
+    weights = {name: file.read(name) for name in file.header.tensors}
     with _without_torchvision():
         try:
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
@@ -77,14 +75,6 @@ def open_upscaler(path: Path) -> Upscaler:
             f"{path}: a {found.architecture.name} model, which does not upscale colour pictures"
         )
     return Upscaler(found, path.name)
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    param = path.with_suffix(".param")
-    if path.suffix == ".bin" and param.is_file():
-        return read_ncnn(param, path)
-    file = TensorFile(path)
-    return {name: file.read(name) for name in file.header.tensors}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ MODULE = "comfy_extras.nodes_upscale_model"
     "UpscaleModelLoader", category="loaders", display_name="Load Upscale Model", v3=True, python_module=MODULE
 )
 def load_upscale_model(model_name: Annotated[str, Files("upscale_models")], *, run: NodeRun) -> UpscaleModel:
-    """Open an upscale model such as Real-ESRGAN: a safetensors file, or ncnn's .bin beside its .param."""
+    """Open an upscale model such as Real-ESRGAN, a safetensors file."""
     return open_upscaler(services(run).folders.resolve("upscale_models", model_name))
 
 
