@@ -32,6 +32,7 @@ def measure(checkpoint: Path, dtype: str, size: int, steps: int) -> dict[str, fl
 
     from loraloom.models.checkpoint import open_checkpoint
     from loraloom.models.memory import Memory
+    from loraloom.sampling.inputs import Inputs
     from loraloom.sampling.types import Cond, SampleContext
 
     model, _, vae = open_checkpoint(checkpoint)
@@ -45,7 +46,7 @@ def measure(checkpoint: Path, dtype: str, size: int, steps: int) -> dict[str, fl
     width = blueprint.config.get("cross_attention_dim", blueprint.config.get("joint_attention_dim"))
     assert isinstance(width, int)
     inputs = network.inputs(Cond(torch.randn(1, 77, width)), SampleContext(x, x))
-    inputs = {name: value.expand(2, *value.shape[1:]) for name, value in inputs.items()}
+    inputs = Inputs.joined([inputs], 2)
     with torch.inference_mode():
         for _ in range(steps):
             network(x, torch.full((2,), float(network.parametrisation.timestep(torch.tensor(1.0)))), inputs)

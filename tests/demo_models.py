@@ -59,12 +59,12 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
 def demo_lora() -> dict[str, Tensor]:
     """Kohya names for every attention projection of the UNet, and for the text encoder's."""
-    from loraloom.models.families.sd15 import FAMILY
+    from loraloom.models.families.sd15.family import FAMILY
 
     shapes = unet_shapes()
     modules = [
         ("lora_unet_" + path.replace(".", "_"), shapes[target.weight])
-        for path, target in FAMILY.lora_aliases(shapes)
+        for path, target in FAMILY.lora_aliases(shapes).items()
         if ".attn" in path
     ]
     text = "lora_te_text_model_encoder_layers_{}_self_attn_{}_proj"

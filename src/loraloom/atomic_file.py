@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loraloom.errors import FileWriteError, PathTaken
+from loraloom.errors import DiskFull, FileWriteError, PathTaken
 
 SUFFIX = ".part"
 """The end of the names of files that are still being written."""
@@ -35,6 +35,7 @@ _ADVICE = {
     errno.EDQUOT: "free some space on that disk",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What file systems answer that cannot flush a folder, or some files.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
 
@@ -206,4 +207,5 @@ def _explained(path: Path) -> Generator[None]:
         raise PathTaken(f"{path} cannot be written: a folder of that name is there") from error
     except OSError as error:
         said = (error.strerror or str(error), _ADVICE.get(error.errno or 0))
-        raise FileWriteError(f"{path} cannot be written: {'; '.join(filter(None, said))}") from error
+        kind = DiskFull if error.errno in _FULL else FileWriteError
+        raise kind(f"{path} cannot be written: {'; '.join(filter(None, said))}") from error

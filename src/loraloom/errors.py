@@ -5,7 +5,8 @@ LoraloomError                 1  the run failed
 │   ├── WorkflowError         2  the workflow cannot be read or does not validate
 │   ├── ModelFileError        2  a model file is cut short, of another kind, or unsafe
 │   └── FileWriteError        2  a file cannot be written where it should be
-│       └── PathTaken         2  a file stands where a folder is needed, or the other way round
+│       ├── PathTaken         2  a file stands where a folder is needed, or the other way round
+│       └── DiskFull          2  there is no space left for a file
 ├── MissingModelsError        3  model files that the workflow names were not found
 ├── OutOfMemory               1  the run needs more memory than there is
 └── Cancelled               130  the user stopped the run
@@ -45,6 +46,10 @@ class FileWriteError(InputError):
 
 class PathTaken(FileWriteError):
     """A file stands where a folder is needed, or the other way round."""
+
+
+class DiskFull(FileWriteError):
+    """There is no space left where a file should be written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
+import resource
+import signal
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.jobs.tiny_runner import prompt
 
-from loraloom.jobs.dispatcher import Dispatcher, Limits, Notice
+from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Job, Request, Status
+from loraloom.jobs.live import LiveJob
+from loraloom.jobs.notices import Limits, Notice
+from loraloom.jobs.store import JobEvent
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread
 from loraloom.workflow.graph import JSON
@@ -251,7 +258,7 @@ def test_a_paused_queue_starts_nothing_until_it_goes_on(tmp_path: Path) -> None:
             await q.heard("worker")
             await asyncio.sleep(0.3)
             assert not any(n.kind == "started" for n in q.notices)
-            q.dispatcher.pause(False)
+            await q.dispatcher.pause(False)
             assert (await q.done(job)).status is Status.COMPLETED
 
     play(test())
@@ -284,5 +291,162 @@ def test_a_worker_that_cannot_start_leaves_jobs_waiting(tmp_path: Path) -> None:
                     await asyncio.sleep(0.05)
             assert "could not start" in str(q.dispatcher.worker_info["error"])
             assert (await q.dispatcher.call(lambda s: s.get(job.id))).status is Status.PENDING
+
+    play(test())
+
+
+def test_a_worker_that_cannot_be_started_for_want_of_descriptors_is_tried_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            await q.done(await q.submit(prompt()))
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            os.kill(int(str(q.dispatcher.worker_info["pid"])), signal.SIGKILL)
+            await asyncio.sleep(0.3)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (8, hard))
+            try:
+                job = await q.submit(prompt())
+                async with asyncio.timeout(20):
+                    while "error" not in q.dispatcher.worker_info:
+                        await asyncio.sleep(0.05)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert "could not start" in str(q.dispatcher.worker_info["error"])
+            assert (await q.done(job)).status is Status.COMPLETED
+            assert "error" not in q.dispatcher.worker_info
+
+    play(test())
+
+
+def test_a_listener_that_fails_does_not_stop_the_queue(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+
+            def bad(notice: Notice) -> None:
+                raise ValueError("not my day")
+
+            q.dispatcher.listen(bad)
+            for _ in range(2):
+                assert (await q.done(await q.submit(prompt()))).status is Status.COMPLETED
+
+    play(test())
+
+
+def test_a_fault_of_the_servers_own_costs_the_job_and_not_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            bad = await q.submit(prompt("Wait", seconds=0.1))
+            see = LiveJob.see
+
+            def unlucky(live: LiveJob, message: Mapping[str, Any]) -> JobEvent | None:
+                if live.job.id == bad.id and message["kind"] == "progress":
+                    raise ZeroDivisionError("a fault")
+                return see(live, message)
+
+            monkeypatch.setattr(LiveJob, "see", unlucky)
+            good = await q.submit(prompt())
+            assert (await q.done(good)).status is Status.COMPLETED
+            job = await q.dispatcher.call(lambda s: s.get(bad.id))
+            assert job.status is Status.QUARANTINED
+            assert job.error is not None and "a fault" in str(job.error["message"])
+
+    play(test())
+
+
+def test_a_result_waits_for_a_locked_file_and_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loraloom.jobs.database.BUSY_MILLISECONDS", 200)
+    monkeypatch.setattr("loraloom.jobs.dispatcher._DISK_RETRY_SECONDS", 0.2)
+
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            job = await q.submit(prompt("Wait", seconds=0.3))
+            await q.heard("progress")
+            other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            async with asyncio.timeout(20):
+                while "cannot be used" not in str(q.dispatcher.worker_info.get("error")):
+                    await asyncio.sleep(0.05)
+            known = await q.dispatcher.read(lambda s: s.get(job.id))
+            assert known.status is Status.RUNNING
+            other.execute("ROLLBACK")
+            other.close()
+            assert (await q.done(job)).claims == 1
+            assert len([*(tmp_path / "output").iterdir()]) == 1
+
+    play(test())
+
+
+def test_a_pause_outlasts_the_server(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            await q.dispatcher.pause(True)
+        async with queue(tmp_path) as q:
+            assert q.dispatcher.paused
+            await q.dispatcher.pause(False)
+        async with queue(tmp_path) as q:
+            assert not q.dispatcher.paused
+
+    play(test())
+
+
+def test_the_end_of_a_job_is_not_to_be_seen_before_it_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loraloom.jobs.database.BUSY_MILLISECONDS", 200)
+    monkeypatch.setattr("loraloom.jobs.dispatcher._DISK_RETRY_SECONDS", 0.2)
+
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            job = await q.submit(prompt("Wait", seconds=0.3))
+            await q.heard("progress")
+            other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            async with asyncio.timeout(20):
+                while "cannot be used" not in str(q.dispatcher.worker_info.get("error")):
+                    await asyncio.sleep(0.05)
+            assert q.dispatcher.live is not None
+            assert "completed" not in [e.kind for e in q.dispatcher.live.events]
+            other.close()
+            await q.done(job)
+
+    play(test())
+
+
+def test_the_time_limit_of_jobs_is_not_that_of_the_workers_start(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, Limits(stall=0.5), factory="slow") as q:
+            assert (await q.done(await q.submit(prompt()))).status is Status.COMPLETED
+        async with queue(tmp_path, Limits(start=0.2), factory="slow") as q:
+            async with asyncio.timeout(20):
+                while "error" not in q.dispatcher.worker_info:
+                    await asyncio.sleep(0.05)
+            said = str(q.dispatcher.worker_info["error"])
+            assert "within 0.2 s" in said and "memory" not in said
+
+    play(test())
+
+
+def test_the_worker_does_not_see_the_servers_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORALOOM_TOKEN", "secret-token")
+
+    async def test() -> None:
+        async with queue(tmp_path) as q:
+            await q.heard("worker")
+            assert "LORALOOM_TOKEN" not in str(q.dispatcher.worker_info["environment"])
+            assert "PATH" in str(q.dispatcher.worker_info["environment"])
+
+    play(test())
+
+
+def test_cancelling_all_waits_for_few_commits(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, paused=True) as q:
+            jobs = [await q.submit(prompt()) for _ in range(20)]
+            assert set(await q.dispatcher.cancel_waiting()) == {job.id for job in jobs}
+            assert len([n for n in q.notices if n.kind == "cancelled"]) == 20
+            assert await q.dispatcher.cancel_waiting([jobs[0].id, "nobody"]) == []
 
     play(test())

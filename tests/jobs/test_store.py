@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from loraloom.errors import InputError
 from loraloom.jobs.job import Job, Request, Status, WrongStatus
 from loraloom.jobs.lock import FolderInUse, FolderLock
 from loraloom.jobs.schema import MIGRATIONS
 from loraloom.jobs.store import JobExists, QueueFull, Store, UnknownJob
 from loraloom.jobs.writer import StoreThread
+from loraloom.workflow.graph import JSON
 
 REQUEST = Request({"1": {"class_type": "X", "inputs": {}}}, {"a": [1, "ü"]}, ("1",), "client")
 
@@ -131,18 +131,6 @@ def test_webhooks_wait_in_the_store(store: Store) -> None:
     assert store.due_deliveries(time.time() + 61) == []
 
 
-def test_damaged_and_newer_files_are_refused_with_a_reason(tmp_path: Path) -> None:
-    (tmp_path / "bad.db").write_bytes(b"no database at all" * 100)
-    with pytest.raises(InputError, match="cannot be opened .*move it away"):
-        Store(tmp_path / "bad.db")
-    Store(tmp_path / "new.db").close()
-    database = sqlite3.connect(tmp_path / "new.db")
-    database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    database.close()
-    with pytest.raises(InputError, match="newer version"):
-        Store(tmp_path / "new.db")
-
-
 def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "old.db")
     database.executescript(f"{MIGRATIONS[0]} PRAGMA user_version = 1;")
@@ -203,3 +191,102 @@ def test_a_second_server_on_the_folder_is_told_who_has_it(tmp_path: Path) -> Non
     lock = FolderLock(tmp_path)
     lock.acquire(2.0)
     lock.release()
+
+
+def test_a_row_that_cannot_be_read_is_put_aside_and_the_others_run(store: Store, tmp_path: Path) -> None:
+    bad, odd, good = (store.submit(REQUEST) for _ in range(3))
+    running = store.submit(REQUEST, priority=1)
+    store.claim()
+    database = sqlite3.connect(tmp_path / "queue.db")
+    for job, column, value in ((bad, "request", "{"), (odd, "number", "x"), (running, "request", "[]")):
+        database.execute(f"UPDATE jobs SET {column} = ? WHERE id = ?", (value, job.id))
+    database.execute("UPDATE jobs SET number = -1 WHERE id = ?", (odd.id,))
+    database.commit()
+    database.close()
+    assert {j.id for j in store.waiting()} == {bad.id, odd.id, good.id}
+    assert [j.status for j in store.recover()] == [Status.QUARANTINED]
+    claimed = [job.id for _ in range(3) if (job := store.claim()) is not None]
+    assert claimed == [odd.id, good.id]
+    aside = store.get(bad.id)
+    assert (aside.status, (aside.error or {})["type"]) == (Status.QUARANTINED, "unreadable")
+
+
+def test_a_clock_that_is_set_back_forgets_nothing_new(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    ids: list[str] = []
+    for count in range(8):
+        monkeypatch.setattr(time, "time", lambda n=count: now - 1000 * n)
+        job = store.submit(REQUEST)
+        ids.append(job.id)
+        store.claim()
+        finish(store, job)
+        store.prune()
+    assert [j.id for j in store.history()] == ids[-5:]
+    assert [j.id for j in store.jobs((Status.COMPLETED,), 2)] == ids[:-3:-1]
+
+
+def test_a_webhook_is_called_though_the_clock_was_set_back(store: Store) -> None:
+    job = store.submit(Request({}, webhook="http://127.0.0.1/x"))
+    store.claim()
+    finish(store, job)
+    assert len(store.due_deliveries(time.time() - 1_000_000)) == 1
+
+
+def test_a_file_that_somebody_else_locks_fails_calls_and_not_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loraloom.jobs.database.BUSY_MILLISECONDS", 200)
+    threads = StoreThread(tmp_path / "queue.db", max_pending=10, max_finished=10)
+    job = threads.call(lambda s: s.submit(REQUEST)).result(5)
+    other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    futures = [threads.call(lambda s: s.submit(REQUEST)) for _ in range(3)]
+    for future in futures:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            future.result(5)
+    assert threads.read(lambda s: s.get(job.id)).result(5) == job
+    other.execute("ROLLBACK")
+    other.close()
+    threads.call(lambda s: s.submit(REQUEST)).result(5)
+    assert threads.read(lambda s: len(s.waiting())).result(5) == 2
+    threads.close()
+
+
+def test_a_commit_that_fails_takes_no_call_along(tmp_path: Path) -> None:
+    threads = StoreThread(tmp_path / "queue.db", max_pending=10, max_finished=10)
+
+    def undo(store: Store) -> None:
+        store._db.execute("ROLLBACK")  # pyright: ignore[reportPrivateUsage] - as SQLite does when the disk is full
+        raise sqlite3.OperationalError("database or disk is full")
+
+    gate = threading.Event()
+    threads.call(lambda _: gate.wait())
+    first = threads.call(lambda s: s.submit(REQUEST))
+    second = threads.call(undo)
+    third = threads.call(lambda s: s.submit(REQUEST))
+    gate.set()
+    for future in (first, second, third):
+        with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+            future.result(5)
+    assert threads.call(lambda s: s.submit(REQUEST)).result(5).number >= 0
+    assert threads.read(lambda s: s.count(Status.PENDING)).result(5) == 1
+    threads.close()
+
+
+def test_thousands_are_cancelled_with_few_commits(store: Store) -> None:
+    jobs = [store.submit(REQUEST) for _ in range(12)]
+    hooked = store.submit(Request({}, webhook="http://127.0.0.1/x"))
+    assert len(store.cancel_waiting(None, 5)) == 5
+    assert [j.id for j in store.cancel_waiting([jobs[0].id, jobs[11].id, "nobody"], 10)] == [jobs[11].id]
+    assert len(store.cancel_waiting(None, 100)) == 7
+    assert store.cancel_waiting(None, 100) == []
+    assert store.get(hooked.id).status is Status.CANCELLED
+    assert len(store.due_deliveries(time.time())) == 1
+
+
+def test_what_no_json_can_hold_does_not_keep_a_result_from_being_kept(store: Store) -> None:
+    job = store.submit(REQUEST)
+    store.claim()
+    given: dict[str, JSON] = {"outputs": {"9": {"loss": [float("nan"), 1e999], "text": ["\ud800x"]}}}
+    store.change(job.id, lambda j: j.succeed(1.0, given))
+    assert store.get(job.id).result == {"outputs": {"9": {"loss": [None, None], "text": ["\ufffdx"]}}}

@@ -107,7 +107,10 @@ class TinyRunner:
         )  # fmt: skip
 
     def describe(self) -> dict[str, JSON]:
-        return {"devices": [], "pid": os.getpid()}
+        return {"devices": [], "pid": os.getpid(), "environment": [*os.environ]}
+
+    def declared(self) -> JSON:
+        return None
 
     def check(self, request: Request) -> list[JSON]:
         return [problem(p) for p in own_checks(parse_api(dict(request.prompt)), NODES, request.prompt)]
@@ -120,6 +123,11 @@ class TinyRunner:
 
 
 def make(settings: Mapping[str, JSON]) -> TinyRunner:
+    return TinyRunner(settings)
+
+
+def slow(settings: Mapping[str, JSON]) -> TinyRunner:
+    time.sleep(1.5)
     return TinyRunner(settings)
 
 

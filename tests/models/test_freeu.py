@@ -14,6 +14,7 @@ from loraloom.models.freeu import FreeU, damp_low_frequencies
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.memory import Memory
 from loraloom.nodes import model_sampling
+from loraloom.sampling.inputs import Inputs, Tokens
 from tests import tiny_models
 
 
@@ -38,7 +39,7 @@ def output(model: DiffusionModel, memory: Memory) -> torch.Tensor:
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     context = torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        return network(x, torch.tensor([500.0]), {"context": context})
+        return network(x, torch.tensor([500.0]), Inputs({"context": Tokens(context)}))
 
 
 @pytest.mark.parametrize("node", [model_sampling.free_u, model_sampling.free_u_adaptive])

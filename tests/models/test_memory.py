@@ -13,6 +13,7 @@ from loraloom.models import memory as memory_module
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.memory import Memory
+from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Network, SampleContext
 from tests import tiny_models as tiny
 from tests.models.plain_loras import plain_lora
@@ -30,8 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @torch.inference_mode()
 def run(network: Network, x: Tensor = X, cond: Cond | None = None) -> Tensor:
     inputs = network.inputs(cond or Cond(CONTEXT), SampleContext(x, x))
-    inputs = {name: value.expand(len(x), *value.shape[1:]) for name, value in inputs.items()}
-    return network(x, torch.full((len(x),), 500.0), inputs)
+    return network(x, torch.full((len(x),), 500.0), Inputs.joined([inputs], len(x)))
 
 
 def model_of(path: Path) -> DiffusionModel:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
-from loraloom.models.flux_network import patches, positions, unpatched
+from loraloom.models.families.flux.network import positions
+from loraloom.models.latent_maps import fit, patches, unpatched
 from loraloom.models.memory import Memory
-from loraloom.models.unet_network import BLANK_LATENT, embed_number, fit
+from loraloom.models.unet_network import BLANK_LATENT, embed_number
+from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.parametrisation import Continuous, Discrete, Flow, FluxFlow, Prediction, Table
 from loraloom.sampling.types import Cond, Network, SampleContext, SkipsLayers
 from tests import tiny_models as tiny
@@ -37,19 +39,19 @@ def test_sdxl_is_told_the_sizes(tmp_path: Path) -> None:
     network = network_of(tiny.write_sdxl(tmp_path / "m.safetensors"))
     pooled = torch.randn(1, 128)
     plain = network.inputs(Cond(torch.randn(1, 7, 192), pooled), SampleContext(X, X))
-    assert torch.equal(plain["y"][:, :128], pooled)
-    assert told(plain["y"], 128) == [64, 128, 0, 0, 64, 128]
+    assert torch.equal(plain.vectors["label"][:, :128], pooled)
+    assert told(plain.vectors["label"], 128) == [64, 128, 0, 0, 64, 128]
     options = {"height": 1000, "width": 800, "crop_h": 3, "crop_w": 5, "target_height": 512}
     sized = network.inputs(Cond(torch.randn(1, 7, 192), pooled, options), SampleContext(X, X))
-    assert told(sized["y"], 128) == [1000, 800, 3, 5, 512, 800]
+    assert told(sized.vectors["label"], 128) == [1000, 800, 3, 5, 512, 800]
 
 
 @pytest.mark.parametrize(("role", "score"), [("positive", 6), ("negative", 2.5)])
 def test_the_refiner_is_told_a_score(tmp_path: Path, role: str, score: float) -> None:
     network = network_of(tiny.write_refiner(tmp_path / "m.safetensors"))
     inputs = network.inputs(Cond(torch.randn(1, 7, 128), torch.zeros(1, 128)), SampleContext(X, X, role=role))
-    assert told(inputs["y"], 128)[:4] == [64, 128, 0, 0]
-    torch.testing.assert_close(inputs["y"][0, -256:], embed_number(score, 256))
+    assert told(inputs.vectors["label"], 128)[:4] == [64, 128, 0, 0]
+    torch.testing.assert_close(inputs.vectors["label"][0, -256:], embed_number(score, 256))
 
 
 def inpainting(tmp_path: Path) -> Network:
@@ -62,23 +64,27 @@ def test_inpainting_sees_mask_and_picture(tmp_path: Path) -> None:
     picture, mask = torch.randn(1, 4, 8, 16), torch.zeros(1, 1, 64, 128)
     mask[..., 64:] = 1
     cond = Cond(torch.randn(1, 7, 64), options={"concat_latent_image": picture, "concat_mask": mask})
-    concat = network.inputs(cond, SampleContext(X, X))["concat"]
+    concat = network.inputs(cond, SampleContext(X, X)).maps["inpainting"]
     assert concat.shape == (1, 5, 8, 16)
     assert torch.equal(concat[:, :1], (torch.arange(16) >= 8).float().expand(1, 1, 8, 16))
     torch.testing.assert_close(concat[:, 1:], picture * 0.18215)
-    output = network(X, torch.tensor([10.0]), {"context": cond.context, "concat": concat})
+    output = network(
+        X, torch.tensor([10.0]), Inputs({"context": Tokens(cond.context)}, maps={"inpainting": concat})
+    )
     assert output.shape == X.shape
 
 
 def test_inpainting_without_a_mask_paints_everything(tmp_path: Path) -> None:
-    concat = inpainting(tmp_path).inputs(Cond(torch.randn(1, 7, 64)), SampleContext(X, X))["concat"]
+    concat = inpainting(tmp_path).inputs(Cond(torch.randn(1, 7, 64)), SampleContext(X, X)).maps["inpainting"]
     assert concat[:, 0].eq(1).all()
     assert concat[0, 1:, 0, 0].tolist() == pytest.approx(BLANK_LATENT)
 
 
 def test_inpainting_takes_the_runs_own_mask(tmp_path: Path) -> None:
     mask = torch.rand(1, 1, 8, 16).round()
-    concat = inpainting(tmp_path).inputs(Cond(torch.randn(1, 7, 64)), SampleContext(X, X, mask))["concat"]
+    concat = (
+        inpainting(tmp_path).inputs(Cond(torch.randn(1, 7, 64)), SampleContext(X, X, mask)).maps["inpainting"]
+    )
     assert torch.equal(concat, torch.cat([mask, X], dim=1))
 
 
@@ -96,11 +102,11 @@ def test_sizes_come_as_cosines_then_sines() -> None:
 FLUX_X = torch.randn(2, 16, 6, 8, generator=torch.Generator().manual_seed(3))
 
 
-def flux_inputs(network: Network, options: dict[str, object] | None = None) -> dict[str, Tensor]:
+def flux_inputs(network: Network, options: dict[str, object] | None = None) -> Inputs:
     generator = torch.Generator().manual_seed(4)
     context, pooled = (torch.randn(shape, generator=generator) for shape in ((1, 5, 64), (1, 64)))
     inputs = network.inputs(Cond(context, pooled, options or {}), SampleContext(FLUX_X, FLUX_X))
-    return {name: value.expand(2, *value.shape[1:]) for name, value in inputs.items()}
+    return inputs.mapped(lambda value: value.expand(2, *value.shape[1:]))
 
 
 @pytest.mark.parametrize("guidance", [True, False])
@@ -114,8 +120,8 @@ def test_flux_computes_what_diffusers_does(tmp_path: Path, guidance: bool) -> No
     tokens, rows, columns = patches(FLUX_X)
     (expected,) = memory.resident_module(open_diffusion_model(path))(
         hidden_states=tokens,
-        encoder_hidden_states=inputs["context"],
-        pooled_projections=inputs["y"],
+        encoder_hidden_states=inputs.tokens["context"].values,
+        pooled_projections=inputs.vectors["pooled"],
         timestep=times,
         img_ids=positions(0, rows, columns, FLUX_X.device),
         txt_ids=torch.zeros(5, 3),
@@ -123,7 +129,7 @@ def test_flux_computes_what_diffusers_does(tmp_path: Path, guidance: bool) -> No
         return_dict=False,
     )
     torch.testing.assert_close(found, unpatched(expected, rows, columns))
-    assert ("guidance" in inputs) is guidance
+    assert ("guidance" in inputs.vectors) is guidance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn], ids=str)
@@ -138,15 +144,17 @@ def test_flux_computes_what_its_description_says(tmp_path: Path, dtype: torch.dt
     def weights(name: str) -> Tensor:
         return model.weights.read(name, torch.float32)
 
-    expected = flux(weights, (2, 2), FLUX_X, times, guidance, inputs["y"], inputs["context"])
+    expected = flux(
+        weights, (2, 2), FLUX_X, times, guidance, inputs.vectors["pooled"], inputs.tokens["context"].values
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_flux_guidance_and_pooled_have_defaults(tmp_path: Path) -> None:
     network = network_of(tiny.write_flux(tmp_path / "flux.safetensors"))
     inputs = network.inputs(Cond(torch.zeros(1, 5, 64)), SampleContext(FLUX_X, FLUX_X))
-    assert inputs["guidance"].tolist() == [3.5]
-    assert torch.equal(inputs["y"], torch.zeros(1, 64))
+    assert inputs.vectors["guidance"].tolist() == [3.5]
+    assert torch.equal(inputs.vectors["pooled"], torch.zeros(1, 64))
 
 
 def test_odd_sizes_are_patched_and_cut_back() -> None:
@@ -171,9 +179,11 @@ def test_fill_models_see_picture_and_mask(tmp_path: Path) -> None:
     mask = torch.zeros(1, 48, 64)
     mask[:, 8:16, :8] = 1
     inputs = flux_inputs(network, {"concat_latent_image": FLUX_X[:1], "concat_mask": mask})
-    assert inputs["concat"].shape == (2, 80, 6, 8)
-    assert torch.equal(inputs["concat"][:, :16], network.process_latent_in(FLUX_X[:1].expand(2, -1, -1, -1)))
-    assert inputs["concat"][0, 16:].sum(dim=0).nonzero().tolist() == [[1, 0]]
+    assert inputs.maps["picture"].shape == (2, 80, 6, 8)
+    assert torch.equal(
+        inputs.maps["picture"][:, :16], network.process_latent_in(FLUX_X[:1].expand(2, -1, -1, -1))
+    )
+    assert inputs.maps["picture"][0, 16:].sum(dim=0).nonzero().tolist() == [[1, 0]]
     assert network(FLUX_X, torch.tensor([0.5, 0.5]), inputs).shape == FLUX_X.shape
 
 

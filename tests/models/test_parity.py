@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint
 from loraloom.models.memory import Memory
+from loraloom.sampling.inputs import Inputs, Tokens
 
 FIGURES = Path(__file__).parents[1] / "data" / "parity" / "networks_sd15.npz"
 CHECKPOINT = "checkpoints/v1-5-pruned-emaonly-fp16.safetensors"
@@ -47,7 +48,11 @@ def test_the_network_at_three_times() -> None:
     model, _, _ = open_checkpoint(model_file(CHECKPOINT))
     network = Memory("cpu", "fp32").network(model)
     for time in (1, 500, 999):
-        found = network(figure("unet|x"), torch.full((2,), float(time)), {"context": figure("unet|context")})
+        found = network(
+            figure("unet|x"),
+            torch.full((2,), float(time)),
+            Inputs({"context": Tokens(figure("unet|context"))}),
+        )
         assert distance(found, f"unet|out|{time}") < 1e-5
 
 

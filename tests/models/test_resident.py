@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.errors import ModelFileError
-from loraloom.models.flux_layout import flux_blueprint
+from loraloom.models.families.flux.family import FAMILY as FLUX
+from loraloom.models.families.sd15.family import FAMILY as SD15
 from loraloom.models.resident import Resident, Storage
-from loraloom.models.unet_layout import eight_heads, unet_blueprint
+from loraloom.weights.layers import PackedLayer, PackedLinear
 from loraloom.weights.patch import PatchUse, Stack
-from loraloom.weights.quantized import QuantizedLinear
 from loraloom.weights.source import WeightSource
 from loraloom.weights.tensor_file import TensorFile
 from tests import tiny_models as tiny
@@ -38,21 +38,26 @@ def flux(path: Path, dtype: torch.dtype) -> WeightSource:
 
 
 def resident_unet(source: WeightSource, dtype: torch.dtype = torch.float32) -> Resident:
-    return Resident(unet_blueprint(source.shapes, eight_heads), source, dtype=dtype, device=CPU)
+    return Resident(SD15.blueprint(source.shapes), source, dtype=dtype, device=CPU)
 
 
 def resident_flux(
     source: WeightSource, dtype: torch.dtype = torch.float32, storage: Storage = "quantized"
 ) -> Resident:
-    return Resident(flux_blueprint(source.shapes), source, dtype=dtype, device=CPU, storage=storage)
+    return Resident(FLUX.blueprint(source.shapes), source, dtype=dtype, device=CPU, storage=storage)
 
 
 def digest(resident: Resident) -> str:
     """A hash of every bit of the module."""
     found = hashlib.sha256()
-    for name, tensor in sorted(resident.module.state_dict().items()):
+    tensors = resident.module.state_dict()
+    for name, layer in resident.module.named_modules():
+        if isinstance(layer, PackedLayer):
+            assert layer.packed is not None and layer.low_rank is None
+            tensors |= {f"{name}.{role}": part for role, part in layer.packed.parts.items()}
+    for name, tensor in sorted(tensors.items()):
         found.update(name.encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
@@ -177,8 +182,10 @@ def test_compressed_weights_stay_so_and_give_the_merged_result(tmp_path: Path) -
         path = f"transformer_blocks.0.attn.{name}"
         one, other = beside.module.get_submodule(path), merged.module.get_submodule(path)
         torch.testing.assert_close(one(x), other(x), rtol=1e-5, atol=1e-5)
-        assert one.weight.dtype == torch.float8_e4m3fn
-        assert other.weight.dtype == torch.float32
+        assert isinstance(one, PackedLinear) and isinstance(other, PackedLinear)
+        assert one.packed is not None and one.packed.parts["weight"].dtype == torch.float8_e4m3fn
+        assert one.low_rank is not None
+        assert other.packed is None and other.weight.dtype == torch.float32
     for resident in (beside, merged):
         resident.apply(())
         assert digest(resident) == before
@@ -229,9 +236,9 @@ def test_storage_can_be_chosen(tmp_path: Path, storage: Storage) -> None:
     resident = resident_flux(source, storage=storage)
     layer = resident.module.get_submodule("transformer_blocks.0.attn.to_q")
     narrow = torch.bfloat16 if storage == "stored" else storage
-    assert isinstance(layer, QuantizedLinear | torch.nn.Linear)
+    assert isinstance(layer, PackedLinear) and layer.packed is not None
     assert torch.equal(layer.weight.float(), source.read(QKV, torch.float32)[:128].to(narrow).float())
-    assert layer.weight.dtype == narrow
+    assert layer.packed.parts["weight"].dtype == narrow
     assert layer.bias is not None and layer.bias.dtype == torch.float32
 
 

@@ -10,8 +10,8 @@ import torch
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import ModelFolders
-from loraloom.models.families.flux import FAMILY as FLUX
-from loraloom.models.families.sd15 import FAMILY as SD15
+from loraloom.models.families.flux.family import FAMILY as FLUX
+from loraloom.models.families.sd15.family import FAMILY as SD15
 from loraloom.models.memory import Memory
 from loraloom.nodes.loaders import load_vae
 from loraloom.runtime.previews import LatentPreview, Previews
@@ -26,7 +26,7 @@ STEP = Step(0, torch.zeros(1, 4, 8, 6), DENOISED, torch.tensor(1.0))
 def shown(models: Path, previews: Previews | None = None) -> tuple[LatentPreview, list[str]]:
     warnings: list[str] = []
     show = (previews or Previews()).of(
-        SD15.latent, ModelFolders([models]), Memory("cpu", "fp32"), warnings.append
+        SD15.latents, ModelFolders([models]), Memory("cpu", "fp32"), warnings.append
     )
     preview = show(STEP)
     assert preview is not None
@@ -74,7 +74,7 @@ def test_each_family_has_its_own_decoder(tmp_path: Path) -> None:
     written(tmp_path / "vae_approx", "taef1", "decoder", halves(16, width=8)[1])
     assert shown(tmp_path)[0].decoder is None
     step = Step(0, torch.zeros(1, 16, 8, 8), torch.zeros(1, 16, 8, 8), torch.tensor(1.0))
-    show = Previews().of(FLUX.latent, ModelFolders([tmp_path]), Memory("cpu", "fp32"), pytest.fail)
+    show = Previews().of(FLUX.latents, ModelFolders([tmp_path]), Memory("cpu", "fp32"), pytest.fail)
     preview = show(step)
     assert preview is not None and preview.decoder is not None and preview.picture().size == (64, 64)
 

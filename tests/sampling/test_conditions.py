@@ -154,7 +154,7 @@ def test_the_other_side_is_compared_on_the_same_area() -> None:
     negative = sides["negative"]
     assert [found.area for found in negative] == [None, area]
     assert negative[1].strength == 2.0
-    assert torch.equal(negative[1].inputs["context"], NEGATIVE[0].context)
+    assert torch.equal(negative[1].inputs.tokens["context"].values, NEGATIVE[0].context)
     assert len(sides["positive"]) == 2
 
 
@@ -174,7 +174,7 @@ def test_the_smallest_surrounding_area_is_the_opposite() -> None:
     )
     added = [found for found in sides["negative"] if found.area == inner]
     assert len(added) == 1
-    assert float(added[0].inputs["context"].mean()) == pytest.approx(0.2)
+    assert float(added[0].inputs.tokens["context"].values.mean()) == pytest.approx(0.2)
 
 
 def test_both_sides_run_in_one_batch() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.parametrisation import Discrete, Flow, FluxFlow
-from loraloom.sampling.types import Cond, Conditioning, NetworkInputs, Parametrisation, SampleContext
+from loraloom.sampling.types import Cond, Conditioning, Parametrisation, SampleContext
 
 PARITY = Path(__file__).parent.parent / "data" / "parity"
 
@@ -43,20 +44,20 @@ class Toy:
     dtype_name: str = "float32"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def inputs(self, cond: Cond, context: SampleContext) -> NetworkInputs:
+    def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
         self.contexts.append(context)
         concat = cond.options.get("concat")
-        inputs = {"context": cond.context}
-        return inputs | ({"concat": concat} if isinstance(concat, Tensor) else {})
+        maps = {"concat": concat} if isinstance(concat, Tensor) else {}
+        return Inputs({"context": Tokens(cond.context, "repeat")}, maps=maps)
 
-    def __call__(self, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
-        context = inputs["context"]
+    def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
+        context = inputs.tokens["context"].values
         assert x.shape[0] == timestep.shape[0] == context.shape[0]
         self.calls.append((x.shape[0], context.shape[1]))
         out = 0.7 * x + 0.2 * torch.sin(3 * x + timestep[:, None, None, None] / 500)
         out = out + 0.1 * context.mean(dim=(1, 2))[:, None, None, None]
-        if "concat" in inputs:
-            out = out + inputs["concat"]
+        if "concat" in inputs.maps:
+            out = out + inputs.maps["concat"]
         return out if self.hook is None else self.hook(x, out)
 
     def process_latent_in(self, latent: Tensor) -> Tensor:

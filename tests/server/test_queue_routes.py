@@ -12,6 +12,9 @@ from tests.jobs.tiny_runner import prompt
 from tests.server.running import RunningServer
 from websockets.sync.client import connect
 
+from loraloom.jobs.store import Store
+from loraloom.server import wire
+
 
 def messages_until_end(socket: Any, job_id: str) -> tuple[list[dict[str, Any]], list[bytes]]:
     """What a client is told, up to the message that ends the job."""
@@ -262,6 +265,67 @@ def test_a_client_that_comes_back_is_told_where_its_job_is(server: RunningServer
         assert "progress_state" in kinds
         texts, _ = messages_until_end(socket, job_id)
         assert any(t["type"] == "execution_success" for t in texts)
+
+
+def test_a_client_that_was_away_is_told_what_ended_meanwhile(server: RunningServer) -> None:
+    with connect(f"{server.ws}?clientId=away"):
+        pass
+    good = server.submit(prompt(value=61), client_id="away")
+    bad = server.submit(prompt("Fail", value=62), client_id="away")
+    server.history(good)
+    server.history(bad)
+    with connect(f"{server.ws}?clientId=away") as socket:
+        first, _ = messages_until_end(socket, good)
+        second, _ = messages_until_end(socket, bad)
+    kinds = [t["type"] for t in first]
+    assert kinds[:3] == ["status", "execution_start", "execution_cached"]
+    assert kinds[3:] == ["executed", "execution_success", "executing"]
+    assert first[3]["data"]["output"] == server.history(good)["outputs"]["9"]
+    assert [t["type"] for t in second][-2:] == ["execution_error", "executing"]
+    with connect(f"{server.ws}?clientId=away") as socket:
+        assert json.loads(socket.recv(timeout=5))["type"] == "status"
+        with pytest.raises(TimeoutError):
+            socket.recv(timeout=0.3)
+
+
+@pytest.mark.timeout(120)
+def test_a_client_of_thousands_of_nodes_is_told_all_that_counts(server: RunningServer) -> None:
+    nodes = 3000
+    graph: dict[str, Any] = {str(i): {"class_type": "Number", "inputs": {"value": i}} for i in range(nodes)}
+    for i in range(1, nodes):
+        graph[str(i)]["inputs"]["value"] = [str(i - 1), 0]
+    graph["end"] = {"class_type": "Save", "inputs": {"value": [str(nodes - 1), 0]}}
+    with connect(f"{server.ws}?clientId=many", max_size=None) as socket:
+        job_id = server.submit(graph, client_id="many")
+        texts, _ = messages_until_end(socket, job_id)
+    kinds = [t["type"] for t in texts]
+    assert kinds[-2:] == ["execution_success", "executing"]
+    assert kinds.count("executing") == nodes + 2
+    states = [t["data"]["nodes"] for t in texts if t["type"] == "progress_state"]
+    assert len(states) < nodes / 4
+    assert len(states[-1]) == nodes + 1
+    assert {s["state"] for s in states[-1].values()} == {"finished"}
+
+
+def test_the_queue_is_listed_as_each_of_its_jobs_is(start_server: Any) -> None:
+    found = start_server("--paused")
+    for number, extra in (
+        (None, {}),
+        (2.5, {"a": 1.0, "ü": "\u2028", "n": None}),
+        (-7, {"create_time": "x"}),
+    ):
+        more = {} if number is None else {"number": number}
+        found.submit(prompt(value=1, name="ä"), client_id='c"d', extra_data=extra, **more)
+    found.submit(prompt(value=2), front=True)
+    listed = found.http.get("/queue").json()["queue_pending"]
+    assert [item[0] for item in listed] == sorted(item[0] for item in listed)
+    store = Store.reader(found.folder / "user" / "queue.db")
+    expected: list[Any] = [wire.queue_item(job) for job in store.waiting()]
+    store.close()
+    for item, wanted in zip(listed, expected, strict=True):
+        assert item[:3] + item[4:] == wanted[:3] + wanted[4:]
+        assert {**item[3], "create_time": 0} == {**wanted[3], "create_time": 0}
+        assert abs(item[3]["create_time"] - wanted[3]["create_time"]) <= 1
 
 
 def test_nobody_reads_but_the_others_do(server: RunningServer) -> None:

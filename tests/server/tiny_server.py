@@ -10,8 +10,8 @@ from tests.jobs.tiny_runner import NODES
 
 from loraloom.engine.validation import ClassChecks
 from loraloom.folders import ModelFolders
-from loraloom.jobs.dispatcher import Limits
 from loraloom.jobs.lock import FolderLock
+from loraloom.jobs.notices import Limits
 from loraloom.server.app import Setup
 from loraloom.server.run import serve
 from loraloom.server.settings import ServerSettings

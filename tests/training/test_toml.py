@@ -49,15 +49,60 @@ def test_paths_are_relative_to_the_file_and_the_rest_has_defaults(tmp_path: Path
         ("rate = 1", 'rate = "fast"', "optimizer.rate is 'fast'; expected a value of type float"),
         ("rate = 1", 'name = "sgd"', "optimizer.name is 'sgd'; choose one of adamw"),
         ("betas = [0.9, 0.95]", "betas = [0.9]", "betas are two numbers"),
-        ('folder = "pictures"', 'folder = "p"\nkeep_tokens = -1', "data.keep_tokens is -1"),
+        (
+            'folder = "pictures"',
+            'folder = "p"\nkeep_tokens = -1',
+            "data[0].keep_tokens is -1; it must be at least 0",
+        ),
         ("[[data]]", "[data]", "data is {'folder': 'pictures'}; expected a list"),
         ("[model]", "[model", "is not TOML"),
+        ("[model]", 'model = "base"\n[run]', "model is 'base'; expected a table"),
+        ("rate = 1", "warm_up = nan", "optimizer.warm_up is nan"),
+        ("rate = 1", "rate = true", "optimizer.rate is True; expected a value of type float"),
+        ("rate = 1", "rat = 1", "optimizer.rat is not a setting; did you mean 'rate'"),
+        ("rate = 1", "x = 1", "optimizer.x is not a setting; known are name, rate"),
+        (
+            'folder = "pictures"',
+            'folder = "p"\nfliip = true',
+            "data[0].fliip is not a setting; did you mean 'flip'",
+        ),
+        ('folder = "pictures"', "folder = 3", "data[0].folder is 3; expected a value of type path"),
+        ("[metadata]", "[run]\nsteps = 2.0\n[metadata]", "run.steps is 2.0; expected a value of type int"),
+        ("[metadata]", "[run]\nsteps = 0\n[metadata]", "run.steps is 0; it must be at least 1"),
+        ("[metadata]", "[run]\nsteps = 99999999\n[metadata]", "it must be at most 10000000"),
+        ('author" = "me"', 'author" = 1', "metadata.modelspec.author is 1; expected a value of type str"),
+        ("[metadata]", '[samples]\nprompts = "a"\n[metadata]', "samples.prompts is 'a'; expected a list"),
+        (
+            "[metadata]",
+            "[samples]\nprompts = [1]\n[metadata]",
+            "samples.prompts[0] is 1; expected a value of type str",
+        ),
+        (
+            "betas = [0.9, 0.95]",
+            'name = "prodigy"\ntext_rate = 0.5\n[adapter]\ntext_encoder = true',
+            "prodigy finds one rate",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(InputError) as raised:
         _read(tmp_path, GOOD.replace(old, new))
     assert message in str(raised.value) and "settings.toml" in str(raised.value)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        _read(tmp_path, GOOD.replace('name = "x"', 'nmae = "x"').replace("rate = 1", 'rate = "fast"'))
+    assert str(raised.value).count("\n") == 2
+    assert "nmae is not" in str(raised.value).splitlines()[0]
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    text = GOOD.replace("rate = 1", "rate = 1\nwarm_up = 0").replace('"base', '"~/base')
+    settings = _read(tmp_path, text)
+    assert settings.optimizer.rate == 1.0 and settings.optimizer.warm_up == 0.0
+    assert settings.model.checkpoint == Path("~/base.safetensors").expanduser()
+    assert type(settings.data) is tuple and type(settings.optimizer.betas[0]) is float
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

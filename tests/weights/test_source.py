@@ -65,5 +65,7 @@ def test_scaled_storage_is_multiplied_out(tmp_path: Path, suffix: str, scale: to
     assert torch.equal(source.read("a.weight"), stored.float() * scale.reshape(-1, 1))
     assert torch.equal(source.map("a.weight"), source.read("a.weight"))
     for mapped in (False, True):
-        assert torch.equal(source.stored("a.weight", mapped=mapped).float(), stored.float())
+        packed = source.packed("a.weight", mapped=mapped)
+        assert packed is not None and torch.equal(packed.parts["weight"].float(), stored.float())
+    assert torch.equal(source.stored("a.weight").float(), stored.float())
     assert torch.equal(WeightSource.joined([source]).read("a.weight"), source.read("a.weight"))

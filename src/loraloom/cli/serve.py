@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,7 +36,9 @@ def serve_command(
     custom_nodes: CustomNodesOption = None,
     output_dir: Annotated[Path, typer.Option(help="Where pictures are written.")] = Path("output"),
     input_dir: Annotated[Path, typer.Option(help="Where uploads go and LoadImage looks.")] = Path("input"),
-    user_dir: Annotated[Path, typer.Option(help="The queue, settings and saved workflows.")] = Path("user"),
+    user_dir: Annotated[
+        Path, typer.Option(help="The queue, settings, saved workflows and temporary pictures.")
+    ] = Path("user"),
     token: Annotated[
         str | None, typer.Option(envvar="LORALOOM_TOKEN", help="A secret that every client must show.")
     ] = None,
@@ -52,6 +53,9 @@ def serve_command(
         list[str] | None, typer.Option(help="Host in a private network that webhooks may call.")
     ] = None,
     start_paused: Annotated[bool, typer.Option("--start-paused", help="Start no job until told to.")] = False,
+    new_queue: Annotated[
+        bool, typer.Option("--new-queue", help="Keep the queue's file under another name; begin with none.")
+    ] = False,
     job_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds without progress after which a job's worker is ended.")
     ] = 1800.0,
@@ -70,19 +74,19 @@ def serve_command(
     strict_lora: StrictLoraOption = False,
 ) -> None:
     """Serve ComfyUI's HTTP interface, with a queue that survives crashes."""
-    from loraloom.jobs.dispatcher import Limits
+    from loraloom.jobs.database import move_aside
     from loraloom.jobs.lock import FolderLock
-    from loraloom.server.app import Setup
+    from loraloom.jobs.notices import Limits
+    from loraloom.server.app import Setup, queue_file
     from loraloom.server.run import serve
     from loraloom.server.settings import ServerSettings
 
     if token is not None and len(token) < 8:
         raise InputError("a --token has at least 8 characters")
-    temp_dir = Path(tempfile.gettempdir()) / f"loraloom-{port}"
     settings = ServerSettings(
         output_dir=output_dir.absolute(),
         input_dir=input_dir.absolute(),
-        temp_dir=temp_dir,
+        temp_dir=user_dir.absolute() / "temp",
         user_dir=user_dir.absolute(),
         listen=listen,
         port=port,
@@ -100,6 +104,8 @@ def serve_command(
         sys.stderr.write(f"WARNING: everybody who can reach {listen}:{port} may run jobs and read results.\n")
     lock = FolderLock(settings.user_dir)
     lock.acquire(_LOCK_WAIT_SECONDS)
+    if new_queue and (kept := move_aside(queue_file(settings.user_dir))) is not None:
+        sys.stderr.write(f"the former queue is kept as {kept}\n")
     packs = _packs(custom_nodes, models, extra_model_paths, settings.input_dir) if custom_nodes else None
     setup = Setup(
         settings=settings,

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loraloom.errors import Cancelled, InputError
-from loraloom.training.settings import FolderSettings, ModelSettings, RunSettings, Settings
-from loraloom.training.toml import read_toml
+from loraloom.training.settings import Settings
+from loraloom.training.toml import parse, read_toml
 
 if TYPE_CHECKING:
     from loraloom.training.loop import StepReport
@@ -45,13 +45,14 @@ def train_command(
     else:
         if data is None or base is None:
             raise InputError("give a settings file, or both --data FOLDER and --base CHECKPOINT")
-        settings = Settings(
-            name=name,
-            output=output / name,
-            model=ModelSettings(base),
-            data=(FolderSettings(data, trigger=trigger),),
-            run=RunSettings(steps=steps, resolution=resolution),
-        )
+        stated = {
+            "name": name,
+            "output": output / name,
+            "model": {"checkpoint": base},
+            "data": [{"folder": data, "trigger": trigger}],
+            "run": {"steps": steps, "resolution": resolution},
+        }
+        settings = parse(stated, Settings, Path())
     trained = _run(settings)
     if as_json:
         typer.echo(json.dumps(_as_json(trained)))

@@ -9,49 +9,29 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
+from loraloom.errors import DiskFull
+from loraloom.jobs.database import QueueUnavailable, unavailable
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.job import Job, Request, Status, WrongStatus
+from loraloom.jobs.keeper import WorkerKeeper
 from loraloom.jobs.live import LiveJob
-from loraloom.jobs.store import JobEvent, Store, UnknownJob
+from loraloom.jobs.notices import Limits, Listener, Notice
+from loraloom.jobs.store import Store
 from loraloom.jobs.worker_process import WorkerProcess, WorkerSettings
 from loraloom.jobs.writer import StoreThread
 from loraloom.workflow.graph import JSON
 
 _DISK_RETRY_SECONDS = 2.0
+_FAULT_PAUSE_SECONDS = 1.0
+_TOGETHER = 500
+_PAUSED = "paused"
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds. stall: without any progress of a job. silence: without any sign of life of the worker.
-    cancel: from the wish to cancel to the end of the worker, if it does not stop by itself."""
-
-    stall: float = 1800.0
-    silence: float = 120.0
-    cancel: float = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that has happened, for whoever listens.
-
-    kind: "queue" (what waits or runs has changed), "worker", or the kind of a job's event.
-    event: the lasting event behind it. preview: JPEG bytes.
-    """
-
-    kind: str
-    job: Job | None = None
-    payload: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
-    event: JobEvent | None = None
-    preview: bytes = b""
-
-
-Listener = Callable[[Notice], None]
 
 
 class _WorkerEnded(Exception):
@@ -70,34 +50,44 @@ class Dispatcher:
         paused: bool = False,
         previews: str = "none",
     ) -> None:
-        """previews: how pictures of unfinished work are made for jobs that do not say it themselves."""
-        self._store, self._how, self._limits = store, worker, limits or Limits()
+        """paused: start no jobs until told to, whatever a former server was told.
+        previews: how pictures of unfinished work are made for jobs that do not say it themselves."""
+        self._store, self._log, self._limits = store, worker.log, limits or Limits()
+        self._keeper = WorkerKeeper(worker, self._limits, lambda: self._tell(Notice("worker")))
         self.paused = paused
         self._previews = previews
         self.live: LiveJob | None = None
-        self.worker_info: Mapping[str, JSON] = {}
-        self._worker: WorkerProcess | None = None
+        self.changes = 0
+        self._trouble: str | None = None
         self._wake = asyncio.Event()
         self._listeners: list[Listener] = []
         self._task: asyncio.Task[None] | None = None
         self._last_progress = 0.0
-        self._ready = asyncio.Event()
         self._cancel_by: float | None = None
-        self._restarts = 0
 
     async def start(self) -> None:
         """Recover what a former server left running, then begin."""
-        await self.call(lambda s: s.recover())
+        if not self.paused:
+            self.paused = await self.read(lambda s: s.setting(_PAUSED)) is True
         self._wake.set()
-        self._task = asyncio.create_task(self._work())
+        self._task = asyncio.create_task(self._supervised())
 
     async def stop(self) -> None:
         """End the worker. A job that is running will run again after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._worker is not None:
-            await self._worker.kill()
+        await self._keeper.kill()
+
+    @property
+    def worker_info(self) -> Mapping[str, JSON]:
+        """What the worker says of itself; "error" says what keeps the queue from working."""
+        return self._keeper.info if self._trouble is None else {**self._keeper.info, "error": self._trouble}
+
+    @property
+    def declared(self) -> JSON:
+        """The node classes that the worker brings along; None until it is ready, or when it brings none."""
+        return self._keeper.declared
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` for every notice; the function that ends this."""
@@ -105,8 +95,13 @@ class Dispatcher:
         return lambda: self._listeners.remove(listener)
 
     async def call(self, function: Callable[[Store], Result]) -> Result:
-        """Run a function on the store; its result, committed."""
-        return await asyncio.wrap_future(self._store.call(function))
+        """Run a function on the store; its result, committed. Raises QueueUnavailable or DiskFull when the
+        file cannot be used now."""
+        return await _answer(self._store.call(function))
+
+    async def read(self, function: Callable[[Store], Result]) -> Result:
+        """Run a function that only reads, in a thread of its own; it waits for no writer."""
+        return await _answer(self._store.read(function))
 
     # ---- What clients ask for ----
 
@@ -124,38 +119,39 @@ class Dispatcher:
 
     async def cancel(self, job_id: str) -> bool:
         """Stop a waiting or running job; False if it has finished. Raises UnknownJob."""
-        live = self.live
-        if live is not None and live.job.id == job_id:
-            await self._interrupt(live)
+        while not await self.interrupt(job_id):
+            try:
+                job = await self.call(lambda s: s.change(job_id, _stopped_waiting, [("cancelled", {})]))
+            except WrongStatus:
+                known = await self.read(lambda s: s.get(job_id))
+                if known.status.final:
+                    return False
+                # It has just been claimed, or it is being put away: in a moment one of both will be known.
+                await asyncio.sleep(0.02)
+                continue
+            self._tell(Notice("cancelled", job))
+            self._tell(Notice("queue", job))
             return True
-        try:
-            job = await self.call(
-                lambda s: s.change(job_id, lambda j: _waiting_only(j).stop(time.time()), [("cancelled", {})])
-            )
-        except WrongStatus:
-            live = self.live
-            if live is not None and live.job.id == job_id:
-                await self._interrupt(live)
-                return True
-            return False
-        self._tell(Notice("cancelled", job))
-        self._tell(Notice("queue", job))
         return True
 
-    async def cancel_waiting(self, job_ids: Sequence[str] | None = None) -> int:
-        """Cancel waiting jobs, by default all; how many there were."""
+    async def cancel_waiting(self, job_ids: Sequence[str] | None = None) -> list[str]:
+        """Cancel waiting jobs, by default all, many with one commit; the ids of those that were."""
+        cancelled: list[str] = []
         if job_ids is None:
-            job_ids = [job.id for job in await self.call(lambda s: s.waiting())]
-        count = 0
-        for job_id in job_ids:
-            live = self.live
-            if live is not None and live.job.id == job_id:
-                continue
-            try:
-                count += await self.cancel(job_id)
-            except UnknownJob:
-                continue
-        return count
+            while found := await self.call(lambda s: s.cancel_waiting(None, _TOGETHER)):
+                cancelled += self._told_cancelled(found)
+        for start in range(0, len(job_ids or ()), _TOGETHER):
+            part = (job_ids or ())[start : start + _TOGETHER]
+            found = await self.call(lambda s, p=part: s.cancel_waiting(p, _TOGETHER))
+            cancelled += self._told_cancelled(found)
+        return cancelled
+
+    def _told_cancelled(self, jobs: Sequence[Job]) -> list[str]:
+        for job in jobs:
+            self._tell(Notice("cancelled", job))
+        if jobs:
+            self._tell(Notice("queue", jobs[-1]))
+        return [job.id for job in jobs]
 
     async def interrupt(self, job_id: str | None = None) -> bool:
         """Stop the running job (only if it is that one); whether there was one."""
@@ -180,32 +176,48 @@ class Dispatcher:
         self._tell(Notice("queue", job))
         return job
 
-    def pause(self, paused: bool) -> None:
-        """Start no further jobs, or go on."""
+    async def pause(self, paused: bool) -> None:
+        """Start no further jobs, or go on; a server that starts anew does as it was told last."""
+        await self.call(lambda s: s.set_setting(_PAUSED, paused))
         self.paused = paused
         self._wake.set()
         self._tell(Notice("queue"))
 
     async def free(self, models: bool, results: bool) -> None:
         """Let the worker release models or kept results, after the job that is running."""
-        if self._worker is not None:
-            await self._worker.send({"order": "free", "models": models, "results": results})
+        if self._keeper.worker is not None:
+            await self._keeper.worker.send({"order": "free", "models": models, "results": results})
 
     async def check(self, request: Request, seconds: float = 60.0) -> JSON:
         """What the nodes themselves object to in a request. Raises TimeoutError without an answer."""
-        async with asyncio.timeout(seconds):
-            await self._ready.wait()
-        worker = self._worker
-        if worker is None:
-            raise TimeoutError("there is no worker")
-        return await worker.ask({"request": request.to_json()}, seconds)
+        return await self._keeper.check(request, seconds)
+
+    async def settled(self, seconds: float = 60.0) -> bool:
+        """Wait until the worker is ready; False when it cannot start, or not within so many seconds."""
+        return await self._keeper.settled(seconds) is not None
 
     # ---- The loop ----
 
+    async def _supervised(self) -> None:
+        """Work, and go on after a fault of our own: it is shown, and costs the job it hit an attempt."""
+        fault: str | None = None
+        while True:
+            try:
+                await self._commit(lambda s, why=fault: s.recover(why))
+                await self._work()
+            except Exception as error:  # noqa: BLE001 - a queue that stands still helps nobody
+                fault = f"the server failed ({type(error).__name__}: {error})"
+                self._trouble = fault
+                self._log("".join(traceback.format_exception(error)))
+                await self._keeper.kill()
+            self.live = None
+            await asyncio.sleep(_FAULT_PAUSE_SECONDS)
+
     async def _work(self) -> None:
         while True:
-            worker = await self._ready_worker()
+            worker = await self._keeper.ready()
             job = None if self.paused else await self._commit(lambda s: s.claim())
+            self._trouble = None
             if job is None:
                 await self._wait_for_work()
                 continue
@@ -223,10 +235,13 @@ class Dispatcher:
         """Like `call`, but waits until the disk takes it: what a job gave is not thrown away."""
         while True:
             try:
-                return await self.call(function)
-            except sqlite3.Error as error:
-                self._how.log(f"the queue cannot be written ({error}); trying again\n")
+                result = await self.call(function)
+            except (QueueUnavailable, DiskFull) as error:
+                self._trouble = str(error)
+                self._log(self._trouble + "\n")
                 await asyncio.sleep(_DISK_RETRY_SECONDS)
+            else:
+                return result
 
     async def _wait_for_work(self) -> None:
         """Until something was queued; a worker that ends meanwhile is noticed when the next job needs it."""
@@ -236,34 +251,6 @@ class Dispatcher:
         if not self.paused and await self._commit(lambda s: s.count(Status.PENDING)):
             return
         await self._wake.wait()
-
-    async def _ready_worker(self) -> WorkerProcess:
-        """A worker that has said that it is ready, started anew if there is none."""
-        while self._worker is None or not self._worker.alive:
-            if self._restarts:
-                await asyncio.sleep(min(30.0, 0.25 * 2 ** min(self._restarts, 8)))
-            self._restarts += 1
-            self._ready.clear()
-            self._worker = await WorkerProcess.start(self._how)
-            frame = await self._first_frame(self._worker)
-            if frame is None or frame[0].get("kind") != "ready":
-                await self._worker.kill()
-                reason = await self._worker.ended()
-                self.worker_info = {"error": f"the worker could not start: {reason}"}
-                self._how.log(f"the worker could not start: {reason}\n")
-                continue
-            self._restarts = 0
-            self.worker_info = cast("Mapping[str, JSON]", frame[0].get("worker") or {})
-            self._ready.set()
-            self._tell(Notice("worker"))
-        return self._worker
-
-    async def _first_frame(self, worker: WorkerProcess) -> Frame | None:
-        try:
-            async with asyncio.timeout(self._limits.stall):
-                return await worker.receive()
-        except (TimeoutError, BrokenFrame, ValueError):
-            return None
 
     async def _run(self, worker: WorkerProcess, live: LiveJob) -> None:
         job = live.job
@@ -281,11 +268,15 @@ class Dispatcher:
             message, tail = await self._next(worker)
             if message.get("job") != job.id:
                 continue
-            kind = str(message["kind"])
-            if kind in ("completed", "failed", "cancelled"):
-                await self._finish(live, kind, message)
-                return
-            event = live.see(message)
+            try:
+                kind = str(message["kind"])
+                if kind in ("completed", "failed", "cancelled"):
+                    await self._finish(live, kind, message)
+                    return
+                event = live.see(message)
+            except (KeyError, TypeError, AttributeError) as error:
+                await worker.kill()
+                raise _WorkerEnded(f"it sent something that cannot be read ({error!r})") from error
             self._tell(Notice(kind, job, message, event, tail))
 
     async def _next(self, worker: WorkerProcess) -> Frame:
@@ -303,7 +294,7 @@ class Dispatcher:
         finally:
             receiving.cancel()
         if frame is None:
-            raise _WorkerEnded(await worker.ended())
+            raise _WorkerEnded(await worker.gone())
         self._last_progress = time.monotonic()
         if reason := self._overdue(worker):
             await worker.kill()
@@ -348,26 +339,41 @@ class Dispatcher:
     async def _close(
         self, live: LiveJob, kind: str, payload: Mapping[str, Any], change: Callable[[Job], Job]
     ) -> None:
-        event = live.add(kind, payload)
-        events = [(e.kind, e.payload) for e in live.events]
+        """Commit how the job ended with all its events; only then is it told, to whoever listens or asks."""
+        event = live.event(kind, payload)
+        events = [(e.kind, e.payload) for e in (*live.events, event)]
         job = await self._commit(lambda s: s.change(live.job.id, change, events))
         self.live = None
         self._tell(Notice(kind, job, payload, event))
 
     async def _interrupt(self, live: LiveJob) -> None:
-        if live.cancelling or self._worker is None:
+        worker = self._keeper.worker
+        if live.cancelling or worker is None:
             return
         live.cancelling = True
         self._cancel_by = time.monotonic() + self._limits.cancel
-        await self._worker.send({"order": "cancel", "job": live.job.id})
+        await worker.send({"order": "cancel", "job": live.job.id})
 
     def _tell(self, notice: Notice) -> None:
+        self.changes += notice.kind == "queue"
         for listener in [*self._listeners]:
-            listener(notice)
+            try:
+                listener(notice)
+            except Exception as error:  # noqa: BLE001 - who listens badly must not stop the queue
+                self._log("".join(traceback.format_exception(error)))
 
 
-def _waiting_only(job: Job) -> Job:
-    """The job, if it waits; a running one is stopped through its worker."""
+async def _answer(future: Future[Result]) -> Result:
+    try:
+        return await asyncio.wrap_future(future)
+    except sqlite3.DatabaseError as error:
+        if (said := unavailable(error)) is None:
+            raise
+        raise said from error
+
+
+def _stopped_waiting(job: Job) -> Job:
+    """The job cancelled, if it waits; a running one is stopped through its worker."""
     if job.status is not Status.PENDING:
         raise WrongStatus(f"job {job.id} is {job.status} and does not wait")
-    return job
+    return job.stop(time.time())

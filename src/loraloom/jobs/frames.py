@@ -13,6 +13,7 @@ from typing import IO, TypeAlias, cast
 
 from loraloom.errors import LoraloomError
 from loraloom.workflow.graph import JSON
+from loraloom.workflow.json_text import write_json
 
 Frame: TypeAlias = "tuple[dict[str, JSON], bytes]"
 
@@ -25,7 +26,7 @@ class BrokenFrame(LoraloomError):
 
 
 def encode(message: Mapping[str, JSON], tail: bytes = b"") -> bytes:
-    text = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = write_json(message).encode()
     return _LENGTHS.pack(len(text), len(tail)) + text + tail
 
 
@@ -56,7 +57,7 @@ def _checked(lengths: bytes) -> tuple[int, int]:
 
 
 def _parse(body: bytes, text_bytes: int) -> Frame:
-    message = json.loads(body[:text_bytes])
+    message = json.loads(body[:text_bytes], parse_constant=lambda _: None)
     if not isinstance(message, dict):
         raise BrokenFrame(f"a frame holds {type(message).__name__}, expected an object")
     return cast("dict[str, JSON]", message), body[text_bytes:]

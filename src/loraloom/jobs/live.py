@@ -68,11 +68,16 @@ class LiveJob:
         return self.add(kind, message) if kind in LASTING else None
 
     def add(self, kind: str, payload: Mapping[str, Any]) -> JobEvent:
-        """A lasting event, with its number."""
-        said = {k: cast("JSON", v) for k, v in payload.items() if k not in ("kind", "job")}
-        event = JobEvent(self.job.id, first_sequence(self.job) + len(self.events), time.time(), kind, said)
+        """A lasting event that has happened, with its number."""
+        event = self.event(kind, payload)
         self.events.append(event)
         return event
+
+    def event(self, kind: str, payload: Mapping[str, Any]) -> JobEvent:
+        """The event that would come next. A job's last one is not added: readers of `events` would see it
+        before it is committed."""
+        said = {k: cast("JSON", v) for k, v in payload.items() if k not in ("kind", "job")}
+        return JobEvent(self.job.id, first_sequence(self.job) + len(self.events), time.time(), kind, said)
 
     def result(self) -> dict[str, JSON]:
         """What is kept of the run, whatever its end."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from loraloom.errors import InputError
+# "Loom" in ASCII: marks the file as ours.
+APPLICATION_ID = 0x4C6F6F6D
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -42,20 +43,25 @@ MIGRATIONS: tuple[str, ...] = (
         attempts INTEGER NOT NULL DEFAULT 0
     );
     """,
+    # ended: the place in the order in which jobs have ended. Clocks are set back, numbers are not.
+    f"""
+    ALTER TABLE jobs ADD COLUMN ended INTEGER;
+    UPDATE jobs SET ended = ranked.place FROM (
+        SELECT id, row_number() OVER (ORDER BY finished, rowid) AS place FROM jobs WHERE finished IS NOT NULL
+    ) AS ranked WHERE jobs.id = ranked.id;
+    DROP INDEX jobs_finished;
+    CREATE INDEX jobs_ended ON jobs (ended) WHERE ended IS NOT NULL;
+    DROP INDEX jobs_by_status;
+    CREATE INDEX jobs_by_status ON jobs (status);
+    CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+    PRAGMA application_id = {APPLICATION_ID};
+    """,
 )
 
 
 def migrate(database: sqlite3.Connection) -> None:
-    """Bring the tables up to date, each step in a transaction of its own.
-
-    Raises InputError for a folder that a newer version has written.
-    """
+    """Bring the tables up to date, each step in a transaction of its own."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise InputError(
-            f"the queue was written by a newer version of Loraloom (format {version}, this one knows "
-            f"{len(MIGRATIONS)}); use that version, or another --user-dir"
-        )
     for index in range(version, len(MIGRATIONS)):
         database.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[index]} PRAGMA user_version = {index + 1}; COMMIT;"

@@ -1,6 +1,6 @@
 """Jobs on disk: SQLite, write-ahead log, every commit flushed. What the methods return is committed.
 
-Not for several threads at once; `writer.StoreThread` gives the store to a thread of its own.
+Not for several threads at once; `writer.StoreThread` gives each store to a thread of its own.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loraloom.errors import InputError, LoraloomError
+from loraloom.jobs.database import open_for_reading, open_for_writing
 from loraloom.jobs.job import Job, Request, Status
-from loraloom.jobs.schema import migrate
+from loraloom.jobs.rows import COLUMNS, read_row
 from loraloom.workflow.graph import JSON
+from loraloom.workflow.json_text import write_json
 
 MAX_PENDING = 10_000
 MAX_FINISHED = 10_000
 _EVENTS_PER_ATTEMPT = 1_000_000
-
-_COLUMNS = "id, number, priority, status, created, started, finished, claims, deaths, request, result, error"
+_SECONDS_TO_POSTPONE = 3600.0
 
 
 class QueueFull(LoraloomError):
@@ -56,25 +56,30 @@ class Store:
     def __init__(
         self, path: Path, *, max_pending: int = MAX_PENDING, max_finished: int = MAX_FINISHED
     ) -> None:
+        """Open or make the file; raises QueueFileError when it cannot be used."""
+        self._use(open_for_writing(path), max_pending, max_finished)
+        (highest,) = self._db.execute("SELECT max(abs(number)) FROM jobs").fetchone()
+        self._highest = -1 if highest is None else highest
+
+    def _use(self, database: sqlite3.Connection, max_pending: int, max_finished: int) -> None:
+        self._db = database
         self._max_pending, self._max_finished = max_pending, max_finished
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.execute("PRAGMA busy_timeout = 5000")
-            migrate(self._db)
-            (highest,) = self._db.execute("SELECT max(abs(number)) FROM jobs").fetchone()
-            self._highest: float = -1 if highest is None else highest
-        except sqlite3.DatabaseError as error:
-            raise InputError(
-                f"the queue file {path} cannot be opened ({error}). If it is damaged, move it away: "
-                "the server then starts with an empty queue; your pictures are not in it."
-            ) from error
+        self._highest: float = -1
+        self._known_waiting: int | None = None
+
+    @classmethod
+    def reader(cls, path: Path) -> Store:
+        """The same jobs through a connection that cannot write."""
+        found = cls.__new__(cls)
+        found._use(open_for_reading(path), 0, 0)
+        return found
 
     def close(self) -> None:
         self._db.close()
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._db.in_transaction
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
@@ -85,10 +90,12 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._known_waiting = None
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     @contextmanager
     def savepoint(self) -> Generator[None, None, None]:
@@ -96,11 +103,23 @@ class Store:
         self._db.execute("SAVEPOINT part")
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK TO part")
-            raise
-        finally:
             self._db.execute("RELEASE part")
+        except BaseException:
+            self._known_waiting = None
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO part")
+                self._db.execute("RELEASE part")
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Generator[None, None, None]:
+        """Several readings of one state of the file."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     # ---- The queue ----
 
@@ -110,21 +129,26 @@ class Store:
     ) -> Job:  # fmt: skip
         """Queue a job. Raises QueueFull, or JobExists for an id that is taken."""
         with self.transaction():
-            if self.count(Status.PENDING) >= self._max_pending:
+            if self._waiting_count() >= self._max_pending:
                 raise QueueFull(f"{self._max_pending} jobs are waiting; try again when some have finished")
             found_id = job_id or str(uuid.uuid4())
-            if self.find(found_id) is not None:
+            if self._db.execute("SELECT 1 FROM jobs WHERE id = ?", (found_id,)).fetchone() is not None:
                 raise JobExists(f"there is already a job with the id {found_id}")
             place = self.next_number() if number is None else number
             job = Job(found_id, -place if front else place, request, priority, created=time.time())
             self._write(job)
+            self._known_waiting = self._waiting_count() + 1
         return job
 
     def claim(self) -> Job | None:
-        """The next job, now running; None when none waits."""
+        """The next job, now running; None when none waits. One that cannot be read is put aside."""
         with self.transaction():
-            job = self._one("status = 'pending' ORDER BY priority DESC, number LIMIT 1")
-            return None if job is None else self._save(job.claim(time.time()))
+            while (job := self._one("status = 'pending' ORDER BY priority DESC, number LIMIT 1")) is not None:
+                if job.status is Status.PENDING:
+                    return self._save(job.claim(time.time()))
+                self._save(job)
+                self.add_events(job, [("quarantined", job.error or {})])
+        return None
 
     def change(
         self, job_id: str, change: Callable[[Job], Job], events: Sequence[tuple[str, Mapping[str, JSON]]] = ()
@@ -134,13 +158,17 @@ class Store:
         Raises UnknownJob, or WrongStatus when the transition does not allow it.
         """
         with self.transaction():
-            job = self._save(change(self.get(job_id)))
-            self.add_events(job, events)
-            if job.status.final and job.request.webhook:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO deliveries (job, url, due) VALUES (?, ?, ?)",
-                    (job.id, job.request.webhook, time.time()),
-                )
+            return self._closed(change(self.get(job_id)), events)
+
+    def _closed(self, job: Job, events: Sequence[tuple[str, Mapping[str, JSON]]]) -> Job:
+        """Keep a job as it is now, its events, and the webhook that is due when it has ended."""
+        self._save(job)
+        self.add_events(job, events)
+        if job.status.final and job.request.webhook:
+            self._db.execute(
+                "INSERT OR REPLACE INTO deliveries (job, url, due) VALUES (?, ?, ?)",
+                (job.id, job.request.webhook, time.time()),
+            )
         return job
 
     def next_number(self) -> float:
@@ -148,14 +176,31 @@ class Store:
         self._highest += 1
         return self._highest
 
-    def recover(self) -> list[Job]:
-        """After a start: jobs that were running wait again."""
+    def cancel_waiting(self, job_ids: Sequence[str] | None, limit: int) -> list[Job]:
+        """Cancel those of these jobs (None: all) that wait, at most `limit`; those that were cancelled."""
         with self.transaction():
-            found = [job.interrupted() for job in self.jobs((Status.RUNNING,))]
-            for job in found:
-                self._save(job)
-                self.add_events(job, [("requeued", {"reason": "the server was restarted"})])
-        return found
+            now = time.time()
+            if job_ids is None:
+                found = self.waiting(limit)
+            else:
+                found = [j for i in job_ids[:limit] if (j := self.find(i)) and j.status is Status.PENDING]
+            return [
+                self._closed(job.stop(now) if job.status is Status.PENDING else job, [("cancelled", {})])
+                for job in found
+            ]
+
+    def recover(self, fault: str | None = None) -> list[Job]:
+        """Jobs that are called running and that no worker runs wait again: after a start, or after a fault of
+        the server's own, which costs them an attempt."""
+        with self.transaction():
+            return [self._recovered(job, fault) for job in self.jobs((Status.RUNNING,))]
+
+    def _recovered(self, job: Job, fault: str | None) -> Job:
+        if job.status is not Status.RUNNING:  # it cannot be read
+            return self._closed(job, [("quarantined", job.error or {})])
+        after = job.interrupted() if fault is None else job.worker_died(time.time(), fault)
+        kind = "requeued" if after.status is Status.PENDING else "quarantined"
+        return self._closed(after, [(kind, {"reason": fault or "the server was restarted"})])
 
     def delete(self, job_ids: Sequence[str]) -> list[Job]:
         """Forget finished jobs (others are left alone); those that were forgotten."""
@@ -166,13 +211,13 @@ class Store:
         return found
 
     def clear_finished(self) -> None:
-        self._db.execute("DELETE FROM jobs WHERE finished IS NOT NULL")
+        self._db.execute("DELETE FROM jobs WHERE ended IS NOT NULL")
 
     def prune(self) -> None:
-        """Forget the oldest finished jobs beyond the limit."""
+        """Forget the jobs that ended first, beyond the limit."""
         self._db.execute(
-            "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished IS NOT NULL "
-            "ORDER BY finished DESC LIMIT -1 OFFSET ?)",
+            "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE ended IS NOT NULL "
+            "ORDER BY ended DESC LIMIT -1 OFFSET ?)",
             (self._max_finished,),
         )
 
@@ -200,10 +245,10 @@ class Store:
 
     def history(self, limit: int = -1, offset: int = 0) -> list[Job]:
         """Jobs that were begun and have finished, the earliest first. A negative offset means the latest."""
-        begun = "finished IS NOT NULL AND started IS NOT NULL"
+        begun = "ended IS NOT NULL AND started IS NOT NULL"
         if offset < 0:
-            return self._many(f"{begun} ORDER BY finished DESC LIMIT ?", limit)[::-1]
-        return self._many(f"{begun} ORDER BY finished LIMIT ? OFFSET ?", limit, offset)
+            return self._many(f"{begun} ORDER BY ended DESC LIMIT ?", limit)[::-1]
+        return self._many(f"{begun} ORDER BY ended LIMIT ? OFFSET ?", limit, offset)
 
     def jobs(
         self, statuses: Sequence[Status], limit: int = -1, offset: int = 0, *, ascending: bool = False
@@ -211,22 +256,48 @@ class Store:
         """Jobs with one of these statuses, by creation, the latest first unless `ascending`."""
         marks, way = ", ".join("?" * len(statuses)), "ASC" if ascending else "DESC"
         return self._many(
-            f"status IN ({marks}) ORDER BY created {way}, number {way} LIMIT ? OFFSET ?",
+            f"status IN ({marks}) ORDER BY rowid {way} LIMIT ? OFFSET ?",
             *statuses,
             limit,
             offset,
         )
 
+    def joined(self, expression: str, where: str) -> str:
+        """A SQL expression of every job that matches, with commas between.
+
+        SQLite makes the text in one step: ten thousand rows that come to Python one by one would each have to
+        wait for the interpreter's lock.
+        """
+        (text,) = self._db.execute(
+            f"SELECT group_concat(item, ',') FROM (SELECT {expression} AS item FROM jobs WHERE {where})"
+        ).fetchone()
+        return text or ""
+
+    # ---- Settings ----
+
+    def setting(self, name: str) -> JSON:
+        """A value that outlasts the server; None when it was never set."""
+        row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def set_setting(self, name: str, value: JSON) -> None:
+        self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, write_json(value)))
+
     # ---- Events ----
 
     def add_events(self, job: Job, events: Sequence[tuple[str, Mapping[str, JSON]]]) -> None:
+        if not events:
+            return
         with self.transaction():
             (last,) = self._db.execute("SELECT max(sequence) FROM events WHERE job = ?", (job.id,)).fetchone()
             first = max((last or 0) + 1, first_sequence(job))
             now = time.time()
             self._db.executemany(
                 "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
-                [(job.id, first + i, now, kind, _text(payload)) for i, (kind, payload) in enumerate(events)],
+                [
+                    (job.id, first + i, now, kind, write_json(payload))
+                    for i, (kind, payload) in enumerate(events)
+                ],
             )
 
     def events(self, job_id: str, after: int = 0) -> list[JobEvent]:
@@ -239,10 +310,12 @@ class Store:
 
     # ---- Webhooks ----
 
-    def due_deliveries(self, now: float) -> list[tuple[str, str, int]]:
+    def due_deliveries(self, now: float, limit: int = 20) -> list[tuple[str, str, int]]:
         """(job id, URL, attempts so far) of every webhook that should be called now."""
+        # A date far ahead was set before the clock was set back.
         return self._db.execute(
-            "SELECT job, url, attempts FROM deliveries WHERE due <= ? ORDER BY due LIMIT 20", (now,)
+            "SELECT job, url, attempts FROM deliveries WHERE due <= ? OR due > ? ORDER BY due LIMIT ?",
+            (now, now + _SECONDS_TO_POSTPONE, limit),
         ).fetchall()
 
     def delivered(self, job_id: str) -> None:
@@ -253,23 +326,43 @@ class Store:
             "UPDATE deliveries SET due = ?, attempts = attempts + 1 WHERE job = ?", (due, job_id)
         )
 
+    def warn(self, job_id: str, text: str) -> None:
+        """Add a warning to what is kept of a finished job; nothing when it is forgotten."""
+        with self.transaction():
+            job = self.find(job_id)
+            if job is None or not job.status.final:
+                return
+            result: dict[str, JSON] = dict(job.result or {})
+            known = result.get("warnings")
+            result["warnings"] = [*(known if isinstance(known, list) else ()), text]
+            self._db.execute("UPDATE jobs SET result = ? WHERE id = ?", (write_json(result), job_id))
+            self.add_events(job, [("warning", {"node": None, "message": text})])
+
     # ---- Rows ----
 
+    def _waiting_count(self) -> int:
+        """How many jobs wait; counted once, as 64 clients ask in one transaction."""
+        if self._known_waiting is None:
+            self._known_waiting = self.count(Status.PENDING)
+        return self._known_waiting
+
     def _save(self, job: Job) -> Job:
+        self._known_waiting = None
         self._db.execute("DELETE FROM deliveries WHERE job = ?", (job.id,))
         self._db.execute(
             "UPDATE jobs SET number = ?, priority = ?, status = ?, started = ?, finished = ?, claims = ?, "
-            "deaths = ?, result = ?, error = ? WHERE id = ?",
+            "deaths = ?, result = ?, error = ?, "
+            "ended = CASE WHEN ? THEN coalesce((SELECT max(ended) FROM jobs), 0) + 1 END WHERE id = ?",
             (
                 job.number, job.priority, job.status, job.started, job.finished, job.claims, job.deaths,
-                _text(job.result), _text(job.error), job.id,
+                _text(job.result), _text(job.error), job.status.final, job.id,
             ),
         )  # fmt: skip
         return job
 
     def _write(self, job: Job) -> None:
         self._db.execute(
-            f"INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 job.id, job.number, job.priority, job.status, job.created, job.started, job.finished,
                 job.claims, job.deaths, _text(job.request.to_json()), _text(job.result), _text(job.error),
@@ -280,8 +373,8 @@ class Store:
         return next(iter(self._many(where, *values)), None)
 
     def _many(self, where: str, *values: object) -> list[Job]:
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values)
-        return [_job(row) for row in rows]
+        rows = self._db.execute(f"SELECT {COLUMNS} FROM jobs WHERE {where}", values)
+        return [read_row(row) for row in rows]
 
 
 def first_sequence(job: Job) -> int:
@@ -294,21 +387,4 @@ def first_sequence(job: Job) -> int:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _job(row: tuple[Any, ...]) -> Job:
-    return Job(
-        id=row[0],
-        number=row[1],
-        priority=row[2],
-        status=Status(row[3]),
-        created=row[4],
-        started=row[5],
-        finished=row[6],
-        claims=row[7],
-        deaths=row[8],
-        request=Request.from_json(json.loads(row[9])),
-        result=None if row[10] is None else json.loads(row[10]),
-        error=None if row[11] is None else json.loads(row[11]),
-    )
+    return None if value is None else write_json(value)

@@ -40,6 +40,10 @@ class Runner(Protocol):
         """What the server shows of this worker: devices, versions."""
         ...
 
+    def declared(self) -> JSON:
+        """The node classes that it brings along beside those that the server knows; None for none."""
+        ...
+
     def check(self, request: Request) -> list[JSON]:
         """What the nodes' own checks object to: `messages.problem` for each. Called from another thread."""
         ...
@@ -72,7 +76,7 @@ class Worker:
         threading.Thread(target=self._beat, name="loraloom-heartbeat", daemon=True).start()
         runner = factory(cast("Mapping[str, JSON]", first[0].get("settings") or {}))
         threading.Thread(target=self._listen, args=(runner,), name="loraloom-orders", daemon=True).start()
-        self._send(({"kind": "ready", "worker": runner.describe()}, b""))
+        self._send(({"kind": "ready", "worker": runner.describe(), "declared": runner.declared()}, b""))
         while (order := self._orders.get())["order"] != "end":
             if order["order"] == "free":
                 runner.free(bool(order.get("models")), bool(order.get("results")))

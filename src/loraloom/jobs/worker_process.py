@@ -13,8 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from loraloom.jobs import frames
-from loraloom.jobs.frames import Frame
+from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.workflow.graph import JSON
+
+# The worker runs code of node packs, which have no business with the server's own secrets.
+_SECRETS = frozenset({"LORALOOM_TOKEN"})
+_SECONDS_TO_END = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class WorkerProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={k: v for k, v in os.environ.items() if k not in _SECRETS} | {"PYTHONUNBUFFERED": "1"},
             limit=1 << 20,
         )
         worker = cls(process, how.log)
@@ -79,10 +83,10 @@ class WorkerProcess:
             return
 
     async def receive(self) -> Frame | None:
-        """What the worker says next; None when it has ended. Raises BrokenFrame, ValueError for nonsense."""
+        """What the worker says next; None when it has ended. Raises BrokenFrame for nonsense."""
         said = await self._said.get()
         if isinstance(said, Exception):
-            raise said
+            raise BrokenFrame(f"{type(said).__name__}: {said}") from said
         if said is None:
             self._said.put_nowait(None)
         return said
@@ -110,7 +114,7 @@ class WorkerProcess:
                         answer.set_result(frame[0].get("answer"))
                 elif kind != "alive":
                     self._said.put_nowait(frame)
-        except (frames.BrokenFrame, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it sent, `receive` tells it
             self._said.put_nowait(error)
         finally:
             self._said.put_nowait(None)
@@ -121,6 +125,14 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await self.ended()
+
+    async def gone(self) -> str:
+        """How the process ended that has said its last; one that only closed its output is ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS_TO_END):
+                return await self.ended()
+        await self.kill()
+        return "it closed its output and did not end"
 
     async def ended(self) -> str:
         """Wait for the end; how the process ended, in words."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loraloom.lora.component import Component, ComponentName
+from loraloom.models.recognition import family_named
 
 SKIPPED = "ComfyUI v0.3.64 does not load it (compat comfyui)"
 
@@ -21,9 +22,7 @@ def known_names(kind: ComponentName, component: Component) -> frozenset[str]:
     """Every module name by which it finds a weight of this component."""
     if kind == "clip":
         return frozenset(_text_names(component))
-    flux = "double_blocks.0.img_attn.qkv.weight" in component.shapes
-    names = _flux_names(component) if flux else _unet_names(component)
-    return frozenset((*_native_names(component), *names))
+    return frozenset((*_native_names(component), *_family_names(component)))
 
 
 def _native_names(component: Component) -> Iterator[str]:
@@ -34,29 +33,11 @@ def _native_names(component: Component) -> Iterator[str]:
             yield "lora_unet_" + path.replace(".", "_")
 
 
-def _unet_names(component: Component) -> Iterator[str]:
-    for path, target in component.names.items():
-        if target.weight not in component.shapes:
-            continue
-        flat = path.replace(".", "_")
-        yield "lora_unet_" + flat
-        yield "lycoris_" + flat
-        dotted = path.replace(".to_", ".processor.to_").removesuffix(".0") if ".to_" in path else path
-        yield dotted
-        yield "unet." + dotted
-
-
-def _flux_names(component: Component) -> Iterator[str]:
-    for path, target in component.names.items():
-        if target.weight not in component.shapes:
-            continue
-        flat = path.replace(".", "_")
-        yield "transformer." + path
-        yield "lycoris_" + flat
-        yield "lora_transformer_" + flat
-    for weight in component.shapes:
-        if weight.endswith(".linear1.weight"):
-            yield "diffusion_model." + weight.removesuffix(".weight") + "_qkv"
+def _family_names(component: Component) -> Iterator[str]:
+    family = family_named(component.family)
+    if family is not None:
+        aliases = family.lora_aliases(component.shapes)
+        yield from (name for path in aliases for name in family.lora.comfyui(path))
 
 
 def _text_names(component: Component) -> Iterator[str]:

@@ -28,8 +28,8 @@ def open_checkpoint(path: FilePath) -> tuple[DiffusionModel, TextEncoders | None
     """An all-in-one file: the network, and its text encoders and autoencoder where the file holds them."""
     file = TensorFile(path)
     model = _diffusion_model(file)
-    parts = checkpoint_parts(file, model.family.text_roles)
-    text = TextEncoders(model.family.text_kind, parts) if parts else None
+    parts = checkpoint_parts(file, model.family.prompt.encoders)
+    text = TextEncoders(model.family.prompt.name, parts) if parts else None
     return model, text, _autoencoder(file)
 
 

@@ -59,6 +59,7 @@ class Vocabulary:
     tokenizer: makes it, from the encoder's weights where the file holds it; without start, end or padding.
     start, end: put around a prompt. pad: fills up. chunk: positions that are read at a time, and each chunk
     is padded to it; None: one chunk of any length.
+    turn, user: what begins a turn of a chat, and what follows it where the user speaks.
     """
 
     tokenizer: Callable[[WeightSource], Tokenizer]
@@ -66,6 +67,23 @@ class Vocabulary:
     start: int | None = None
     end: int | None = None
     chunk: int | None = None
+    turn: int | None = None
+    user: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """How a kind's vision tower is fed.
+
+    patch: pixels of a patch, in both directions. merge: patches that one token covers, likewise. mean,
+    deviation: of the pixels per channel. token: what stands for a picture among the tokens.
+    """
+
+    patch: int
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    token: int
+    merge: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,7 @@ class EncoderKind:
     measure: width and number of layers, from shapes by the module's names.
     blueprint: (prefix of native names, shapes by the module's names) → the module.
     tokens_table: names of the table of token vectors.
+    vision: of kinds that see pictures.
     prefixes: under which all-in-one checkpoints keep it.
     """
 
@@ -106,6 +125,7 @@ class EncoderKind:
     tokens_table: tuple[str, ...]
     prefixes: tuple[str, ...]
     lora: LoraNames = field(default=LoraNames(0, ()))
+    vision: Vision | None = None
 
     @property
     def prefix(self) -> str:

@@ -1,34 +1,37 @@
 """What Loraloom knows of a model family, as data.
 
-A family file (models/families/NAME.py, ending in FAMILY) states how its networks are recognised by the
-names and shapes of their weights, and how the network is built from those shapes alone: a narrower or
-shallower variant loads by the same code. Importing a family never imports torch; `blueprint(...).build`,
-`parametrisation` and `adapter` do.
+A family is a folder `models/families/NAME` of two files. `family.py` ends in FAMILY: how its network is
+recognised by the names and shapes of its weights, how it is built from those shapes alone, what its latents
+and prompts are, and what LoRA files and training need to know; it never imports torch. `network.py` says
+how the network is called: `inputs(cond, run)` and `forward(module, x, time, given, run)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+import importlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from loraloom.errors import ModelFileError
-from loraloom.weights.patch import Rows, Target
+from loraloom.models.latent_format import LatentFormat
+from loraloom.models.names import NameMap, Placements
+from loraloom.models.names import Placement as Placement
+from loraloom.models.names import Shapes as Shapes
+from loraloom.models.recipe import Recipe
+from loraloom.weights.patch import Target
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch import Tensor, nn
 
-    from loraloom.sampling.types import Network, Parametrisation
+    from loraloom.models.diffusion_network import Run
+    from loraloom.sampling.inputs import Inputs
+    from loraloom.sampling.types import Cond, Parametrisation
     from loraloom.weights.source import WeightSource
 
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Native weight name → shape."""
-
-
-Regrouping: TypeAlias = Mapping[str, "tuple[tuple[str, Rows], ...]"]
-"""Native weight name → the tensors, by name and rows, that make it up in a file of another layout."""
+Config = Mapping[str, object]
 
 
 @contextmanager
@@ -43,19 +46,6 @@ def from_shapes(what: str) -> Generator[None, None, None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a module's parameter comes from: row ranges of a native weight, concatenated in order (none:
-    all of it), reshaped to the parameter's shape."""
-
-    native: str
-    rows: tuple[tuple[int, int], ...] = ()
-
-
-Placements: TypeAlias = Mapping[str, Placement]
-"""Name of a module's parameter or buffer → its placement."""
-
-
-@dataclass(frozen=True, slots=True)
 class Blueprint:
     """A network as the shapes of its weights determine it.
 
@@ -63,74 +53,150 @@ class Blueprint:
     unused: patterns (`fnmatch`) of native names that files of this family hold and the network does not use.
     """
 
-    config: Mapping[str, object]
+    config: Config
     build: Callable[[], nn.Module]
     placements: Placements
     unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class LatentFormat:
-    """The latents of a family: network latent = (autoencoder latent - shift) * scale.
+class Module:
+    """The class of a network: "package.module:Class", and its arguments from the shapes of the weights."""
 
-    rgb: (C, 3) factors and rgb_bias that turn a network latent into a rough picture in [-1, 1].
-    downscale: pixels per latent pixel, in both directions.
-    tiny: name of the tiny autoencoder for it ("taesd"), whose decoder previews use where it is at hand.
-    """
+    path: str
+    config: Callable[[Shapes], Config]
 
-    name: str
-    channels: int
-    scale: float
-    shift: float = 0.0
-    rgb: tuple[tuple[float, float, float], ...] = ()
-    rgb_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    downscale: int = 8
-    tiny: str = ""
+    def build(self, config: Config) -> nn.Module:
+        """Imports the class's own file and makes it."""
+        where, _, name = self.path.partition(":")
+        made: Callable[..., nn.Module] = getattr(importlib.import_module(where), name)
+        return made(**config)
+
+
+def count_blocks(shapes: Shapes, pattern: str) -> int:
+    """How many native names "blocks.{}.…" go on from 0."""
+    count = 0
+    while pattern.format(count) in shapes:
+        count += 1
+    return count
+
+
+def prefixed(*prefixes: str) -> Callable[[str], Iterator[str]]:
+    """Module path → it behind each prefix, flattened where the prefix ends in "_"."""
+
+    def names(path: str) -> Iterator[str]:
+        for prefix in prefixes:
+            yield prefix + (path.replace(".", "_") if prefix.endswith("_") else path)
+
+    return names
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkParts:
-    """What a family's adapter makes a `Network` of.
+class LoraFacts:
+    """What LoRA files for a family look like.
 
-    module: gives the resident module, with the right weights in it, each time it is about to be used.
-    dtype, device: the type it computes in, and where.
-    around: what acts on the module for the time of each call.
+    paths: patterns (`re`) that flattened module paths ("transformer_blocks_0_img_mlp_…") of this family's
+        LoRAs show, and of no other's.
+    context_width: width of the text that cross-attention reads, where paths alone do not tell.
+    text_is_fixed: whether LoRAs leave the text encoders as they are.
+    rewrites: foreign endings of module paths (pattern, replacement).
+    comfyui: module path → the names under which ComfyUI reads it, beside the native ones that it reads for
+        every family ("lora_unet_", "diffusion_model.").
     """
 
-    module: Callable[[], nn.Module]
-    dtype: torch.dtype
-    device: torch.device
-    parametrisation: Parametrisation
-    latent: LatentFormat
-    config: Mapping[str, object]
-    around: Callable[[nn.Module], AbstractContextManager[None]] = lambda module: nullcontext()
+    paths: tuple[str, ...] = ()
+    context_width: int | None = None
+    text_is_fixed: bool = True
+    rewrites: tuple[tuple[str, str], ...] = ()
+    comfyui: Callable[[str], Iterable[str]] = prefixed("transformer.", "lycoris_")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """What training a LoRA for a family needs to know.
+
+    architecture, base_version: what the header of the file says (modelspec, kohya).
+    flat, dotted: prefixes of the module's paths in files of kohya's and of diffusers' spelling.
+    text: text encoders that may get adapters, in order.
+    stated_prediction: modelspec's word for what the network predicts; "": not said.
+    """
+
+    architecture: str
+    base_version: str
+    flat: str = "lora_unet_"
+    dotted: str = "transformer."
+    text: tuple[str, ...] = ()
+    stated_prediction: str = ""
+    implementation: str = "diffusers"
+
+
+class NetworkFunctions(Protocol):
+    """A family's `network.py`."""
+
+    def inputs(self, cond: Cond, run: Run) -> Inputs:
+        """What a conditioning becomes for latents like `run.latent`."""
+        ...
+
+    def forward(self, module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Tensor:
+        """x (B, C, H, W) or (B, C, F, H, W) float32, time (B,) float32 → the network's output, like x."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
-class ModelFamily:
+class Family:
     """A family of diffusion models. Compared and hashed by identity: each exists once.
 
-    matches: whether weights of these native names and shapes are a network of this family.
-    diffusers_names: module path in diffusers → the native weight (and its rows) that holds it.
-    from_diffusers: names and shapes of a file in diffusers' layout → the native weights that it holds; None
-        where it is not such a file.
-    text_kind: the kind of text encoders that condition it, and their roles in a checkpoint.
-    metadata_names: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
+    marks, unmarks: native names that its files hold, and that they do not. fits: what shapes must show
+        beside (called when the marks are there).
+    module: the class of the network. names: native ↔ module. prediction: what the network predicts.
+    prompt: how it uses its text encoders.
+    said: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
+    blocks: what workflows call its groups of blocks ("double") → the module's list of them.
     """
 
     name: str
     title: str
-    latent: LatentFormat
-    text_kind: str
-    text_roles: tuple[str, ...]
-    matches: Callable[[Shapes], bool]
-    blueprint: Callable[[Shapes], Blueprint]
-    parametrisation: Callable[[WeightSource], Parametrisation]
-    adapter: Callable[[NetworkParts], Network]
-    diffusers_names: Callable[[Shapes], Iterable[tuple[str, Target]]]
-    metadata_names: tuple[str, ...] = ()
-    from_diffusers: Callable[[Shapes], Regrouping | None] = lambda shapes: None
+    marks: tuple[str, ...]
+    module: Module
+    names: NameMap
+    latents: LatentFormat
+    prediction: Callable[[WeightSource], Parametrisation]
+    prompt: Recipe
+    unmarks: tuple[str, ...] = ()
+    fits: Callable[[Shapes], bool] = lambda shapes: True
+    said: tuple[str, ...] = ()
+    blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
+    lora: LoraFacts = LoraFacts()
+    training: TrainingFacts | None = None
 
-    def lora_aliases(self, shapes: Shapes) -> Iterable[tuple[str, Target]]:
-        """Module paths in diffusers → targets, for the weights that `shapes` holds."""
-        return ((path, target) for path, target in self.diffusers_names(shapes) if target.weight in shapes)
+    def matches(self, shapes: Shapes) -> bool:
+        """Whether weights of these native names and shapes are a network of this family."""
+        if not all(mark in shapes for mark in self.marks) or any(mark in shapes for mark in self.unmarks):
+            return False
+        try:
+            return self.fits(shapes)
+        except (ModelFileError, LookupError, ValueError):
+            return False  # tensors of unexpected dimensions are of none
+
+    def blueprint(self, shapes: Shapes) -> Blueprint:
+        """The network for these shapes; ModelFileError where they do not make one."""
+        with from_shapes(f"a {self.title} network"):
+            if missing := [mark for mark in self.marks if mark not in shapes]:
+                raise ModelFileError(
+                    f"the weights do not make a {self.title} network: {missing[0]!r} is missing"
+                )
+            config = self.module.config(shapes)
+            names = self.names.of_native(shapes)
+            return Blueprint(
+                config, lambda: self.module.build(config), names.placements(shapes), names.unused
+            )
+
+    def lora_aliases(self, shapes: Shapes) -> dict[str, Target]:
+        """Module path → target, for the weights that `shapes` holds."""
+        return self.names.of_native(shapes).aliases(shapes)
+
+    @cached_property
+    def network(self) -> NetworkFunctions:
+        """How its network is called. Imports torch."""
+        found = importlib.import_module(f"loraloom.models.families.{self.name}.network")
+        return cast(NetworkFunctions, found)

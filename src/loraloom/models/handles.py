@@ -9,7 +9,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from loraloom.models.family import LatentFormat, ModelFamily
+from loraloom.models.family import Family
+from loraloom.models.latent_format import LatentFormat
 from loraloom.models.lora_names import text_aliases
 from loraloom.sampling.types import Parametrisation
 from loraloom.weights.patch import NameTable, PatchUse, Stack
@@ -38,7 +39,7 @@ class DiffusionModel:
     parametrisation: hashable, set by nodes that change it; None: the family's own for these weights.
     """
 
-    family: ModelFamily
+    family: Family
     weights: WeightSource
     stack: Stack = ()
     parametrisation: Parametrisation | None = None
@@ -46,11 +47,11 @@ class DiffusionModel:
 
     @property
     def latent(self) -> LatentFormat:
-        return self.family.latent
+        return self.family.latents
 
     def current_parametrisation(self) -> Parametrisation:
         """The one set by nodes, or the family's own for these weights."""
-        return self.parametrisation or self.family.parametrisation(self.weights)
+        return self.parametrisation or self.family.prediction(self.weights)
 
     def with_lora(self, use: PatchUse) -> DiffusionModel:
         return replace(self, stack=(*self.stack, use))
@@ -66,7 +67,7 @@ class DiffusionModel:
 
     def lora_aliases(self) -> NameTable:
         """Module paths in diffusers → where they go."""
-        return dict(self.family.lora_aliases(self.weights.shapes))
+        return self.family.lora_aliases(self.weights.shapes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Literal, TypeAlias
 
 import torch
@@ -18,8 +18,9 @@ from torch import nn
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.autoencoder_layout import autoencoder_blueprint
 from loraloom.models.autoencoder_network import AutoencoderNetwork, TinyAutoencoderNetwork
+from loraloom.models.diffusion_network import Around, DiffusionNetwork
 from loraloom.models.encoder import text_blueprint
-from loraloom.models.family import Blueprint, NetworkParts
+from loraloom.models.family import Blueprint
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.resident import Resident, Storage
@@ -28,7 +29,6 @@ from loraloom.models.unmerged import Unmerged
 from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, has_native_bfloat16
 from loraloom.weights.patch import Stack
-from loraloom.weights.quantized import STORAGE_TYPES
 from loraloom.weights.source import WeightSource
 
 DtypeName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -68,16 +68,16 @@ class Memory:
 
         beside: LoRAs that run beside the weights, which therefore need not be patched for them."""
         blueprint = model.family.blueprint(model.weights.shapes)
-        parts = NetworkParts(
+        return DiffusionNetwork(
+            family=model.family,
             module=self._network_lease(model, blueprint),
+            config=blueprint.config,
+            parametrisation=model.current_parametrisation(),
             dtype=self.dtype,
             device=self.device,
-            parametrisation=model.current_parametrisation(),
-            latent=model.latent,
-            config=blueprint.config,
             around=_around(model, blueprint, beside),
+            options=dict(model.options),
         )
-        return model.family.adapter(parts)
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
         latent = vae.tiny_latent
@@ -172,12 +172,10 @@ class Memory:
             torch.cuda.empty_cache()
 
 
-def _around(
-    model: DiffusionModel, blueprint: Blueprint, beside: Stack
-) -> Callable[[nn.Module], AbstractContextManager[None]]:
+def _around(model: DiffusionModel, blueprint: Blueprint, beside: Stack) -> Around:
     """What acts on a network's module during each call."""
     freeu = model.option("freeu")
-    acting: list[Callable[[nn.Module], AbstractContextManager[None]]] = []
+    acting: list[Around] = []
     if isinstance(freeu, FreeU):
         acting.append(freeu.on)
     if beside:
@@ -199,11 +197,12 @@ def weights_bytes(source: WeightSource, dtype: torch.dtype, storage: Storage) ->
     Pages mapped from the file are counted too: the system may drop them, but then every use reads them."""
     total = 0
     for native, shape in source.shapes.items():
-        stored = source.dtypes[native]
-        narrow = len(shape) == 2 and (stored in STORAGE_TYPES or storage != "quantized")
-        if isinstance(storage, torch.dtype) and narrow and stored not in STORAGE_TYPES:
-            stored = storage
-        width = stored.itemsize if narrow or not stored.is_floating_point else dtype.itemsize
+        stored, is_matrix = source.dtypes[native], len(shape) > 1
+        if is_matrix and (source.is_packed(native) or storage == "stored"):
+            total += source.stored_bytes(native)
+            continue
+        narrow = storage if is_matrix and isinstance(storage, torch.dtype) else dtype
+        width = narrow.itemsize if stored.is_floating_point else stored.itemsize
         total += torch.Size(shape).numel() * width
     return total
 

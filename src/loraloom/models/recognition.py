@@ -14,14 +14,15 @@ from functools import lru_cache
 import loraloom.models.families as families_package
 from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder_layout import is_autoencoder
-from loraloom.models.family import ModelFamily, Regrouping, Shapes
+from loraloom.models.family import Family
+from loraloom.models.names import Regrouping, Shapes
 from loraloom.weights.header import Header
 from loraloom.weights.patch import Rows
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 """What files put before native names of a diffusion network, the most specific first."""
 
-DIFFUSERS_PREFIXES = ("", "unet.", "transformer.")
+MODULE_PREFIXES = ("", "unet.", "transformer.")
 
 _LORA_MARKS = (
     ".lora_down.",
@@ -44,17 +45,33 @@ class Recognised:
         files in another layout; None: they are the native weights.
     """
 
-    family: ModelFamily
+    family: Family
     prefix: str
     shapes: Shapes
     regrouping: Regrouping | None = None
 
 
 @lru_cache(maxsize=1)
-def families() -> tuple[ModelFamily, ...]:
-    """Every family that Loraloom knows: one per file of `models/families`."""
-    names = sorted(module.name for module in pkgutil.iter_modules(families_package.__path__))
-    return tuple(importlib.import_module(f"{families_package.__name__}.{name}").FAMILY for name in names)
+def families() -> tuple[Family, ...]:
+    """Every family that Loraloom knows: one per folder of `models/families`."""
+    return found_in(families_package.__path__, families_package.__name__)
+
+
+def family_named(name: str) -> Family | None:
+    """The family of that name; None where Loraloom does not know it."""
+    return next((family for family in families() if family.name == name), None)
+
+
+def found_in(folders: Iterable[str], package: str) -> tuple[Family, ...]:
+    """The families of a package. ValueError where two have one name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(folders))
+    found: dict[str, Family] = {}
+    for name in names:
+        family: Family = importlib.import_module(f"{package}.{name}.family").FAMILY
+        if family.name in found or family.name != name:
+            raise ValueError(f"the family in {package}.{name} is called {family.name!r}")
+        found[name] = family
+    return tuple(found.values())
 
 
 def native_shapes(header: Header, prefix: str) -> Shapes:
@@ -68,14 +85,14 @@ def recognise(header: Header) -> Recognised:
     """The one family whose network the file holds; ModelFileError says what the file looks like instead."""
     for prefix in PREFIXES:
         shapes = native_shapes(header, prefix)
-        found = [family for family in families() if _matches(family, shapes)] if shapes else []
+        found = [family for family in families() if family.matches(shapes)] if shapes else []
         if len(found) > 1:
             names = " and ".join(family.title for family in found)
             raise ModelFileError(f"{header.path}: could be {names}; the file is ambiguous")
         if found:
             return Recognised(found[0], prefix, shapes)
-    for prefix in DIFFUSERS_PREFIXES:
-        if found := _in_diffusers_layout(header, prefix):
+    for prefix in MODULE_PREFIXES:
+        if found := _in_module_layout(header, prefix):
             return found
     known = ", ".join(family.title for family in families())
     raise ModelFileError(
@@ -83,25 +100,16 @@ def recognise(header: Header) -> Recognised:
     )
 
 
-def _matches(family: ModelFamily, shapes: Shapes) -> bool:
-    """Whether shapes are of a family; tensors of unexpected dimensions are of none."""
-    try:
-        return family.matches(shapes)
-    except (ModelFileError, LookupError):
-        return False
-
-
-def _in_diffusers_layout(header: Header, prefix: str) -> Recognised | None:
+def _in_module_layout(header: Header, prefix: str) -> Recognised | None:
+    """The family whose module names its parameters as the file does."""
     theirs = native_shapes(header, prefix)
     for family in families():
-        try:
-            regrouping = family.from_diffusers(theirs)
-        except LookupError:
-            regrouping = None
-        if regrouping is None:
+        names = family.names.of_module(theirs) if theirs else None
+        if names is None or not all(names.could_hold(mark, theirs) for mark in family.marks):
             continue
+        regrouping = names.regrouping(theirs)
         shapes = {native: _joined_shape(theirs, pieces) for native, pieces in regrouping.items()}
-        if _matches(family, shapes):
+        if family.matches(shapes):
             return Recognised(family, prefix, shapes, regrouping)
     return None
 

@@ -2,8 +2,9 @@
 
 There is one copy of every weight. Which LoRAs a native weight carries is its signature; when the wanted
 signature differs, that weight alone is rebuilt: read again from the file, patched in float32, rounded once.
-An empty signature therefore is the base, bit for bit. Weights that stay in 8 bits are not rebuilt where
-the algebra allows: their LoRAs run beside them.
+An empty signature therefore is the base, bit for bit. Weights that stay quantised are not touched where the
+algebra allows: their LoRAs run beside them. Where it does not, the one weight is widened and carries the
+change in the type to compute in; nothing is rounded into the storage format again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Blueprint, from_shapes
-from loraloom.models.slots import compress, find_slots, is_unused
+from loraloom.models.slots import find_slots, is_unused, keep_packed
+from loraloom.weights.layers import PackedLayer, PackedLinear, join_low_rank
 from loraloom.weights.meta import build_unfilled, complete
+from loraloom.weights.packed import narrowed
 from loraloom.weights.patch import Factors, Patch, Rows, Stack
-from loraloom.weights.quantized import STORAGE_TYPES, join_low_rank
 from loraloom.weights.source import WeightSource
 
 Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
@@ -33,6 +35,10 @@ Uses: TypeAlias = "list[tuple[Patch, float]]"
 
 Storage: TypeAlias = 'Literal["quantized", "stored"] | torch.dtype'
 
+Arithmetic: TypeAlias = Literal["native", "widened"]
+"""How quantised weights are multiplied: as ComfyUI does for their format (for integers it rounds the inputs
+too), or with their values in the type to compute in."""
+
 _UNKNOWN: Signature = (("being rebuilt", 0.0),)
 
 
@@ -41,8 +47,9 @@ class Resident:
 
     dtype: the type to compute in. Weights stored in it are mapped from the file without a copy where the
         device allows it; others are converted tensor by tensor.
-    storage: which linear weights stay narrower and are widened when used: "quantized", those that the file
-        has in 8 bits; "stored", all as the file has them; or an 8-bit type to round them to.
+    storage: which weights of linear layers, embeddings and convolutions stay narrower and are widened when
+        used: "quantized", those that the file has quantised; "stored", all as the file has them; or an 8-bit
+        type to round the others to.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Resident:
         dtype: torch.dtype,
         device: torch.device,
         storage: Storage = "quantized",
+        arithmetic: Arithmetic = "native",
     ) -> None:
         self.source = source
         self.dtype = dtype
@@ -60,7 +68,13 @@ class Resident:
         self.storage: Storage = storage
         with source.naming():
             self.module = self._empty_module(blueprint)
-            self._slots = find_slots(self.module, blueprint, source)
+            self._slots = keep_packed(
+                self.module,
+                find_slots(self.module, blueprint, source),
+                self._stays_packed,
+                dtype,
+                native=arithmetic == "native",
+            )
         self._applied: dict[str, Signature] = {}
         self._mapped: set[str] = set()  # native weights that are the file's own pages: not to be written to
         self._stack: Stack | None = ()
@@ -76,13 +90,14 @@ class Resident:
                 raise ModelFileError(f"the weight {native!r} is empty: shape {list(shape)}")
         with from_shapes("a network that can be built"):
             module = build_unfilled(blueprint.build)
-            compress(module, blueprint.placements, self._stays_narrow)
         return module.eval().requires_grad_(False)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the module's parameters and buffers."""
-        return sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
+        """Bytes of the module's parameters, buffers and quantised weights."""
+        plain = sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
+        layers = (layer for layer in self.module.modules() if isinstance(layer, PackedLayer))
+        return plain + sum(layer.stored_bytes for layer in layers)
 
     def apply(self, stack: Stack) -> int:
         """Make the weights those of the base with `stack`; the number of native weights rebuilt."""
@@ -123,8 +138,8 @@ class Resident:
     def _restore(self, native: str) -> None:
         """Give all slots that a native weight feeds the file's values."""
         slots = self._slots[native]
-        if slots[0].compressed:
-            self._restore_compressed(native)
+        if slots[0].layer:
+            self._hold_packed(native)
         elif self._is_mappable(native):
             whole = self.source.map(native)
             self._mapped.add(native)
@@ -137,8 +152,10 @@ class Resident:
 
     def _rebuild(self, native: str, uses: Uses) -> None:
         """Give all slots that a native weight feeds the patched values."""
-        if self._slots[native][0].compressed and (factors := _factors(uses)) is not None:
-            self._restore_compressed(native)
+        layers = [slot.layer for slot in self._slots[native] if slot.layer]
+        if layers and (factors := _factors(uses)) is not None and _can_be_beside(layers):
+            if any(layer.packed is None for layer in layers):
+                self._hold_packed(native)
             self._attach(native, factors)
             return
         memory = self._memory_for(native, torch.float32)
@@ -146,10 +163,11 @@ class Resident:
         whole = memory
         for patch, strength in _joined(uses):
             whole = _patched(whole, patch, strength)
-        for slot in self._slots[native]:
-            if layer := slot.compressed:
-                layer.scale = layer.low_rank = None
-        self._write(native, whole, keep=whole is memory)
+        for slot in self._slots[native] if layers else ():
+            if layer := slot.layer:
+                layer.merge(slot.cut(whole).to(self.device, self.dtype, copy=True))
+        if not layers:
+            self._write(native, whole, keep=whole is memory)
 
     def _write(self, native: str, whole: Tensor, *, keep: bool) -> None:
         """Give the slots a weight's values; keep: they may stay in its memory, which is nobody else's."""
@@ -161,7 +179,7 @@ class Resident:
     def _memory_for(self, native: str, dtype: torch.dtype) -> Tensor:
         """Memory to build a native weight in: that of its only slot where it can be, else new."""
         slots, shape = self._slots[native], self.source.shapes[native]
-        if len(slots) == 1 and native not in self._mapped:
+        if len(slots) == 1 and native not in self._mapped and not slots[0].layer:
             own = slots[0].tensor
             fits = (
                 own.device.type == "cpu" and own.dtype == dtype and own.numel() == torch.Size(shape).numel()
@@ -177,32 +195,28 @@ class Resident:
     def _is_mappable(self, native: str) -> bool:
         """Whether the file's own pages can serve as the weight."""
         is_as_needed = self.source.dtypes[native] == self._dtype_of(native)
-        return self.device.type == "cpu" and is_as_needed and not self.source.is_scaled(native)
+        return self.device.type == "cpu" and is_as_needed and not self.source.is_packed(native)
 
-    def _narrow_type(self, native: str) -> torch.dtype | None:
-        """The type that a linear weight stays in; None: that to compute in."""
+    def _stays_packed(self, native: str) -> bool:
+        """Whether a weight that has layers of its own is kept narrower than the type to compute in."""
+        if self.source.is_packed(native):
+            return self.source.stays_packed(native)
         stored = self.source.dtypes[native]
-        if stored in STORAGE_TYPES or self.storage == "stored":
-            return None if stored == self.dtype else stored
-        return self.storage if isinstance(self.storage, torch.dtype) else None
+        if not stored.is_floating_point or stored.itemsize > 4:
+            return False
+        return isinstance(self.storage, torch.dtype) or (self.storage == "stored" and stored != self.dtype)
 
-    def _stays_narrow(self, native: str) -> bool:
-        return native in self.source and self._narrow_type(native) is not None
-
-    def _restore_compressed(self, native: str) -> None:
-        narrow, scale = self._narrow_type(native), self.source.scale(native)
-        if narrow is not None and narrow != self.source.dtypes[native]:
-            limit = torch.finfo(narrow).max
-            whole = self.source.read(native, torch.float32).clamp_(-limit, limit).to(narrow)
-        else:
-            whole = self.source.stored(native, mapped=self.device.type == "cpu")
+    def _hold_packed(self, native: str) -> None:
+        """Give a weight's layers its values as they are stored."""
+        packed = self.source.packed(native, mapped=self.device.type == "cpu")
+        if packed is None and isinstance(self.storage, torch.dtype):
+            limit = torch.finfo(self.storage).max
+            packed = narrowed(self.source.read(native, torch.float32).clamp_(-limit, limit).to(self.storage))
+        elif packed is None:
+            packed = narrowed(self.source.map(native))
         for slot in self._slots[native]:
-            slot.put(slot.cut(whole).reshape(slot.shape).to(self.device))
-            if layer := slot.compressed:
-                layer.low_rank = layer.scale = None
-                if scale is not None:
-                    rows = scale.reshape(-1)
-                    layer.scale = (slot.cut(rows) if len(rows) > 1 else rows).to(self.device)
+            if layer := slot.layer:
+                layer.hold(packed.rows(slot.placement.rows).to(self.device))
 
     def _attach(self, native: str, factors: Iterable[tuple[Tensor, Tensor, int]]) -> None:
         """Put low-rank changes (down, up, first row) beside a compressed weight."""
@@ -215,8 +229,12 @@ class Resident:
                 own = slot.cut(whole)
                 if bool(own.any()):
                     pairs.append((down.to(self.device), own.to(self.device)))
-            if layer := slot.compressed:
+            if layer := slot.layer:
                 layer.low_rank = join_low_rank(pairs, self.dtype)
+
+
+def _can_be_beside(layers: Iterable[PackedLayer]) -> bool:
+    return all(isinstance(layer, PackedLinear) for layer in layers)
 
 
 @contextmanager

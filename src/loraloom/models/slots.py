@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, Placement, Placements
-from loraloom.weights.quantized import QuantizedLinear
+from loraloom.models.family import Blueprint, Placement
+from loraloom.weights.layers import PackedLayer, packed_layer
 from loraloom.weights.source import WeightSource
 
 
@@ -31,11 +31,9 @@ class Slot:
         return getattr(self.owner, self.attribute)
 
     @property
-    def compressed(self) -> QuantizedLinear | None:
-        """The layer, when this is a weight that may stay narrower than the type to compute in."""
-        if isinstance(self.owner, QuantizedLinear) and self.attribute == "weight":
-            return self.owner
-        return None
+    def layer(self) -> PackedLayer | None:
+        """The layer, when this is a weight that stays as its file stores it."""
+        return self.owner if isinstance(self.owner, PackedLayer) and self.attribute == "weight" else None
 
     def cut(self, native: Tensor) -> Tensor:
         """The slot's values from the native weight's: a view where the rows are in one range."""
@@ -71,16 +69,32 @@ Slots: TypeAlias = Mapping[str, tuple[Slot, ...]]
 """Native weight name → the slots that it feeds."""
 
 
-def compress(module: nn.Module, placements: Placements, stays_narrow: Callable[[str], bool]) -> None:
-    """Exchange the linear layers whose native weights are to stay narrow for ones that widen them in use."""
-    for name, placement in placements.items():
-        path, _, attribute = name.rpartition(".")
-        owner, _, child = path.rpartition(".")
-        if attribute == "weight" and child and stays_narrow(placement.native):
-            parent = module.get_submodule(owner)
-            linear = getattr(parent, child, None)
-            if type(linear) is nn.Linear:
-                setattr(parent, child, QuantizedLinear.like(linear))
+def keep_packed(
+    module: nn.Module, slots: Slots, stays_packed: Callable[[str], bool], dtype: torch.dtype, *, native: bool
+) -> Slots:
+    """Exchange the layers of weights that stay as stored for ones that widen them in use. A weight stays so
+    where all its slots are such layers' own; native: see `PackedLayer`."""
+    paths = {owner: path for path, owner in module.named_modules()}
+    counts = Counter(id(slot.owner) for fed in slots.values() for slot in fed if slot.attribute == "weight")
+    exchanged: dict[int, PackedLayer] = {}
+    for name, fed in slots.items():
+        if not stays_packed(name):
+            continue
+        made = [
+            packed_layer(slot.owner, dtype, native)
+            if slot.attribute == "weight" and counts[id(slot.owner)] == 1 and paths[slot.owner]
+            else None
+            for slot in fed
+        ]
+        for slot, layer in zip(fed, made, strict=True):
+            if layer is not None and None not in made:
+                parent, _, child = paths[slot.owner].rpartition(".")
+                setattr(module.get_submodule(parent), child, layer)
+                exchanged[id(slot.owner)] = layer
+    return {
+        native: tuple(replace(slot, owner=exchanged.get(id(slot.owner), slot.owner)) for slot in fed)
+        for native, fed in slots.items()
+    }
 
 
 def find_slots(module: nn.Module, blueprint: Blueprint, source: WeightSource) -> Slots:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, LatentFormat, Placement, Regrouping, Shapes, from_shapes
-from loraloom.weights.patch import Rows, Target
-
-if TYPE_CHECKING:
-    from torch import nn
+from loraloom.models.family import Config, Module, from_shapes
+from loraloom.models.latent_format import LatentFormat
+from loraloom.models.names import Names, Row, Shapes
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -30,8 +27,6 @@ _OUTSIDE = {
     "input_blocks.0.0": "conv_in",
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
-    "label_emb.0.0": "class_embedding.linear_1",
-    "label_emb.0.2": "class_embedding.linear_2",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
@@ -88,20 +83,14 @@ class UNetLayout:
     blocks: Mapping[str, str]
 
 
-def is_unet(shapes: Shapes) -> bool:
-    """Whether weights are a Stable Diffusion UNet with text conditioning, by its landmarks."""
-    landmarks = (
-        "input_blocks.0.0.weight",
-        "time_embed.0.weight",
-        "middle_block.1.proj_in.weight",
-        "out.2.weight",
-    )
-    return all(name in shapes for name in landmarks) and _context(shapes) is not None
-
-
-def _context(shapes: Shapes) -> int | None:
-    shape = shapes.get("middle_block.1.transformer_blocks.0.attn2.to_k.weight")
-    return None if shape is None or len(shape) != 2 else shape[1]
+UNET_MARKS = (
+    "input_blocks.0.0.weight",
+    "time_embed.0.weight",
+    "middle_block.1.proj_in.weight",
+    "middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+    "out.2.weight",
+)
+"""What every UNet with text conditioning holds."""
 
 
 def _depth(shapes: Shapes, attention: str) -> int:
@@ -115,9 +104,7 @@ def _depth(shapes: Shapes, attention: str) -> int:
 @from_shapes("a Stable Diffusion UNet")
 def read_layout(shapes: Shapes) -> UNetLayout:
     """Walk the numbered blocks; ModelFileError where they do not make a UNet."""
-    context = _context(shapes)
-    if not is_unet(shapes) or context is None:
-        raise ModelFileError("the weights do not make a Stable Diffusion UNet: blocks are missing")
+    _, context = shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"]
     blocks, levels = _walk_down(shapes)
     channels = tuple(level.channels for level in levels)
     if len({level.resnets for level in levels}) != 1:
@@ -154,7 +141,7 @@ def _walk_down(shapes: Shapes) -> tuple[dict[str, str], list[_Level]]:
     while True:
         block, level, number = f"input_blocks.{index}", levels[-1], len(levels) - 1
         if f"{block}.0.op.weight" in shapes:
-            blocks[f"{block}.0"] = f"down_blocks.{number}.downsamplers.0.conv"
+            blocks[f"{block}.0"] = f"down_blocks.{number}.downsamplers.0"
             levels.append(_Level())
         elif f"{block}.0.in_layers.2.weight" in shapes:
             blocks[f"{block}.0"] = f"down_blocks.{number}.resnets.{level.resnets}"
@@ -182,63 +169,43 @@ def _walk_up(shapes: Shapes, levels: list[_Level]) -> Iterator[tuple[str, str]]:
             index += 1
 
 
-def diffusers_name(layout: UNetLayout, native: str) -> str | None:
-    """A native parameter or module name in diffusers' spelling; None for what is not part of the network."""
-    path, dot, parameter = native.rpartition(".")
-    if path in _OUTSIDE:
-        return _OUTSIDE[path] + dot + parameter
-    parts = native.split(".")
-    size = 2 if parts[0] == "middle_block" else 3
-    block = layout.blocks.get(".".join(parts[:size]))
-    if block is None:
-        return None
-    inner = ".".join(parts[size:])
-    if ".resnets." in block:
-        old, dot, parameter = inner.rpartition(".")
-        return f"{block}.{_RESNET[old]}.{parameter}" if old in _RESNET else None
-    if block.endswith(".downsamplers.0.conv"):
-        return block + inner.removeprefix("op")
-    return f"{block}.{inner}"
+@dataclass(frozen=True, slots=True)
+class UNetNames:
+    """The names of a UNet: what is called how depends on how many blocks a level has."""
+
+    def of_native(self, shapes: Shapes) -> Names:
+        return _names(read_layout(shapes).blocks.items(), "class_embedding")
+
+    def of_module(self, shapes: Shapes) -> Names | None:
+        """For a file in diffusers' layout."""
+        if "down_blocks.0.resnets.0.conv1.weight" not in shapes or "conv_in.weight" not in shapes:
+            return None
+        told = "add_embedding" if "add_embedding.linear_1.weight" in shapes else "class_embedding"
+        return _names(_blocks_of_diffusers(shapes), told)
 
 
-def diffusers_names(shapes: Shapes) -> Iterable[tuple[str, Target]]:
-    """Module path in diffusers → native weight, for every module."""
-    layout = read_layout(shapes)
-    for native in shapes:
-        name = diffusers_name(layout, native)
-        if name is None or not native.endswith(".weight"):
-            continue
-        path = name.removesuffix(".weight")
-        yield path, Target(native)
-        if path.startswith("class_embedding."):
-            yield path.replace("class_embedding.", "add_embedding."), Target(native)
-
-
-def from_diffusers(shapes: Shapes) -> Regrouping | None:
-    """The native names of a UNet in diffusers' layout; None where it is none."""
-    if "down_blocks.0.resnets.0.conv1.weight" not in shapes or "conv_in.weight" not in shapes:
-        return None
-    blocks = {theirs: ours for ours, theirs in _blocks_of_diffusers(shapes)}
-    outside = {theirs: ours for ours, theirs in _OUTSIDE.items()}
-    outside.update({f"add_embedding.linear_{n}": f"label_emb.0.{2 * n - 2}" for n in (1, 2)})
-    resnet = {theirs: ours for ours, theirs in _RESNET.items()}
-    found: dict[str, tuple[tuple[str, Rows], ...]] = {}
-    for name in shapes:
-        path, _, parameter = name.rpartition(".")
-        parts = path.split(".")
-        size = 3 if parts[0] == "mid_block" else 4
-        block, inner = blocks.get(".".join(parts[:size])), ".".join(parts[size:])
-        if path in outside:
-            native = outside[path]
-        elif block is None:
-            native = path
-        elif parts[size - 2] == "downsamplers":
-            native = f"{block}.op"
+def _names(blocks: Iterable[tuple[str, str]], told: str) -> Names:
+    """blocks: (native block, diffusers block). told: what the module calls what embeds the sizes."""
+    rows: dict[str, Row] = dict(_OUTSIDE)
+    rows |= {f"label_emb.0.{place}": f"{told}.linear_{n}" for n, place in ((1, 0), (2, 2))}
+    for ours, theirs in blocks:
+        if ".resnets." in theirs:
+            rows |= {f"{ours}.{native}": f"{theirs}.{module}" for native, module in _RESNET.items()}
+        elif ".downsamplers." in theirs:
+            rows[f"{ours}.op"] = f"{theirs}.conv"
         else:
-            inner = resnet.get(inner, inner) if parts[size - 2] == "resnets" else inner
-            native = f"{block}.{inner}"
-        found[f"{native}.{parameter}"] = ((name, None),)
-    return found
+            rows[f"{ours}.{{*}}"] = f"{theirs}.{{*}}"
+    return Names(rows, also={"add_embedding.linear_{}": "class_embedding.linear_{}"}, unused=UNUSED)
+
+
+def comfyui_names(path: str) -> Iterator[str]:
+    """The names by which ComfyUI reads a UNet's modules, beside the native ones."""
+    flat = path.replace(".", "_")
+    yield "lora_unet_" + flat
+    yield "lycoris_" + flat
+    dotted = path.replace(".to_", ".processor.to_").removesuffix(".0") if ".to_" in path else path
+    yield dotted
+    yield "unet." + dotted
 
 
 def _blocks_of_diffusers(shapes: Shapes) -> Iterator[tuple[str, str]]:
@@ -266,9 +233,14 @@ def _blocks_of_diffusers(shapes: Shapes) -> Iterator[tuple[str, str]]:
             level += 1
 
 
-@from_shapes("a Stable Diffusion UNet")
-def unet_blueprint(shapes: Shapes, heads: Callable[[int], int]) -> Blueprint:
-    """The diffusers UNet for these shapes; heads: channels of a level → number of attention heads."""
+def unet_module(heads: Callable[[int], int]) -> Module:
+    """The diffusers UNet; heads: channels of a level → number of attention heads."""
+    return Module(
+        "diffusers.models.unets.unet_2d_condition:UNet2DConditionModel", lambda shapes: _config(shapes, heads)
+    )
+
+
+def _config(shapes: Shapes, heads: Callable[[int], int]) -> Config:
     layout = read_layout(shapes)
     if layout.depths[-1] not in (0, layout.middle_depth):
         raise ModelFileError("a UNet whose middle is deeper than its last level is not supported")
@@ -288,16 +260,7 @@ def unet_blueprint(shapes: Shapes, heads: Callable[[int], int]) -> Blueprint:
     if layout.label is not None:
         config["class_embed_type"] = "projection"
         config["projection_class_embeddings_input_dim"] = layout.label
-
-    def build() -> nn.Module:
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-        return UNet2DConditionModel(**config)  # pyright: ignore[reportArgumentType]
-
-    placements = {
-        name: Placement(native) for native in shapes if (name := diffusers_name(layout, native)) is not None
-    }
-    return Blueprint(config, build, placements, UNUSED)
+    return config
 
 
 def eight_heads(channels: int) -> int:

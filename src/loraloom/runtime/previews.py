@@ -13,7 +13,7 @@ from torch import Tensor
 from loraloom.errors import ModelFileError
 from loraloom.folders import FileIdentity, ModelFolders
 from loraloom.models.autoencoder_network import TinyDecoder
-from loraloom.models.family import LatentFormat
+from loraloom.models.latent_format import LatentFormat
 from loraloom.models.memory import Memory
 from loraloom.sampling.types import Step
 
@@ -47,9 +47,13 @@ class LatentPreview:
     def _mixed(self, longest_side: int) -> PillowImage.Image:
         factors = torch.tensor(self.format.rgb).reshape(-1, 3)  # (C, 3)
         bias = torch.tensor(self.format.rgb_bias)
-        rgb = self.latent.movedim(0, -1).float().cpu()[..., : len(factors)] @ factors + bias
+        latent = self.latent.float().cpu()
+        latent = latent if latent.dim() == 3 else latent[:, 0]  # the first frame
+        if (fold := self.format.rgb_fold) > 1:
+            latent = torch.nn.functional.pixel_shuffle(latent, fold)
+        rgb = latent.movedim(0, -1)[..., : len(factors)] @ factors + bias
         picture = _as_picture((rgb + 1) / 2)
-        scale = min(self.format.downscale, longest_side / max(picture.size))
+        scale = min(self.format.pixels / fold, longest_side / max(picture.size))
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         return picture.resize(size, PillowImage.Resampling.BICUBIC)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.sampling.hooks import Hooks
-from loraloom.sampling.types import Cond, Conditioning, Network, NetworkInputs, Parametrisation, SampleContext
+from loraloom.sampling.inputs import Inputs, repeated
+from loraloom.sampling.types import Cond, Conditioning, Network, Parametrisation, SampleContext
 
 Area = tuple[int, int, int, int]
 """Height, width, top and left, in latent units."""
@@ -30,7 +31,7 @@ class Entry:
     is_default: it counts where, and as much as, the others of its side leave room.
     """
 
-    inputs: NetworkInputs
+    inputs: Inputs
     area: Area | None = None
     mask: Tensor | None = None
     strength: float = 1.0
@@ -63,13 +64,6 @@ class Entry:
             mask = self.crop(self.mask.to(x))[:, None]
             return weight * (mask if mask.shape[0] == 1 else repeated(mask, x.shape[0]))
         return weight if self.area is None else weight * _feathered(weight, self.area, x.shape[-2:])
-
-
-def repeated(value: Tensor, batch: int) -> Tensor:
-    """A tensor for a whole batch: those that there are, starting over when there are too few."""
-    if value.shape[0] == batch:
-        return value
-    return value.repeat(-(-batch // value.shape[0]), *[1] * (value.ndim - 1))[:batch]
 
 
 def _feathered(weight: Tensor, area: Area, size: Sequence[int]) -> Tensor:
@@ -119,11 +113,9 @@ def entry_of(network: Network, cond: Cond, context: SampleContext) -> Entry:
     strength = _number(cond, "strength", 1.0)
     if mask is not None:
         strength *= _number(cond, "mask_strength", 1.0)
-    inputs = {
-        name: tensor.to(context.latent.device) for name, tensor in network.inputs(cond, context).items()
-    }
+    device = context.latent.device
     return Entry(
-        inputs,
+        network.inputs(cond, context).mapped(lambda tensor: tensor.to(device)),
         area,
         mask,
         strength,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +10,11 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError, OutOfMemory
-from loraloom.sampling.conditions import Entry, repeated
+from loraloom.sampling.conditions import Entry
 from loraloom.sampling.guidance import Blocks, Guidance, MaskRule, Moment, SamplingOptions
 from loraloom.sampling.hooks import Adapt, Change, Hooks, HookStrengths
+from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SkipsLayers
-
-LONGEST_PADDING = 4
-"""Contexts are repeated to a common length in one batch up to this many times the shorter one."""
 
 KEPT_CHANGES = 4
 """How many networks with LoRAs of single conditionings are kept from step to step."""
@@ -30,45 +27,17 @@ class _Piece:
     name: str
     entry: Entry
     x: Tensor
-    inputs: Mapping[str, Tensor]
+    inputs: Inputs
 
     @staticmethod
     def of(name: str, entry: Entry, x: Tensor) -> _Piece:
-        inputs = {key: entry.crop(value) if key == "concat" else value for key, value in entry.inputs.items()}
-        return _Piece(name, entry, entry.crop(x), inputs)
+        return _Piece(name, entry, entry.crop(x), entry.inputs.cropped(entry.crop))
 
     def joins(self, other: _Piece) -> bool:
         """Whether both can be evaluated in one batch."""
         if self.x.shape != other.x.shape or self.entry.hooks != other.entry.hooks:
             return False
-        return self.inputs.keys() == other.inputs.keys() and all(
-            _context_joins(value, other.inputs[key])
-            if key == "context"
-            else _same_kind(value, other.inputs[key])
-            for key, value in self.inputs.items()
-        )
-
-
-def _same_kind(one: Tensor, other: Tensor) -> bool:
-    return one.shape[1:] == other.shape[1:] and one.dtype == other.dtype
-
-
-def _context_joins(one: Tensor, other: Tensor) -> bool:
-    if one.shape[2:] != other.shape[2:]:
-        return False
-    return math.lcm(one.shape[1], other.shape[1]) // min(one.shape[1], other.shape[1]) <= LONGEST_PADDING
-
-
-def _joined(pieces: Sequence[_Piece]) -> dict[str, Tensor]:
-    batch = pieces[0].x.shape[0]
-    joined: dict[str, Tensor] = {}
-    for key in pieces[0].inputs:
-        values = [repeated(piece.inputs[key], batch) for piece in pieces]
-        if key == "context":
-            tokens = math.lcm(*(value.shape[1] for value in values))
-            values = [value.repeat(1, tokens // value.shape[1], 1) for value in values]
-        joined[key] = torch.cat(values)
-    return joined
+        return self.inputs.joins(other.inputs)
 
 
 class Evaluation:
@@ -139,7 +108,7 @@ class Evaluation:
                 output = network(
                     parametrisation.scale_input(x, levels),
                     parametrisation.timestep(levels).float(),
-                    _joined(group),
+                    Inputs.joined([piece.inputs for piece in group], len(group[0].x)),
                 )
             except torch.OutOfMemoryError as error:
                 if len(group) == 1:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError, LoraloomError
-from loraloom.sampling.conditions import prepared, repeated
+from loraloom.sampling.conditions import prepared
 from loraloom.sampling.denoiser import Evaluation, GuidedDenoiser, MaskedDenoiser
 from loraloom.sampling.guidance import Guidance, SamplingOptions
 from loraloom.sampling.hooks import Adapt
+from loraloom.sampling.inputs import repeated
 from loraloom.sampling.noise import noise_for, random_like
 from loraloom.sampling.samplers.registry import Method
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SampleContext, Step

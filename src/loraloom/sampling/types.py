@@ -14,9 +14,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-NetworkInputs: TypeAlias = Mapping[str, Tensor]
-"""What one conditioning becomes for one network, each tensor with batch 1 (or B): "context" (1, T, D),
-"y" (1, Y), "guidance" (1,), "concat" (1, C', H, W) …"""
+from loraloom.sampling.inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +113,13 @@ class Network(Protocol):
         """Where it computes: latents are float32 tensors there."""
         ...
 
-    def inputs(self, cond: Cond, context: SampleContext) -> NetworkInputs:
-        """Turn one conditioning into network inputs for latents shaped like context.latent. "context" may
-        differ in its token count from entry to entry, "concat" is cropped with an area; every other
-        tensor is used as it is, repeated to the batch."""
+    def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
+        """Turn one conditioning into network inputs for latents shaped like context.latent."""
         ...
 
-    def __call__(self, x: Tensor, timestep: Tensor, inputs: NetworkInputs) -> Tensor:
+    def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
         """x (B, C, H, W) float32, already scaled, timestep (B,) float32, inputs batched to B → output
-        (B, C, H, W), of any dtype."""
+        (B, C, H, W), of any dtype. Latents with frames are (B, C, F, H, W)."""
         ...
 
     def process_latent_in(self, latent: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Imported when it is first asked for, because FastAPI takes longer to import than
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, TypeAlias, cast
 from urllib.parse import urlencode
 
@@ -15,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from loraloom.errors import LoraloomError
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Job, Status
+from loraloom.jobs.store import Store
 from loraloom.server import failures, prompts
+from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_object
+from loraloom.server.events import queue_state, stream
 from loraloom.server.sse import follow
 from loraloom.server.state import ServerState
 
@@ -80,7 +84,7 @@ class Move(BaseModel):
     """Another place for a waiting job."""
 
     model_config = ConfigDict(extra="forbid")
-    number: float | None = Field(None, allow_inf_nan=False, description="Its place; lower ones run first.")
+    number: float | None = Field(None, gt=-1e15, lt=1e15, description="Its place; lower ones run first.")
     priority: int | None = Field(None, ge=-1000, le=1000)
 
 
@@ -115,19 +119,22 @@ def _outputs(outputs: dict[str, Any]) -> list[OutputFile]:
         for entries in cast("dict[str, Any]", shown).values():
             for entry in cast("list[Any]", entries if isinstance(entries, list) else []):
                 if isinstance(entry, dict) and "filename" in entry:
-                    file: dict[str, str] = {
-                        "subfolder": "",
-                        "type": "output",
-                        **cast("dict[str, str]", entry),
-                    }
-                    names = {name: file[name] for name in ("filename", "subfolder", "type")}
+                    said = cast("dict[str, Any]", entry)
+                    file: dict[str, Any] = {"subfolder": "", "type": "output", **said}
+                    names = {name: str(file[name]) for name in ("filename", "subfolder", "type")}
                     found.append(OutputFile(node=node, url=f"/view?{urlencode(names)}", **names))
     return found
 
 
 def create_api(state: ServerState) -> FastAPI:
     """The application behind /v1."""
-    api = FastAPI(title="Loraloom", version=state.settings.version or "0", docs_url=None, redoc_url=None)
+    api = FastAPI(
+        title="Loraloom",
+        version=state.settings.version or "0",
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Answer,
+    )
     api.add_exception_handler(LoraloomError, failures.handler("detail"))
     _add_jobs(api, state)
     _add_queue(api, state.dispatcher)
@@ -169,12 +176,16 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
     ) -> JobPage:
         """Jobs, the latest first."""
         statuses = [Status(s) for s in status] if status else [*Status]
-        found, total = await dispatcher.call(lambda s: (s.jobs(statuses, limit, offset), s.count(*statuses)))
-        return JobPage(jobs=[view_of(job) for job in found], total=total)
+
+        def page(store: Store) -> JobPage:
+            found = [view_of(job) for job in store.jobs(statuses, limit, offset)]
+            return JobPage(jobs=found, total=store.count(*statuses))
+
+        return await dispatcher.read(page)
 
     @api.get("/jobs/{job_id}", responses={404: {}})
     async def job(job_id: str) -> JobView:
-        return view_of(await dispatcher.call(lambda s: s.get(job_id)))
+        return await dispatcher.read(lambda s: view_of(s.get(job_id)))
 
     @api.delete("/jobs/{job_id}", status_code=204, responses={404: {}, 409: {}})
     async def forget(job_id: str) -> None:
@@ -206,20 +217,35 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
         Events that last have an id, their sequence number; a reader that comes back with `Last-Event-ID`
         (or `?after=`) gets those that it has missed.
         """
-        await dispatcher.call(lambda s: s.get(job_id))
+        await dispatcher.read(lambda s: s.get(job_id))
         last = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(
-            follow(dispatcher, job_id, after), headers=headers, media_type="text/event-stream"
-        )
+        return _streamed(follow(dispatcher, job_id, after))
+
+    @api.get("/events", responses={200: {"content": {"text/event-stream": {}}}})
+    async def all_events(
+        request: Request,
+        after: Annotated[str, Query(max_length=100, description="The id of the last event seen.")] = "",
+        previews: Annotated[bool, Query(description="Send pictures of unfinished work.")] = False,
+    ) -> StreamingResponse:
+        """All that happens, of all jobs, without end, as server-sent events: one stream is enough for a page.
+
+        `queue` {pending, running, paused, worker} comes first and after every change; `job` {id, status,
+        number, priority, created, started, finished} when a job was queued, moved, begun or cancelled;
+        `started`, `run_started`, `cached`, `node_started`, `node_finished`, `note`, `warning`, `blocked`,
+        `node_failed`, and at the end `completed`, `failed`, `cancelled`, `requeued` or `quarantined`, each
+        with {job, status, at} and its own fields; `progress` {job, node, display, value, max, preview}, of
+        which only the latest is sent. Events that last have an id. A reader that comes back with
+        `Last-Event-ID` (or `?after=`) gets those that it has missed; `reset` says that they are not known any
+        more, so that lists have to be read again.
+        """
+        last = request.headers.get("last-event-id", after)[:100]
+        return _streamed(stream(state.events, dispatcher, last, previews=previews))
 
 
 def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
     async def queue_view() -> QueueView:
-        pending, running = await dispatcher.call(lambda s: (s.count(Status.PENDING), s.count(Status.RUNNING)))
-        worker = cast("dict[str, Any]", dict(dispatcher.worker_info))
-        return QueueView(pending=pending, running=running, paused=dispatcher.paused, worker=worker)
+        return QueueView(**await queue_state(dispatcher))
 
     @api.get("/queue")
     async def queue() -> QueueView:
@@ -228,13 +254,18 @@ def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
     @api.post("/queue/pause")
     async def pause() -> QueueView:
         """Start no further jobs; the running one goes on."""
-        dispatcher.pause(True)
+        await dispatcher.pause(True)
         return await queue_view()
 
     @api.post("/queue/resume")
     async def resume() -> QueueView:
-        dispatcher.pause(False)
+        await dispatcher.pause(False)
         return await queue_view()
+
+
+def _streamed(events: AsyncGenerator[str, None]) -> StreamingResponse:
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
 
 def _validated(body: dict[str, Any]) -> Submission:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
-from loraloom.jobs.dispatcher import Dispatcher, Limits, Notice
+from loraloom.jobs.dispatcher import Dispatcher
+from loraloom.jobs.notices import Limits, Notice
 from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread
@@ -32,8 +33,10 @@ from loraloom.server import (
     user_routes,
     wire,
 )
+from loraloom.server.answers import Answer
 from loraloom.server.hub import Hub
 from loraloom.server.lazy import LazyApp
+from loraloom.server.patience import Patience
 from loraloom.server.security import Security
 from loraloom.server.settings import ServerSettings
 from loraloom.server.state import Files, Log, ServerState, state_of
@@ -66,8 +69,8 @@ class Setup:
     own: OwnChecks | None = None
 
 
-def application(setup: Setup) -> ASGIApp:
-    """The ASGI application; its lifespan opens the queue and ends the worker."""
+def application(setup: Setup, state: ServerState) -> ASGIApp:
+    """The ASGI application; its lifespan starts the queue and ends the worker."""
     common = [
         *queue_routes.routes(),
         *file_routes.routes(),
@@ -87,12 +90,10 @@ def application(setup: Setup) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
-        state, store = open_state(setup)
         app.state.server = state
         await state.dispatcher.start()
         stop = start_telling(state)
-        hooks = Webhooks(state.dispatcher, secret_of(setup.settings.user_dir), setup.settings.allow_webhooks)
-        calling = asyncio.create_task(hooks.work())
+        calling = asyncio.create_task(state.webhooks.work())
         try:
             yield
         finally:
@@ -100,15 +101,14 @@ def application(setup: Setup) -> ASGIApp:
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
             await state.dispatcher.stop()
-            store.close()
 
     handlers = {HTTPException: _http_error, LoraloomError: failures.handler("error"), ClientDisconnect: _gone}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # pyright: ignore[reportArgumentType]
-    return Security(app, setup.settings)
+    return Patience(Security(app, setup.settings))
 
 
 def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
-    """The queue's file and its dispatcher, not yet at work."""
+    """The queue's file and its dispatcher, not yet at work. Raises InputError for what cannot be used."""
     settings = setup.settings
     for folder in (settings.output_dir, settings.input_dir, settings.temp_dir, settings.user_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,8 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
         store, worker, limits=setup.limits, paused=setup.start_paused, previews=setup.previews
     )
     files = Files(setup.folders)
-    return ServerState(settings, dispatcher, Hub(), files, setup.schemas, log, setup.own), store
+    hooks = Webhooks(dispatcher, secret_of(settings.user_dir), settings.allow_webhooks, write)
+    return ServerState(settings, dispatcher, Hub(), files, setup.schemas, hooks, log, setup.own), store
 
 
 def queue_file(user_dir: Path) -> Path:
@@ -139,6 +140,7 @@ def start_telling(state: ServerState) -> Callable[[], None]:
     changed = asyncio.Event()
 
     def hear(notice: Notice) -> None:
+        state.events.hear(notice)
         state.tell(notice)
         if notice.kind == "queue" or (notice.job is not None and notice.job.status.final):
             changed.set()
@@ -147,7 +149,9 @@ def start_telling(state: ServerState) -> Callable[[], None]:
         while True:
             await changed.wait()
             changed.clear()
-            state.hub.send("status", wire.status(await state.remaining()))
+            if state.hub.clients:
+                with suppress(LoraloomError):  # the queue's file is in use; the next change tells it
+                    state.hub.send("status", wire.status(await state.remaining()))
             await asyncio.sleep(0.05)
 
     stop_listening = state.dispatcher.listen(hear)
@@ -164,14 +168,13 @@ async def _websocket(socket: WebSocket) -> None:
     state = state_of(socket)
     sid = socket.query_params.get("clientId")
     sid = sid if sid and len(sid) <= 200 else None
-    greeting = queue_routes.greeting(state, sid, await state.remaining())
-    await state.hub.serve(socket, sid, greeting)
+    await state.hub.serve(socket, sid, lambda: queue_routes.greeting(state, sid))
 
 
 async def _http_error(_request: Request, error: HTTPException) -> Response:
     if error.status_code in (404, 405) and error.detail in ("Not Found", "Method Not Allowed"):
         return Response(status_code=error.status_code)
-    return JSONResponse({"error": error.detail}, error.status_code)
+    return Answer({"error": error.detail}, error.status_code)
 
 
 async def _gone(_request: Request, _error: ClientDisconnect) -> Response:

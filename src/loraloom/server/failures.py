@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
-from loraloom.errors import FileWriteError, InputError, LoraloomError, MissingModelsError, PathTaken
+from loraloom.errors import DiskFull, FileWriteError, InputError, LoraloomError, MissingModelsError, PathTaken
+from loraloom.jobs.database import QueueUnavailable
 from loraloom.jobs.job import WrongStatus
 from loraloom.jobs.store import JobExists, QueueFull, UnknownJob
+from loraloom.server.answers import Answer
 from loraloom.workflow.graph import JSON
 
 # The first row that an error is an instance of counts.
@@ -19,12 +20,15 @@ _STATUSES: tuple[tuple[type[LoraloomError], int], ...] = (
     (JobExists, 409),
     (QueueFull, 429),
     (PathTaken, 409),
+    (DiskFull, 507),
+    (QueueUnavailable, 503),
     (FileWriteError, 500),
     (InputError, 400),
     (MissingModelsError, 400),
     (LoraloomError, 500),
 )
-_RETRY_AFTER_SECONDS = 30
+_RETRY_AFTER_SECONDS = {429: 30, 503: 5, 507: 60}
+_TYPES = {503: "queue_unavailable", 507: "disk_full"}
 
 
 def status_of(error: LoraloomError) -> int:
@@ -32,18 +36,23 @@ def status_of(error: LoraloomError) -> int:
     return next(status for kind, status in _STATUSES if isinstance(error, kind))
 
 
-def answer(error: LoraloomError, body: Mapping[str, JSON]) -> JSONResponse:
-    """The answer to a request that failed, with the error's status."""
+def answer(error: LoraloomError, body: Mapping[str, JSON]) -> Answer:
+    """The answer to a request that failed, with the error's status; of what goes away by itself also its type
+    and when to try again."""
     status = status_of(error)
-    return JSONResponse(
-        dict(body), status, {"Retry-After": str(_RETRY_AFTER_SECONDS)} if status == 429 else None
+    kind = _TYPES.get(status)
+    seconds = _RETRY_AFTER_SECONDS.get(status)
+    return Answer(
+        {**body, **({} if kind is None else {"type": kind})},
+        status,
+        None if seconds is None else {"Retry-After": str(seconds)},
     )
 
 
-def handler(field: str) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+def handler(field: str) -> Callable[[Request, Exception], Awaitable[Answer]]:
     """What answers for a LoraloomError that a route lets through: an object with its message as `field`."""
 
-    async def failed(_request: Request, error: Exception) -> JSONResponse:
+    async def failed(_request: Request, error: Exception) -> Answer:
         if not isinstance(error, LoraloomError):
             raise error
         return answer(error, {field: str(error)})

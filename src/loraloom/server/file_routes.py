@@ -17,11 +17,12 @@ from typing import Any, cast
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from loraloom.atomic_file import part_file, write_file
 from loraloom.server import paths
+from loraloom.server.answers import Answer
 from loraloom.server.state import ServerState, state_of
 from loraloom.workflow.graph import JSON
 
@@ -95,7 +96,7 @@ async def _upload(request: Request, change: Callable[[bytes, dict[str, str]], by
 
     found = await asyncio.to_thread(store)
     parts = "/".join(paths.parts_of(fields.get("subfolder", "")))
-    return JSONResponse({"name": found, "subfolder": parts, "type": kind})
+    return Answer({"name": found, "subfolder": parts, "type": kind})
 
 
 def _place(state: ServerState, kind: str, subfolder: str, name: str) -> Path:
@@ -245,7 +246,7 @@ async def internal_files(request: Request) -> Response:
         entries.sort(key=lambda e: -e.stat().st_mtime)
         return [f"{entry.name} [{kind}]" for entry in entries[:5000]]
 
-    return JSONResponse(await asyncio.to_thread(names))
+    return Answer(await asyncio.to_thread(names))
 
 
 def sweep(folder: Path, older_than_seconds: float) -> None:

@@ -13,11 +13,12 @@ from typing import Any, cast
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from loraloom.folders import INPUT_KINDS
 from loraloom.server import paths
+from loraloom.server.answers import Answer
 from loraloom.server.file_routes import internal_files
 from loraloom.server.hub import FEATURES
 from loraloom.server.state import ServerState, state_of
@@ -44,17 +45,17 @@ async def one_class(request: Request) -> Response:
     name = str(request.path_params["name"])
     schema = state.schemas.get(name)
     entries: dict[str, JSON] = {} if schema is None else {name: object_info(schema, state.files.list)}
-    return JSONResponse(entries)
+    return Answer(entries)
 
 
 async def model_kinds(request: Request) -> Response:
-    return JSONResponse(_kinds(state_of(request)))
+    return Answer(_kinds(state_of(request)))
 
 
 async def models_of_kind(request: Request) -> Response:
     state = state_of(request)
     kind = _kind(state, request)
-    return JSONResponse(await asyncio.to_thread(state.files.list, kind))
+    return Answer(await asyncio.to_thread(state.files.list, kind))
 
 
 async def model_folder_list(request: Request) -> Response:
@@ -63,7 +64,7 @@ async def model_folder_list(request: Request) -> Response:
     for kind in _kinds(state):
         folders: list[JSON] = [str(directory) for directory in state.files.folders.directories(kind)]
         entries.append({"name": kind, "folders": folders})
-    return JSONResponse(entries)
+    return Answer(entries)
 
 
 async def model_file_list(request: Request) -> Response:
@@ -88,12 +89,12 @@ async def model_file_list(request: Request) -> Response:
                 )
         return found
 
-    return JSONResponse(await asyncio.to_thread(entries))
+    return Answer(await asyncio.to_thread(entries))
 
 
 async def embeddings(request: Request) -> Response:
     names = await asyncio.to_thread(state_of(request).files.list, "embeddings")
-    return JSONResponse([os.path.splitext(name)[0] for name in names])
+    return Answer([os.path.splitext(name)[0] for name in names])
 
 
 async def model_metadata(request: Request) -> Response:
@@ -105,7 +106,7 @@ async def model_metadata(request: Request) -> Response:
     if path is None or path.suffix != ".safetensors":
         raise HTTPException(404)
     metadata = await asyncio.to_thread(_safetensors_metadata, path)
-    return JSONResponse(metadata) if metadata else Response(status_code=404)
+    return Answer(metadata) if metadata else Response(status_code=404)
 
 
 def _safetensors_metadata(path: Path) -> dict[str, JSON]:
@@ -120,7 +121,7 @@ def _safetensors_metadata(path: Path) -> dict[str, JSON]:
 
 
 async def features(_request: Request) -> Response:
-    return JSONResponse(FEATURES)
+    return Answer(FEATURES)
 
 
 async def system_stats(request: Request) -> Response:
@@ -152,7 +153,7 @@ async def system_stats(request: Request) -> Response:
         "torch_vram_free": free,
     }
     devices = worker.get("devices") or [cpu]
-    return JSONResponse({"system": system, "devices": devices, "worker": dict(worker)})
+    return Answer({"system": system, "devices": devices, "worker": dict(worker)})
 
 
 def _memory() -> tuple[int, int]:
@@ -166,17 +167,17 @@ def _memory() -> tuple[int, int]:
 
 
 async def empty_object(_request: Request) -> Response:
-    return JSONResponse({})
+    return Answer({})
 
 
 async def logs(request: Request) -> Response:
     entries = state_of(request).log.entries
-    return JSONResponse("".join(f"{e['t']} - {e['m']}" for e in entries))
+    return Answer("".join(f"{e['t']} - {e['m']}" for e in entries))
 
 
 async def raw_logs(request: Request) -> Response:
     entries: list[JSON] = [*state_of(request).log.entries]
-    return JSONResponse({"entries": entries, "size": {"cols": 80, "rows": 24}})
+    return Answer({"entries": entries, "size": {"cols": 80, "rows": 24}})
 
 
 async def subscribe_logs(_request: Request) -> Response:
@@ -186,7 +187,7 @@ async def subscribe_logs(_request: Request) -> Response:
 async def folder_paths(request: Request) -> Response:
     state = state_of(request)
     entries = {k: [str(d) for d in state.files.folders.directories(k)] for k in _kinds(state)}
-    return JSONResponse(entries)
+    return Answer(entries)
 
 
 async def missing(_request: Request) -> Response:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from loraloom.server import paths
+from loraloom.server.answers import Answer
 from loraloom.server.state import state_of
 from loraloom.workflow.graph import JSON
 
@@ -79,7 +80,7 @@ async def extensions(request: Request) -> Response:
     if static is not None:
         found = (static / "extensions").rglob("*.js")
         scripts = [f"/{path.relative_to(static).as_posix()}" for path in sorted(found)]
-    return JSONResponse(scripts)
+    return Answer(scripts)
 
 
 async def templates(request: Request) -> Response:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from loraloom.engine.plan import order
-from loraloom.errors import WorkflowError
+from loraloom.errors import InputError, WorkflowError
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import read_problem
 from loraloom.server.state import ServerState
+from loraloom.server.webhook_address import parse as parse_address
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON, Graph
 from loraloom.workflow.implemented import known_schemas
@@ -52,7 +53,8 @@ async def accept(body: Mapping[str, JSON], state: ServerState) -> Accepted:
 
     `prompt` is a graph in API format; `workflow`, which ComfyUI does not take, one in the editor's.
     """
-    large = len(cast("dict[str, JSON]", body.get("prompt") or {})) > _LARGE or "workflow" in body
+    prompt = body.get("prompt")
+    large = (isinstance(prompt, dict) and len(prompt) > _LARGE) or "workflow" in body
     report, extra = await asyncio.to_thread(_validated, body, state) if large else _validated(body, state)
     if not report.outputs:
         raise BadPrompt(report.to_response())
@@ -158,6 +160,10 @@ def _webhook(body: Mapping[str, JSON]) -> str | None:
     url = body.get("webhook")
     if url is None:
         return None
-    if not isinstance(url, str) or not re.match(r"https?://[^\s/]", url) or len(url) > 2000:
+    if not isinstance(url, str):
         raise problem("invalid_webhook", "webhook must be an http or https address")
+    try:
+        parse_address(url)
+    except InputError as error:
+        raise problem("invalid_webhook", str(error)) from error
     return url

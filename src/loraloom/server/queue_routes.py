@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from loraloom.jobs.job import Job, Status
-from loraloom.jobs.store import JobExists, QueueFull, UnknownJob
+from loraloom.jobs.job import Job
+from loraloom.jobs.store import JobExists, QueueFull, Store
 from loraloom.server import failures, prompts, wire
+from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_object
 from loraloom.server.state import ServerState, state_of
 from loraloom.workflow.graph import JSON
+from loraloom.workflow.json_text import write_json
 
 _MANY = 100_000
 
 
 async def get_prompt(request: Request) -> Response:
-    return JSONResponse(wire.status(await state_of(request).remaining())["status"])
+    return Answer(wire.status(await state_of(request).remaining())["status"])
 
 
 async def post_prompt(request: Request) -> Response:
@@ -35,22 +37,19 @@ async def post_prompt(request: Request) -> Response:
             front=body.get("front") is True,
         )
     except prompts.BadPrompt as error:
-        return JSONResponse(error.body, 400)
+        return Answer(error.body, 400)
     except JobExists as error:
         return failures.answer(error, prompts.problem("invalid_prompt_id", str(error)).body)
     except QueueFull as error:
         return failures.answer(error, prompts.problem("queue_full", str(error)).body)
-    return JSONResponse(
+    return Answer(
         {"prompt_id": job.id, "number": wire.queue_item(job)[0], "node_errors": accepted.node_errors}
     )
 
 
 async def get_queue(request: Request) -> Response:
     state = state_of(request)
-    found, waiting = await state.dispatcher.call(lambda s: (s.jobs((Status.RUNNING,)), s.waiting()))
-    running: list[JSON] = [wire.queue_item(job) for job in found]
-    pending: list[JSON] = [wire.queue_item(job) for job in waiting]
-    return JSONResponse({"queue_running": running, "queue_pending": pending})
+    return Response(await state.queue_listing.json(), media_type="application/json")
 
 
 async def post_queue(request: Request) -> Response:
@@ -67,16 +66,19 @@ async def get_history(request: Request) -> Response:
     state = state_of(request)
     limit = whole_number(request, "max_items", -1)
     offset = whole_number(request, "offset", -1)
-    jobs = await state.dispatcher.call(lambda s: s.history(limit, offset))
-    return JSONResponse({job.id: wire.history_entry(job) for job in jobs})
+
+    def entries(store: Store) -> bytes:
+        return write_json({job.id: wire.history_entry(job) for job in store.history(limit, offset)}).encode()
+
+    return Response(await state.dispatcher.read(entries), media_type="application/json")
 
 
 async def get_history_one(request: Request) -> Response:
     job_id = str(request.path_params["job_id"])
-    job = await state_of(request).dispatcher.call(lambda s: s.find(job_id))
+    job = await state_of(request).dispatcher.read(lambda s: s.find(job_id))
     if job is None or not job.status.final or job.started is None:
-        return JSONResponse({})
-    return JSONResponse({job.id: wire.history_entry(job)})
+        return Answer({})
+    return Answer({job.id: wire.history_entry(job)})
 
 
 async def post_history(request: Request) -> Response:
@@ -101,34 +103,35 @@ async def get_jobs(request: Request) -> Response:
     if limit < 0 or offset < 0:
         raise HTTPException(400, "limit and offset must not be negative")
     ascending = request.query_params.get("sort_order") == "asc"
-    jobs, total = await state.dispatcher.call(
-        lambda s: (s.jobs(statuses, limit, offset, ascending=ascending), s.count(*statuses))
-    )
-    more = offset + len(jobs) < total
-    pagination: dict[str, JSON] = {"offset": offset, "limit": limit, "total": total, "has_more": more}
-    return JSONResponse({"jobs": [wire.job_item(job) for job in jobs], "pagination": pagination})
+
+    def page(store: Store) -> bytes:
+        jobs, total = store.jobs(statuses, limit, offset, ascending=ascending), store.count(*statuses)
+        more = offset + len(jobs) < total
+        pagination: dict[str, JSON] = {"offset": offset, "limit": limit, "total": total, "has_more": more}
+        return write_json({"jobs": [wire.job_item(job) for job in jobs], "pagination": pagination}).encode()
+
+    return Response(await state.dispatcher.read(page), media_type="application/json")
 
 
 async def get_job(request: Request) -> Response:
-    return JSONResponse(wire.job_detail(await job_of(request)))
+    return Answer(wire.job_detail(await job_of(request)))
 
 
 async def cancel_job(request: Request) -> Response:
     job = await job_of(request)
-    return JSONResponse({"cancelled": await state_of(request).dispatcher.cancel(job.id)})
+    return Answer({"cancelled": await state_of(request).dispatcher.cancel(job.id)})
 
 
 async def cancel_jobs(request: Request) -> Response:
     state = state_of(request)
     body = await read_object(request, state.settings.max_json)
-    cancelled: list[JSON] = []
-    for job_id in _ids(body, "job_ids"):
-        try:
-            if await state.dispatcher.cancel(job_id):
-                cancelled.append(job_id)
-        except UnknownJob:
-            continue
-    return JSONResponse({"cancelled": cancelled})
+    dispatcher = state.dispatcher
+    asked = _ids(body, "job_ids")
+    cancelled: list[JSON] = [*await dispatcher.cancel_waiting(asked)]
+    live = dispatcher.live
+    if live is not None and live.job.id in asked and await dispatcher.interrupt(live.job.id):
+        cancelled.append(live.job.id)
+    return Answer({"cancelled": cancelled})
 
 
 async def interrupt(request: Request) -> Response:
@@ -153,7 +156,7 @@ async def free(request: Request) -> Response:
 async def job_of(request: Request) -> Job:
     """The job that the path names; HTTPException 404 when there is none."""
     job_id = str(request.path_params["job_id"])
-    job = await state_of(request).dispatcher.call(lambda s: s.find(job_id))
+    job = await state_of(request).dispatcher.read(lambda s: s.find(job_id))
     if job is None:
         raise HTTPException(404, f"there is no job {job_id[:80]}")
     return job
@@ -194,16 +197,24 @@ def routes() -> list[Route]:
     ]
 
 
-def greeting(state: ServerState, sid: str | None, remaining: int) -> wire.Messages:
-    """What a WebSocket client is told first: the queue, and where its running job is."""
-    messages: wire.Messages = [("status", wire.status(remaining))]
+async def greeting(state: ServerState, sid: str | None) -> wire.Messages:
+    """What a WebSocket client is told first: the queue, its jobs that ended while it was away, and where its
+    running job is."""
+    messages: wire.Messages = [("status", wire.status(await state.remaining()))]
+    if sid is None:
+        return messages
+    missed = state.hub.ended.take(sid)
+    jobs = await state.dispatcher.read(lambda s: [j for i in missed if (j := s.find(i)) is not None])
+    for job in jobs:
+        if job.status.final:
+            messages += wire.ended_messages(job)
     live = state.dispatcher.live
-    if live is None or sid is None or live.job.request.client_id != sid:
+    if live is None or live.job.request.client_id != sid:
         return messages
     messages.append(("execution_start", {"prompt_id": live.job.id, "timestamp": live.started_ms}))
     for node, known in live.states.items():
         if known["state"] == "running":
             executing = {"node": node, "display_node": known["display_node_id"], "prompt_id": live.job.id}
             messages.append(("executing", executing))
-    messages.append(("progress_state", {"prompt_id": live.job.id, "nodes": live.states}))
+    messages.append(wire.progress_state(live.job.id, live.states))
     return messages

@@ -16,9 +16,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from loraloom.server.answers import Answer
 from loraloom.server.settings import ServerSettings
 
 COOKIE = "loraloom_token"
@@ -135,7 +136,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
         await send({"type": "websocket.close", "code": 1008, "reason": refusal.message[:100]})
         return
     headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-    await JSONResponse({"error": refusal.message}, refusal.status, headers)(scope, receive, send)
+    await Answer({"error": refusal.message}, refusal.status, headers)(scope, receive, send)
 
 
 def _hardened(send: Send) -> Send:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator
 
-from loraloom.jobs.dispatcher import Dispatcher, Notice
+from loraloom.jobs.dispatcher import Dispatcher
+from loraloom.jobs.notices import Notice
 from loraloom.jobs.store import JobEvent
-from loraloom.workflow.graph import JSON
+from loraloom.server.events import event, progress
 
 HEARTBEAT_SECONDS = 15.0
 _FINAL = frozenset({"completed", "failed", "cancelled", "quarantined"})
@@ -35,14 +33,14 @@ async def follow(dispatcher: Dispatcher, job_id: str, after: int) -> AsyncGenera
 
     stop = dispatcher.listen(hear)
     try:
-        stored = await dispatcher.call(lambda s: s.events(job_id, after))
+        stored = await dispatcher.read(lambda s: s.events(job_id, after))
         live = dispatcher.live
         current = [*live.events] if live is not None and live.job.id == job_id else []
-        for event in (*stored, *current):
-            if event.sequence > after:
-                after = event.sequence
-                yield _event(event)
-        job = await dispatcher.call(lambda s: s.find(job_id))
+        for found in (*stored, *current):
+            if found.sequence > after:
+                after = found.sequence
+                yield _event(found)
+        job = await dispatcher.read(lambda s: s.find(job_id))
         if job is None or job.status.final:
             return
         while not overflow.is_set():
@@ -56,26 +54,14 @@ async def follow(dispatcher: Dispatcher, job_id: str, after: int) -> AsyncGenera
                 after = notice.event.sequence
                 yield _event(notice.event)
             elif notice.kind == "progress":
-                yield _progress(notice)
+                yield event("progress", progress(notice, previews=True))
             elif notice.kind == "cancelled" and notice.event is None:
-                yield _text("cancelled", {})
+                yield event("cancelled", {})
             if notice.kind in _FINAL:
                 return
     finally:
         stop()
 
 
-def _event(event: JobEvent) -> str:
-    return f"id: {event.sequence}\n" + _text(event.kind, {**event.payload, "at": event.at})
-
-
-def _progress(notice: Notice) -> str:
-    said = notice.payload
-    data: dict[str, Any] = {name: said[name] for name in ("node", "display", "value", "max")}
-    if notice.preview:
-        data["preview"] = base64.b64encode(notice.preview).decode()
-    return _text("progress", data)
-
-
-def _text(kind: str, data: Mapping[str, JSON]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+def _event(found: JobEvent) -> str:
+    return event(found.kind, {**found.payload, "at": found.at}, str(found.sequence))

@@ -11,11 +11,15 @@ from typing import cast
 from starlette.requests import HTTPConnection
 
 from loraloom.folders import ModelFolders
-from loraloom.jobs.dispatcher import Dispatcher, Notice
+from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Status
+from loraloom.jobs.notices import Notice
 from loraloom.server import wire
-from loraloom.server.hub import Hub
+from loraloom.server.events import EventLog
+from loraloom.server.hub import Hub, encoded
+from loraloom.server.listing import QueueListing
 from loraloom.server.settings import ServerSettings
+from loraloom.server.webhooks import Webhooks
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.validate import OwnChecks
@@ -56,28 +60,42 @@ class ServerState:
     hub: Hub
     files: Files
     schemas: Mapping[str, NodeSchema]
+    webhooks: Webhooks
     log: Log = field(default_factory=Log)
     own: OwnChecks | None = None
+    events: EventLog = field(default_factory=EventLog)
+    queue_listing: QueueListing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue_listing = QueueListing(self.dispatcher)
 
     async def remaining(self) -> int:
         """How many jobs wait or run."""
-        return await self.dispatcher.call(lambda s: s.count(Status.PENDING, Status.RUNNING))
+        return await self.dispatcher.read(lambda s: s.count(Status.PENDING, Status.RUNNING))
 
     def tell(self, notice: Notice) -> None:
-        """Pass a notice on to the WebSocket clients it concerns."""
+        """Pass a notice on to the WebSocket client it concerns; nothing is made when it is not there."""
         job = notice.job
         if job is None or job.request.client_id is None:
             return
-        sid = job.request.client_id
+        client = self.hub.find(job.request.client_id)
+        ends = notice.kind != "queue" and job.status.final
+        if ends:
+            self.hub.ended.note(job.request.client_id, job.id, told=client is not None)
+        if client is None:
+            return
         live = self.dispatcher.live
-        states = live.states if live is not None and live.job.id == job.id else {}
-        for kind, data in wire.messages_for(notice, states, int(time.time() * 1000)):
-            self.hub.send(kind, data, sid)
-        client = self.hub.find(sid)
-        if notice.preview and client is not None:
+        if live is not None and live.job.id == job.id and notice.kind in wire.CHANGES_STATES:
+            client.put_latest("progress_state", lambda: encoded(*wire.progress_state(job.id, live.states)))
+        elif ends:
+            client.settle("progress_state")
+        for kind, data in wire.messages_for(notice, int(time.time() * 1000)):
+            client.put(encoded(kind, data))
+        if notice.preview:
             metadata = bool(client.flags.get("supports_preview_metadata"))
             node, display = str(notice.payload["node"]), str(notice.payload["display"])
-            client.put(wire.preview_frame(notice.preview, node, display, job.id, metadata))
+            picture = notice.preview
+            client.put_latest("preview", lambda: wire.preview_frame(picture, node, display, job.id, metadata))
 
 
 def state_of(connection: HTTPConnection) -> ServerState:

@@ -10,11 +10,12 @@ from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from loraloom.atomic_file import SUFFIX, move_file, write_file
 from loraloom.server import paths
+from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_bytes, read_object, read_value
 from loraloom.server.file_routes import served
 from loraloom.server.state import state_of
@@ -29,11 +30,11 @@ def user_root(request: Request) -> Path:
 
 
 async def users(_request: Request) -> Response:
-    return JSONResponse({"storage": "server", "migrated": True})
+    return Answer({"storage": "server", "migrated": True})
 
 
 async def get_settings(request: Request) -> Response:
-    return JSONResponse(_read_settings(request))
+    return Answer(_read_settings(request))
 
 
 async def post_settings(request: Request) -> Response:
@@ -43,7 +44,7 @@ async def post_settings(request: Request) -> Response:
 
 
 async def get_setting(request: Request) -> Response:
-    return JSONResponse(_read_settings(request).get(str(request.path_params["name"])))
+    return Answer(_read_settings(request).get(str(request.path_params["name"])))
 
 
 async def post_setting(request: Request) -> Response:
@@ -85,7 +86,7 @@ async def list_userdata(request: Request) -> Response:
                 break
         return found
 
-    return JSONResponse(await asyncio.to_thread(listing))
+    return Answer(await asyncio.to_thread(listing))
 
 
 async def get_userdata(request: Request) -> Response:
@@ -131,7 +132,7 @@ def _move(request: Request, source: str, target: str) -> Response:
 
 def _answer(request: Request, path: Path) -> Response:
     name = path.relative_to(paths.inside(user_root(request), "")).as_posix()
-    return JSONResponse(_info(path, name) if request.query_params.get("full_info") == "true" else name)
+    return Answer(_info(path, name) if request.query_params.get("full_info") == "true" else name)
 
 
 def _info(path: Path, name: str) -> dict[str, JSON]:

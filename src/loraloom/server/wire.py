@@ -7,8 +7,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from loraloom.jobs.dispatcher import Notice
 from loraloom.jobs.job import Job, Status
+from loraloom.jobs.notices import Notice
 from loraloom.workflow.graph import JSON
 
 _STATUS = {
@@ -168,34 +168,42 @@ def _workflow_id(job: Job) -> JSON:
 # ---- Messages ----
 
 
-def messages_for(notice: Notice, states: Mapping[str, Any], now_ms: int) -> Messages:
-    """What a job's own client is told of a notice; `states` are the nodes of the running job."""
+CHANGES_STATES = frozenset({"cached", "node_started", "progress", "node_finished", "node_failed"})
+"""Kinds of notices after which `progress_state` is another."""
+
+
+def progress_state(job_id: str, states: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What every node of the running job is doing."""
+    return "progress_state", {"prompt_id": job_id, "nodes": states}
+
+
+def messages_for(notice: Notice, now_ms: int) -> Messages:
+    """What a job's own client is told of a notice, beside `progress_state`."""
     if notice.job is None:
         return []
     said, job_id = notice.payload, notice.job.id
     stamped = {"prompt_id": job_id, "timestamp": now_ms}
-    progress = ("progress_state", {"prompt_id": job_id, "nodes": states})
     match notice.kind:
         case "run_started":
             return [("execution_start", stamped), ("execution_cached", {"nodes": [], **stamped})]
         case "cached":
-            return [("execution_cached", {"nodes": said["nodes"], **stamped}), progress]
+            return [("execution_cached", {"nodes": said["nodes"], **stamped})]
         case "node_started":
             executing = {"node": said["node"], "display_node": said["display"], "prompt_id": job_id}
-            return [("executing", executing), progress]
+            return [("executing", executing)]
         case "progress":
             step = {"value": said["value"], "max": said["max"], "prompt_id": job_id, "node": said["node"]}
-            return [progress, ("progress", step)]
+            return [("progress", step)]
         case "node_finished":
             if not said["ui"]:
-                return [progress]
+                return []
             output = {
                 "node": said["node"],
                 "display_node": said["display"],
                 "output": said["ui"],
                 "prompt_id": job_id,
             }
-            return [progress, ("executed", output)]
+            return [("executed", output)]
         case "blocked":
             return _blocked(said, job_id, now_ms)
         case "completed":
@@ -208,6 +216,20 @@ def messages_for(notice: Notice, states: Mapping[str, Any], now_ms: int) -> Mess
             return [("execution_error", {**error, "timestamp": now_ms}), _end(job_id)]
         case _:
             return []
+
+
+def ended_messages(job: Job) -> Messages:
+    """What a client that was not there is told of a job that has ended meanwhile."""
+    result = job.result or {}
+    outputs, meta = cast("dict[str, Any]", result.get("outputs", {})), result.get("meta")
+    messages = [m for m in history_messages(job) if m[0] in ("execution_start", "execution_cached")]
+    for node, shown in outputs.items():
+        known = meta.get(node) if isinstance(meta, dict) else None
+        display = known.get("display_node", node) if isinstance(known, dict) else node
+        executed = {"node": node, "display_node": display, "output": shown, "prompt_id": job.id}
+        messages.append(("executed", executed))
+    ends = [m for m in history_messages(job) if m[0] not in ("execution_start", "execution_cached")]
+    return [*messages, *ends, _end(job.id)]
 
 
 def _end(job_id: str) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from blake3 import blake3
-from torch import Tensor, nn
+from torch import nn
 
 from loraloom.folders import ModelFolders
 from loraloom.models.encoder import encoder_kind
@@ -80,20 +80,3 @@ class LearningText:
 
 def _numbers(chunk: Chunk) -> list[int]:
     return [weighted.token for weighted in chunk if isinstance(weighted.token, int)]
-
-
-def joined(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Network inputs of several examples as one batch; shorter contexts are repeated."""
-    names = rows[0].keys()
-    longest = max((row["context"].shape[1] for row in rows), default=0)
-    padded = [row | {"context": _repeat_to(row["context"], longest)} for row in rows]
-    return {name: torch.cat([row[name] for row in padded]) for name in names}
-
-
-def _repeat_to(context: Tensor, length: int) -> Tensor:
-    """(1, T, D) repeated, whole, until it is at least as long, then cut: attention over repeated states
-    gives what it gives over them once, where the length is a multiple."""
-    if context.shape[1] == length:
-        return context
-    times = -(-length // context.shape[1])
-    return context.repeat(1, times, 1)[:, :length]

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from loraloom.errors import LoraloomError
-from loraloom.sampling.types import Cond, SampleContext
+from loraloom.sampling.inputs import Inputs
+from loraloom.sampling.types import Cond, Network, SampleContext
 from loraloom.training.captions import draw_caption
-from loraloom.training.conditioning import joined
 from loraloom.training.dataset import Example
 from loraloom.training.noise import add_noise, draw_noise, draw_sigmas, even_sigmas, weighted_loss
 from loraloom.training.optimizers import make_optimizer, rate_factor, set_rate
@@ -131,13 +131,13 @@ class Loop:
         latent, noise, sigma = (t.to(network.device) for t in (latent, noise, sigma))
         parametrisation = network.parametrisation
         noised = add_noise(parametrisation, latent, sigma, noise, settings.noise)
-        rows: list[dict[str, Tensor]] = []
+        rows: list[Inputs] = []
         for index, cond in enumerate(conds):
-            told = Cond(cond.context, cond.pooled, {"guidance": settings.noise.guidance, **cond.options})
+            told = replace(cond, options={"guidance": settings.noise.guidance, **cond.options})
             one = SampleContext(latent=latent[index : index + 1], noise=noise[index : index + 1])
-            rows.append(dict(network.inputs(told, one)))
+            rows.append(network.inputs(told, one))
         x = parametrisation.scale_input(noised.x, sigma)
-        output = network(x, parametrisation.timestep(sigma).float(), joined(rows))
+        output = _run(network, x, parametrisation.timestep(sigma).float(), rows)
         return weighted_loss(output, noised)
 
     @torch.no_grad()
@@ -155,3 +155,13 @@ class Loop:
                 noise = draw_noise(latent, 0.0, generator)
                 losses.append(self._error(latent, noise, sigma, [cond]).item())
         return sum(losses) / len(losses)
+
+
+def _run(network: Network, x: Tensor, times: Tensor, rows: list[Inputs]) -> Tensor:
+    """The network on a batch: as one where all inputs join (captions of other lengths may not), else in
+    turns."""
+    moved = [row.mapped(lambda tensor: tensor.to(x.device)) for row in rows]
+    if all(row.joins(moved[0]) for row in moved[1:]):
+        return network(x, times, Inputs.joined(moved))
+    parts = zip(x.split(1), times.split(1), moved, strict=True)
+    return torch.cat([network(one, time, row) for one, time, row in parts])

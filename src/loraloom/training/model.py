@@ -3,7 +3,7 @@ files and by the same code that inference uses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,17 +14,16 @@ from torch.utils.checkpoint import checkpoint
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_text_encoders
+from loraloom.models.diffusion_network import DiffusionNetwork
 from loraloom.models.encoder import text_blueprint
-from loraloom.models.family import NetworkParts
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.memory import Memory
+from loraloom.models.recognition import families
 from loraloom.models.resident import Resident
 from loraloom.sampling.types import Network
 from loraloom.training.settings import ModelSettings, RunSettings
 from loraloom.weights.source import WeightSource
 
-TRAINABLE = ("sd15", "sd20", "sdxl", "flux")
-"""Families whose networks predict what the loss knows, and whose text encoders we can feed."""
 FINGERPRINT_VALUES = 1024
 """Values of each tensor that identify it in a cache's key: reading ten gigabytes for a key would not pay."""
 
@@ -41,12 +40,11 @@ class Handles:
 def open_model(settings: ModelSettings) -> Handles:
     """Read the headers of the base's files. InputError where a part is missing or cannot be trained."""
     model, text, autoencoder = open_checkpoint(settings.checkpoint)
-    if model.family.name not in TRAINABLE:
-        raise InputError(
-            f"{settings.checkpoint} is {model.family.title}; training knows {', '.join(TRAINABLE)}"
-        )
+    if model.family.training is None:
+        known = ", ".join(family.title for family in families() if family.training)
+        raise InputError(f"{settings.checkpoint} is {model.family.title}; training knows {known}")
     if settings.text_encoders:
-        text = open_text_encoders(settings.text_encoders, settings.text_kind or model.family.text_kind)
+        text = open_text_encoders(settings.text_encoders, settings.text_kind or model.family.prompt.name)
     if settings.autoencoder is not None:
         autoencoder = open_autoencoder(settings.autoencoder)
     if text is None:
@@ -71,35 +69,27 @@ def load_network(model: DiffusionModel, settings: RunSettings) -> LiveNetwork:
     blueprint = model.family.blueprint(model.weights.shapes)
     module = Resident(blueprint, model.weights, dtype=dtype, device=device).module
     if settings.checkpointing:
-        _recompute(module)
-    parametrisation = model.parametrisation or model.family.parametrisation(model.weights)
-    parts = NetworkParts(
+        _recompute(module, model.family.blocks.values())
+    network = DiffusionNetwork(
+        family=model.family,
         module=lambda: module,
+        config=blueprint.config,
+        parametrisation=model.current_parametrisation(),
         dtype=dtype,
         device=device,
-        parametrisation=parametrisation,
-        latent=model.latent,
-        config=blueprint.config,
     )
-    return LiveNetwork(model.family.adapter(parts), module)
+    return LiveNetwork(network, module)
 
 
-def _recompute(module: nn.Module) -> None:
-    """Forget activations in the forward pass: block by block, as diffusers does in a UNet. A transformer's
-    blocks are called one by one by its family's adapter, so they are wrapped here."""
-    blocks = [
-        m for name in ("transformer_blocks", "single_transformer_blocks") for m in _children(module, name)
-    ]
+def _recompute(module: nn.Module, groups: Iterable[str]) -> None:
+    """Forget activations in the forward pass, block by block: by diffusers' own switch in a UNet, elsewhere
+    for the blocks in the module's lists of these names."""
+    blocks = [block for name in groups for block in getattr(module, name)]
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if not blocks:
         enable: Callable[[], None] = module.enable_gradient_checkpointing  # pyright: ignore[reportAssignmentType]
         enable()
-
-
-def _children(module: nn.Module, name: str) -> list[nn.Module]:
-    found = getattr(module, name, None)
-    return list(found) if isinstance(found, nn.ModuleList) else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any, cast
 
 import torch
@@ -11,28 +13,42 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from loraloom.errors import InputError
-from loraloom.training.prodigy import Prodigy
 from loraloom.training.settings import OptimizerSettings
+
+# Numbers of Prodigy's groups that change while training: its estimates of the distance, and its step.
+_CHANGING = frozenset({"d", "d_max", "d_numerator", "k"})
 
 
 def make_optimizer(
     network: Sequence[nn.Parameter], text: Sequence[nn.Parameter], settings: OptimizerSettings
 ) -> Optimizer:
-    """The optimizer over both groups. Each group keeps its full rate as "peak"."""
+    """The optimizer over both groups. Each group keeps its full rate as "peak".
+
+    Raises InputError for numbers that the optimizer does not take."""
     groups: list[dict[str, Any]] = [{"params": list(network), "lr": settings.rate, "peak": settings.rate}]
     if text:
-        rate = settings.text_rate or settings.rate / 2
+        rate = settings.text_rate or settings.rate / (1 if settings.name == "prodigy" else 2)
         groups.append({"params": list(text), "lr": rate, "peak": rate})
-    betas = cast("tuple[float, float]", settings.betas)
-    match settings.name:
-        case "adamw":
-            return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay)
-        case "adafactor":
-            return torch.optim.Adafactor(groups, weight_decay=settings.weight_decay)
-        case "prodigy":
-            return Prodigy(groups, betas=betas, weight_decay=settings.weight_decay)
-        case "adamw8bit":
-            return _eight_bit(groups, betas, settings.weight_decay)
+    betas, weight_decay = cast("tuple[float, float]", settings.betas), settings.weight_decay
+    try:
+        match settings.name:
+            case "adamw":
+                return torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay)
+            case "adafactor":
+                return torch.optim.Adafactor(groups, weight_decay=weight_decay)
+            case "prodigy":
+                return _prodigy(groups, betas, weight_decay)
+            case "adamw8bit":
+                return _eight_bit(groups, betas, weight_decay)
+    except ValueError as error:
+        raise InputError(f"optimizer: {error}") from error
+
+
+def _prodigy(groups: list[dict[str, Any]], betas: tuple[float, float], weight_decay: float) -> Optimizer:
+    from prodigyopt import Prodigy
+
+    with redirect_stdout(sys.stderr):  # it says that its decay is decoupled; standard output is for results
+        return Prodigy(groups, betas=betas, weight_decay=cast("int", weight_decay))  # a wrong hint of theirs
 
 
 def _eight_bit(groups: list[dict[str, Any]], betas: tuple[float, float], weight_decay: float) -> Optimizer:
@@ -84,7 +100,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
                 found[f"{index}/{name}/number"] = torch.tensor(value, dtype=torch.float64)
     for index, group in enumerate(optimizer.param_groups):
         for name, value in group.items():
-            if name in Prodigy.CHANGING:
+            if name in _CHANGING:
                 found[f"group/{index}/{name}"] = torch.tensor(value, dtype=torch.float64)
     return found
 
@@ -96,7 +112,8 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> No
         place, _, name = key.partition("/")
         if place == "group":
             index, _, name = name.partition("/")
-            optimizer.param_groups[int(index)][name] = float(value)
+            number = float(value)
+            optimizer.param_groups[int(index)][name] = int(number) if name == "k" else number
         elif name.endswith("/number"):
             number = float(value)
             kept = int(number) if number.is_integer() and name == "step/number" else number

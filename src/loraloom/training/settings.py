@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
+from pydantic.dataclasses import dataclass
 
 from loraloom.errors import InputError
 
@@ -14,161 +17,159 @@ DecayName = Literal["constant", "cosine", "linear"]
 Dtype = Literal["fp32", "bf16"]
 
 
-@dataclass(frozen=True, slots=True)
+def _in_folder(stated: object, info: ValidationInfo) -> object:
+    """A path as a file states it, relative to the validation's `folder`."""
+    folder = Path((info.context or {}).get("folder", ""))
+    return folder / Path(stated).expanduser() if isinstance(stated, str) else stated
+
+
+# Strict: TOML has types, so that a text is never read as a number, nor a number as a switch.
+FilePath = Annotated[Path, BeforeValidator(_in_folder)]
+Text = Annotated[str, Strict()]
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]
+Real = Annotated[float, Strict()]
+Share = Annotated[Real, Field(ge=0, le=1, allow_inf_nan=False)]
+Amount = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1, le=10_000_000)]
+_KNOWN_KEYS = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class ModelSettings:
     """The base. checkpoint: an all-in-one file, or only the network; then the other files are named too."""
 
-    checkpoint: Path
-    text_encoders: tuple[Path, ...] = ()
-    text_kind: str = ""
+    checkpoint: FilePath
+    text_encoders: tuple[FilePath, ...] = ()
+    text_kind: Text = ""
     """The `type` that a CLIP loader would be given, where `text_encoders` are named."""
-    autoencoder: Path | None = None
+    autoencoder: FilePath | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class FolderSettings:
     """One dataset. folder: pictures with .txt or .caption files, or a folder of kohya's `N_trigger class`."""
 
-    folder: Path
-    repeats: int = 0
+    folder: FilePath
+    repeats: Annotated[Whole, Field(ge=0, le=100_000)] = 0
     """0: the number before the underscore of the folder's name, or 1."""
-    caption: str = ""
+    caption: Text = ""
     """For pictures without a caption file; "": what follows the number in the folder's name."""
-    trigger: str = ""
+    trigger: Text = ""
     """Put before every caption that does not hold it."""
-    shuffle: bool = False
-    keep_tokens: int = 0
-    caption_dropout: float = 0.05
-    tag_dropout: float = 0.0
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        _within("data.caption_dropout", self.caption_dropout, 0, 1)
-        _within("data.tag_dropout", self.tag_dropout, 0, 1)
-        _within("data.repeats", self.repeats, 0, 100_000)
-        _within("data.keep_tokens", self.keep_tokens, 0, 1000)
+    shuffle: Flag = False
+    keep_tokens: Annotated[Whole, Field(ge=0, le=1000)] = 0
+    caption_dropout: Share = 0.05
+    tag_dropout: Share = 0.0
+    flip: Flag = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class AdapterSettings:
     """What is trained. targets: a regular expression over diffusers' module names; "": attention and
     feed-forward layers, for `locon` the convolutions too. alpha 0: the rank."""
 
     kind: AdapterKind = "lora"
-    rank: int = 16
-    alpha: float = 0.0
-    conv_rank: int = 0
+    rank: Annotated[Whole, Field(ge=1, le=4096)] = 16
+    alpha: Real = 0.0
+    conv_rank: Annotated[Whole, Field(ge=0, le=4096)] = 0
     """Rank of the convolutions; 0: they are left alone, for `locon` the rank."""
-    conv_alpha: float = 0.0
-    targets: str = ""
-    text_encoder: bool = False
-    factor: int = -1
+    conv_alpha: Real = 0.0
+    targets: Text = ""
+    text_encoder: Flag = False
+    factor: Whole = -1
     """LoKr: the size of the small block; -1: as square as possible."""
 
-    def __post_init__(self) -> None:
-        _within("adapter.rank", self.rank, 1, 4096)
-        _within("adapter.conv_rank", self.conv_rank, 0, 4096)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class NoiseSettings:
     """min_snr: γ of the weighting, 0 for none. offset: added brightness noise. shift: of flow times; 0: by
     the number of latent cells, as Flux.1 samples. logit_mean, logit_deviation: of flow times."""
 
-    min_snr: float = 5.0
-    offset: float = 0.0
-    shift: float = 0.0
-    logit_mean: float = 0.0
-    logit_deviation: float = 1.0
-    guidance: float = 1.0
+    min_snr: Real = 5.0
+    offset: Real = 0.0
+    shift: Real = 0.0
+    logit_mean: Real = 0.0
+    logit_deviation: Real = 1.0
+    guidance: Real = 1.0
     """What guidance-distilled networks (Flux.1 dev) are told while training."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class OptimizerSettings:
     name: OptimizerName = "adamw"
-    rate: float = 1e-4
-    text_rate: float = 0.0
-    """Of the text encoder; 0: half of `rate`."""
-    weight_decay: float = 0.01
-    betas: tuple[float, ...] = (0.9, 0.99)
-    clip: float = 1.0
+    rate: Amount = 1e-4
+    text_rate: Amount = 0.0
+    """Of the text encoder; 0: half of `rate`, with prodigy `rate` itself."""
+    weight_decay: Amount = 0.01
+    betas: tuple[Real, ...] = (0.9, 0.99)
+    clip: Real = 1.0
     """Largest norm of the gradient; 0: no limit."""
     decay: DecayName = "cosine"
-    warm_up: float = 0.05
+    warm_up: Share = 0.05
     """Share of the steps over which the rate rises from zero."""
-    lowest: float = 0.0
+    lowest: Real = 0.0
     """Where the decay ends, as a share of `rate`."""
 
     def __post_init__(self) -> None:
         if len(self.betas) != 2:
             raise InputError(f"optimizer.betas are two numbers; found {list(self.betas)}")
-        _within("optimizer.warm_up", self.warm_up, 0, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class RunSettings:
-    steps: int = 1000
+    steps: Count = 1000
     """Optimizer steps."""
-    batch: int = 1
-    accumulate: int = 1
+    batch: Count = 1
+    accumulate: Count = 1
     """Batches per step."""
-    resolution: int = 512
+    resolution: Annotated[Whole, Field(ge=16, le=8192)] = 512
     """Side of a square of as many pixels as a bucket has at most."""
-    bucket_step: int = 64
-    seed: int = 42
+    bucket_step: Annotated[Whole, Field(ge=8, le=1024)] = 64
+    seed: Whole = 42
     dtype: Dtype = "bf16"
-    device: str = "auto"
-    checkpointing: bool = False
+    device: Text = "auto"
+    checkpointing: Flag = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    save_every: int = 250
+    save_every: Count = 250
     """Steps between saved states."""
-    keep_states: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "save_every", "keep_states"):
-            _within(f"run.{name}", getattr(self, name), 1, 10_000_000)
-        _within("run.resolution", self.resolution, 16, 8192)
-        _within("run.bucket_step", self.bucket_step, 8, 1024)
+    keep_states: Count = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class ValidationSettings:
     """share: of the pictures, chosen by their content, that are never trained on; every: steps between
     validations. The same noise and times every time, so that losses can be compared."""
 
-    share: float = 0.05
-    every: int = 100
-    draws: int = 4
+    share: Annotated[Real, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.05
+    every: Whole = 100
+    draws: Whole = 4
     """Noise levels per picture, spread evenly."""
 
-    def __post_init__(self) -> None:
-        _within("validation.share", self.share, 0, 0.5)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class SampleSettings:
     """Pictures drawn during training by the sampling code that `loraloom run` uses."""
 
-    prompts: tuple[str, ...] = ()
-    negative: str = ""
-    every: int = 250
-    steps: int = 20
-    cfg: float = 7.0
-    sampler: str = "euler"
-    scheduler: str = "normal"
-    seed: int = 0
-    width: int = 0
+    prompts: tuple[Text, ...] = ()
+    negative: Text = ""
+    every: Whole = 250
+    steps: Whole = 20
+    cfg: Real = 7.0
+    sampler: Text = "euler"
+    scheduler: Text = "normal"
+    seed: Whole = 0
+    width: Whole = 0
     """0: the resolution."""
-    height: int = 0
+    height: Whole = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
 class Settings:
     """A whole run. name: of the LoRA file. output: folder for files, states and samples."""
 
-    name: str
-    output: Path
+    name: Text
+    output: FilePath
     model: ModelSettings
     data: tuple[FolderSettings, ...]
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
@@ -177,7 +178,7 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
-    metadata: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    metadata: dict[str, Text] = field(default_factory=lambda: dict[str, str]())
     """Added to the file's header, such as modelspec.author and modelspec.license."""
 
     def __post_init__(self) -> None:
@@ -185,8 +186,8 @@ class Settings:
             raise InputError(f'name: {self.name!r} is not a file name; give one such as "pixel_art"')
         if not self.data:
             raise InputError("no [[data]] table: name at least one folder of pictures")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}; it must be between {low} and {high}")
+        rates = self.optimizer
+        if rates.name == "prodigy" and self.adapter.text_encoder and rates.text_rate not in (0, rates.rate):
+            raise InputError(
+                f"optimizer.text_rate is {rates.text_rate}: prodigy finds one rate for all; leave it out"
+            )

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-import types
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from loraloom.errors import InputError
 
 T = TypeVar("T")
 
+_EXPECTED = {
+    "dataclass_type": "a table",
+    "dict_type": "a table",
+    "tuple_type": "a list",
+    "string_type": "a value of type str",
+    "int_type": "a value of type int",
+    "float_type": "a value of type float",
+    "bool_type": "a value of type bool",
+    "is_instance_of": "a value of type path",
+    "path_type": "a value of type path",
+}
+
 
 def read_toml(path: Path, kind: type[T]) -> T:
     """The dataclass `kind` as a file states it; paths in it are relative to the file's folder.
 
-    Raises InputError naming file, key, what was found and what was expected."""
+    Raises InputError naming file, keys, what was found and what was expected."""
     try:
         stated = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -31,59 +45,50 @@ def read_toml(path: Path, kind: type[T]) -> T:
         raise InputError(f"{path}: {error}") from error
 
 
-def parse(stated: Mapping[str, object], kind: type[T], folder: Path, place: str = "") -> T:
-    """A dataclass from parsed TOML. folder: what relative paths are relative to."""
-    hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(cast(Any, kind))}
-    for key in stated:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-            raise InputError(f"{place}{key} is not a setting{hint}")
-    values: dict[str, object] = {}
-    for name, entry in known.items():
-        if name in stated:
-            values[name] = _value(stated[name], hints[name], folder, place + name)
-        elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise InputError(f"{place}{name} is missing")
-    return kind(**values)
+def parse(stated: Mapping[str, object], kind: type[T], folder: Path) -> T:
+    """A dataclass from parsed TOML. folder: what relative paths are relative to. Raises InputError."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(stated), context={"folder": folder})
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        # A key that is written wrongly is often the one that is missing: it comes first.
+        found.sort(key=lambda entry: entry["type"] != "unexpected_keyword_argument")
+        raise InputError("\n  ".join(_mistake(entry, kind) for entry in found)) from error
 
 
-def _value(stated: object, kind: Any, folder: Path, place: str) -> object:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
-        return parse(_table(stated, place), cast("type[object]", kind), folder, place + ".")
-    if origin in (Union, types.UnionType):
-        inner = next(argument for argument in arguments if argument is not type(None))
-        return _value(stated, inner, folder, place)
-    if origin is Literal:
-        if stated not in arguments:
-            raise InputError(f"{place} is {stated!r}; choose one of {', '.join(map(str, arguments))}")
-        return stated
-    if origin is tuple:
-        if not isinstance(stated, list):
-            raise InputError(f"{place} is {stated!r}; expected a list")
-        items = cast("list[object]", stated)
-        return tuple(_value(item, arguments[0], folder, f"{place}[{i}]") for i, item in enumerate(items))
-    if origin is dict:
-        return {
-            key: _value(item, str, folder, f"{place}.{key}") for key, item in _table(stated, place).items()
-        }
-    return _scalar(stated, kind, folder, place)
+def _mistake(entry: ErrorDetails, kind: type) -> str:
+    place, value = _place(entry["loc"]), entry["input"]
+    context: Mapping[str, Any] = entry.get("ctx", {})
+    match entry["type"]:
+        case "missing":
+            return f"{place} is missing"
+        case "unexpected_keyword_argument":
+            known = _settings_at(kind, entry["loc"][:-1])
+            near = difflib.get_close_matches(str(entry["loc"][-1]), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            return f"{place} is not a setting; {hint}"
+        case "literal_error":
+            return f"{place} is {value!r}; choose one of {str(context['expected']).replace(chr(39), '')}"
+        case "greater_than_equal":
+            return f"{place} is {value!r}; it must be at least {context['ge']}"
+        case "less_than_equal":
+            return f"{place} is {value!r}; it must be at most {context['le']}"
+        case other if other in _EXPECTED:
+            return f"{place} is {value!r}; expected {_EXPECTED[other]}"
+        case _:
+            return f"{place} is {value!r}: {entry['msg']}"
 
 
-def _table(stated: object, place: str) -> Mapping[str, object]:
-    if not isinstance(stated, dict):
-        raise InputError(f"{place} is {stated!r}; expected a table")
-    return cast("Mapping[str, object]", stated)
+def _place(location: Sequence[int | str]) -> str:
+    """Keys joined by dots, with the numbers of list items: `data[0].folder`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
 
 
-def _scalar(stated: object, kind: Any, folder: Path, place: str) -> object:
-    if kind is Path and isinstance(stated, str):
-        return folder / Path(stated).expanduser()
-    if kind is float and isinstance(stated, int | float) and not isinstance(stated, bool):
-        return float(stated)
-    if type(stated) is kind:
-        return stated
-    name = "path" if kind is Path else getattr(kind, "__name__", str(kind))
-    raise InputError(f"{place} is {stated!r}; expected a value of type {name}")
+def _settings_at(kind: Any, location: Sequence[int | str]) -> list[str]:
+    """The keys of the table at a place."""
+    for part in location:
+        if isinstance(part, str):
+            hint = get_type_hints(kind)[part]
+            kind = next(found for found in (hint, *get_args(hint)) if is_dataclass(found))
+    return [entry.name for entry in fields(kind)]

@@ -20,6 +20,8 @@ from types import MappingProxyType
 from typing import cast
 
 from loraloom.errors import ModelFileError
+from loraloom.weights.formats import TensorInfo
+from loraloom.weights.marks import weights_of
 
 MAX_HEADER_BYTES = 25_000_000
 MAX_TENSORS = 200_000
@@ -55,22 +57,11 @@ class FileIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One tensor: dtype name of the format, shape, and its bytes [begin, end) within the data section."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.end - self.begin
-
-
-@dataclass(frozen=True, slots=True)
 class Header:
-    """All that a file says of itself before its data."""
+    """All that a file says of itself before its data.
+
+    tensors: its weights by name; those that are quantised are described by their values' shape and `packing`,
+    and the scales and marks that belong to them are no tensors of their own."""
 
     path: Path
     metadata: Mapping[str, str]
@@ -123,9 +114,17 @@ def read_header(path: str | os.PathLike[str]) -> Header:
                 " download it again"
             )
         file.seek(8)
-        text = file.read(length)
-    metadata, tensors = _parse(where, text)
-    _check_layout(where, tensors, identity.size, 8 + length)
+        metadata, stored = _parse(where, file.read(length))
+        _check_layout(where, stored, identity.size, 8 + length)
+
+        def fetch(info: TensorInfo) -> bytes:
+            file.seek(8 + length + info.begin)
+            return file.read(info.end - info.begin)
+
+        try:
+            tensors = weights_of(stored, metadata, fetch)
+        except ModelFileError as error:
+            raise ModelFileError(f"{where}: {error}") from None
     return Header(
         where, MappingProxyType(metadata), MappingProxyType(tensors), 8 + length, identity.size, identity
     )

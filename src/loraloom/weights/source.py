@@ -1,8 +1,8 @@
 """The weights of one network under their native names, wherever the files keep them.
 
 Native names are those of the family's original checkpoint, without the file's prefix. A source hides the
-prefix, renames, several files, layers fused in one file and split in another, and the scales of 8-bit
-storage. It is immutable, compares by content identity, and reads nothing until asked.
+prefix, renames, several files, layers fused in one file and split in another. It is immutable, compares by
+content identity, and reads nothing until asked.
 """
 
 from __future__ import annotations
@@ -17,14 +17,10 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
+from loraloom.weights.formats import TensorInfo
+from loraloom.weights.packed import Packed, joined
 from loraloom.weights.patch import Rows
 from loraloom.weights.tensor_file import DTYPES, TensorFile
-
-SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
-"""Where 8-bit files keep the factor of a ".weight" (ComfyUI's older and newer spelling)."""
-
-_QUANTISATION_EXTRAS = (".scale_input", ".input_scale", ".comfy_quant")
-_MARKERS = frozenset({"scaled_fp8"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +34,33 @@ class Piece:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        shape = self.file.header.tensors[self.key].shape
+        shape = self.info.shape
         shape = shape[::-1] if self.transposed else shape
         return shape if self.rows is None else (self.rows[1] - self.rows[0], *shape[1:])
 
     @property
+    def info(self) -> TensorInfo:
+        return self.file.header.tensors[self.key]
+
+    @property
+    def nbytes(self) -> int:
+        """Its share of the tensor's bytes."""
+        if self.rows is None:
+            return self.info.nbytes
+        return (
+            self.info.nbytes
+            * (self.rows[1] - self.rows[0])
+            // max(1, self.info.shape[-1 if self.transposed else 0])
+        )
+
+    @property
     def is_whole(self) -> bool:
         return self.rows is None and not self.transposed
+
+    def packed(self, *, mapped: bool = False) -> Packed:
+        """The piece as it is stored; not for transposed ones."""
+        whole = self.file.packed(self.key, mapped=mapped)
+        return whole.rows(() if self.rows is None else (self.rows,))
 
     def cut(self, tensor: Tensor) -> Tensor:
         """The piece, from the whole tensor of the file."""
@@ -63,13 +79,7 @@ class WeightSource:
     """Native names over the tensors of one or several files."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
-        self._entries = {name: e for name, e in entries.items() if not _is_quantisation(name)}
-        self._scales = {
-            name.removesuffix(suffix) + ".weight": entry
-            for suffix in SCALE_SUFFIXES
-            for name, entry in entries.items()
-            if name.endswith(suffix)
-        }
+        self._entries = dict(entries)
         self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(
             {name: _joined_shape(entry) for name, entry in self._entries.items()}
         )
@@ -100,8 +110,6 @@ class WeightSource:
         entries: dict[str, Entry] = {}
         for source in sources:
             entries.update(source._entries)
-            for name, entry in source._scales.items():
-                entries[name.removesuffix(".weight") + SCALE_SUFFIXES[0]] = entry
         return cls(entries)
 
     def __eq__(self, other: object) -> bool:
@@ -142,47 +150,67 @@ class WeightSource:
         return sum(self.stored_bytes(name) for name in self._entries)
 
     def stored_bytes(self, native: str) -> int:
-        count = 1
-        for size in self.shapes[native]:
-            count *= size
-        return count * self.dtypes[native].itemsize
+        """Bytes of one weight in its files, scales included."""
+        return sum(piece.nbytes for piece in self._entry(native))
 
-    def is_scaled(self, native: str) -> bool:
-        """Whether the stored values are to be multiplied with a scale."""
-        return native in self._scales
+    def is_packed(self, native: str) -> bool:
+        """Whether the file has the weight quantised, or in a type that nothing is computed in."""
+        return any(piece.info.packing is not None for piece in self._entry(native))
 
-    def scale(self, native: str) -> Tensor | None:
-        """The factor (float32, scalar or per row) that stored 8-bit values are multiplied with, if any."""
-        entry = self._scales.get(native)
-        return None if entry is None else _read_entry(entry, torch.float32)
+    def format(self, native: str) -> str | None:
+        """The storage format of a quantised weight, in ComfyUI's or GGUF's words."""
+        packing = self._entry(native)[0].info.packing
+        return (
+            None
+            if packing is None
+            else str(packing.settings.get("format", self._entry(native)[0].info.dtype))
+        )
 
-    def stored(self, native: str, *, mapped: bool = False) -> Tensor:
-        """The values as the file has them, without their scale; mapped: without a copy where possible."""
+    def stays_packed(self, native: str) -> bool:
+        """Whether `packed` has a quantised weight as it is stored."""
         entry = self._entry(native)
-        if mapped and len(entry) == 1:
-            return entry[0].cut(entry[0].file.map(entry[0].key))
-        return _read_entry(entry, None)
+        if len(entry) == 1:
+            return entry[0].info.packing is not None and not entry[0].transposed
+        return self.packed(native, mapped=True) is not None
+
+    def packed(self, native: str, *, mapped: bool = False) -> Packed | None:
+        """A quantised weight as it is stored; None where it cannot stay so (pieces of different formats, a
+        transposed piece): then it is to be `read`."""
+        entry = self._entry(native)
+        if any(piece.transposed or piece.info.packing is None for piece in entry):
+            return None
+        return joined([piece.packed(mapped=mapped) for piece in entry])
+
+    def stored(self, native: str) -> Tensor:
+        """The values as the file has them; of a quantised weight, without its scales."""
+        pieces = [
+            piece.file.read(piece.key) if piece.info.packing is None else piece.packed().parts["weight"]
+            for piece in self._entry(native)
+        ]
+        return (
+            pieces[0]
+            if len(pieces) == 1
+            else torch.cat([piece.view(torch.uint8).flatten() for piece in pieces])
+        )
 
     def read(self, native: str, dtype: torch.dtype | None = None) -> Tensor:
-        """The values in fresh memory; scaled 8-bit storage is multiplied out (to float32 unless asked)."""
-        entry, scale = self._entry(native), self.scale(native)
-        if scale is None:
-            return _read_entry(entry, dtype)
-        values = _read_entry(entry, torch.float32)
-        values *= scale.reshape(scale.shape + (1,) * (values.dim() - scale.dim()))
-        return values if dtype is None else values.to(dtype)
+        """The values in fresh memory; quantised ones are widened (to float32 unless asked)."""
+        return _read_entry(self._entry(native), dtype)
 
     def read_into(self, native: str, out: Tensor) -> None:
         """As `read`, into memory that is there: contiguous, on the CPU, of as many elements."""
         entry = self._entry(native)
-        if len(entry) == 1 and entry[0].is_whole and native not in self._scales:
+        if len(entry) == 1 and entry[0].is_whole:
             entry[0].file.read_into(entry[0].key, out)
         else:
             out.copy_(self.read(native).view_as(out))
 
     def map(self, native: str) -> Tensor:
-        """The values, without a copy where the file has them in one piece and unscaled, else as `read`."""
-        return self.read(native) if native in self._scales else self.stored(native, mapped=True)
+        """The values, without a copy where the file has them in one piece and as they are, else as `read`."""
+        entry = self._entry(native)
+        if len(entry) == 1 and entry[0].info.is_readable:
+            return entry[0].cut(entry[0].file.map(entry[0].key))
+        return self.read(native)
 
     def _entry(self, native: str) -> Entry:
         entry = self._entries.get(native)
@@ -190,10 +218,6 @@ class WeightSource:
             names = ", ".join(str(file.path) for file in self.files)
             raise ModelFileError(f"the weight {native!r} is missing in {names}")
         return entry
-
-
-def _is_quantisation(name: str) -> bool:
-    return name.endswith((*SCALE_SUFFIXES, *_QUANTISATION_EXTRAS)) or name.rpartition(".")[2] in _MARKERS
 
 
 def _joined_shape(entry: Entry) -> tuple[int, ...]:
@@ -205,9 +229,9 @@ def _joined_shape(entry: Entry) -> tuple[int, ...]:
 
 def _dtype(name: str, entry: Entry) -> torch.dtype:
     piece = entry[0]
-    found = DTYPES.get(piece.file.header.tensors[piece.key].dtype)
+    kind = piece.info.dtype
+    found = DTYPES.get(kind) if piece.info.is_readable else torch.float32
     if found is None:
-        kind = piece.file.header.tensors[piece.key].dtype
         raise ModelFileError(f"{piece.file.path}: tensor {name!r} has type {kind}, which cannot be read")
     return found
 
@@ -219,4 +243,6 @@ def _read_entry(entry: Entry, dtype: torch.dtype | None) -> Tensor:
     parts = [piece.cut(piece.file.read(piece.key)) for piece in entry]
     if dtype is not None:
         parts = [part.to(dtype) for part in parts]
+    elif len({part.dtype for part in parts}) > 1:
+        parts = [part.float() for part in parts]
     return parts[0].contiguous().clone() if len(parts) == 1 else torch.cat(parts)

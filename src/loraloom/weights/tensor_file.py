@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
-from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
+from loraloom.weights.formats import TensorInfo
+from loraloom.weights.header import FileIdentity, Header, open_regular, read_header
+from loraloom.weights.packed import Packed
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {
@@ -39,6 +41,9 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     }
 )
 """Data type names of the format that tensors can be read in → torch's."""
+
+_PART_DTYPES = MappingProxyType({**DTYPES, "F8_E8M0": torch.uint8})
+"""As above, for what packed weights are made of: bits that their format knows how to read."""
 
 _READ_AT_ONCE = 1 << 26
 
@@ -70,11 +75,12 @@ class TensorFile:
         return self.header.identity
 
     def read(self, key: str, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor in fresh memory, converted to `dtype` if given; nothing of the file stays mapped."""
+        """The tensor in fresh memory, converted to `dtype` if given; nothing of the file stays mapped.
+        Quantised weights are widened, to float32 unless asked."""
         info = self._info(key)
-        tensor = torch.empty(info.shape, dtype=self._dtype(key, info))
-        self._check_unchanged()
-        self._fill(_bytes_of(tensor.view(-1)), self.header.data_start + info.begin)
+        if not info.is_readable:
+            return self.packed(key).widened(dtype or torch.float32)
+        tensor = self._read(info, self._dtype(key, info))
         return tensor if dtype is None else tensor.to(dtype)
 
     def read_into(self, key: str, out: Tensor) -> None:
@@ -83,9 +89,12 @@ class TensorFile:
         Types are converted in pieces that stay in the processor's cache: one pass over the file's pages and
         one over `out`."""
         info = self._info(key)
+        flat, start = out.detach().view(-1), self.header.data_start + info.begin
+        if not info.is_readable:
+            flat.copy_(self.packed(key).widened(torch.float32).view(-1))
+            return
         dtype = self._dtype(key, info)
         self._check_unchanged()
-        flat, start = out.detach().view(-1), self.header.data_start + info.begin
         if flat.dtype == dtype:
             self._fill(_bytes_of(flat), start)
             return
@@ -96,17 +105,42 @@ class TensorFile:
             flat[first : first + len(part)].copy_(part)
 
     def map(self, key: str) -> Tensor:
-        """The tensor without a copy, on pages shared with the file; a write changes only this process."""
+        """The tensor without a copy, on pages shared with the file; a write changes only this process.
+        Quantised weights are read."""
         info = self._info(key)
-        dtype = self._dtype(key, info)
-        offset = self.header.data_start + info.begin
-        if offset % dtype.itemsize or not info.nbytes or sys.platform == "win32":
-            return self.read(key)
+        return self._map(info, self._dtype(key, info)) if info.is_readable else self.read(key)
+
+    def packed(self, key: str, *, mapped: bool = False) -> Packed:
+        """A quantised weight as it is stored. mapped: on pages shared with the file, where that is possible.
+        ModelFileError where scales are no numbers."""
+        info = self._info(key)
+        if info.packing is None:
+            raise ModelFileError(f"{self.path}: the tensor {key!r} is not quantised")
+        get = self._map if mapped else self._read
+        parts = {
+            role: get(part, self._dtype(f"{key} ({role})", part, _PART_DTYPES))
+            for role, part in info.packing.parts.items()
+        }
+        try:
+            return Packed.of(info.packing.format, parts, info.packing.settings, info.shape)
+        except ModelFileError as error:
+            raise ModelFileError(f"{self.path}: the weight {key!r} is damaged: {error}") from None
+
+    def _read(self, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+        tensor = torch.empty(info.shape, dtype=dtype)
+        self._check_unchanged()
+        self._fill(_bytes_of(tensor.view(-1)), self.header.data_start + info.begin)
+        return tensor
+
+    def _map(self, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+        offset, size = self.header.data_start + info.begin, info.end - info.begin
+        if offset % dtype.itemsize or not size or sys.platform == "win32":
+            return self._read(info, dtype)
         self._check_unchanged()
         with self._lock:
             if self._mapping is None:
                 self._mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
-        count = info.nbytes // dtype.itemsize
+        count = size // dtype.itemsize
         return torch.frombuffer(self._mapping, dtype=dtype, count=count, offset=offset).reshape(info.shape)
 
     def _info(self, key: str) -> TensorInfo:
@@ -115,8 +149,8 @@ class TensorFile:
             raise ModelFileError(f"{self.path}: holds no tensor {key!r}")
         return info
 
-    def _dtype(self, key: str, info: TensorInfo) -> torch.dtype:
-        dtype = DTYPES.get(info.dtype)
+    def _dtype(self, key: str, info: TensorInfo, known: Mapping[str, torch.dtype] = DTYPES) -> torch.dtype:
+        dtype = known.get(info.dtype)
         if dtype is None:
             raise ModelFileError(
                 f"{self.path}: tensor {key!r} is stored as {info.dtype}, which cannot be read"

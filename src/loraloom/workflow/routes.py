@@ -1,7 +1,8 @@
 """Where a link really comes from, once everything that only exists in the editor is looked through.
 
-Between two nodes that run there may be reroutes, bypassed nodes (the input of the same type passes through),
-muted nodes (nothing comes), borders of subgraphs, Set and Get nodes, and primitives, which are values.
+Between two nodes that run there may be bypassed nodes (the input of the same type passes through), muted
+nodes (nothing comes), borders of subgraphs, and, whatever their mode, reroutes, Set and Get nodes, and
+primitives, which are values.
 """
 
 from __future__ import annotations
@@ -23,11 +24,27 @@ from loraloom.workflow.ui_document import (
     UiLink,
     UiNode,
 )
+from loraloom.workflow.use_everywhere import EVERYWHERE
 
 REROUTES = frozenset({"Reroute", "Reroute (rgthree)", "ReroutePrimitive|pysssss"})
 NOTES = frozenset({"Note", "MarkdownNote", "Note Plus (mtb)", "Label (rgthree)", "Bookmark (rgthree)"})
-PRIMITIVE, SET_NODE, GET_NODE = "PrimitiveNode", "SetNode", "GetNode"
-VIRTUAL = REROUTES | NOTES | {PRIMITIVE, SET_NODE, GET_NODE}
+SWITCHES = frozenset(
+    f"{name} (rgthree)"
+    for name in (
+        "Fast Muter", "Fast Bypasser", "Fast Groups Muter", "Fast Groups Bypasser", "Fast Actions Button",
+        "Mute / Bypass Relay", "Mute / Bypass Repeater", "Node Collector", "Random Unmuter",
+    )
+)  # fmt: skip
+"""Nodes with which an editor mutes others; they do nothing themselves."""
+
+PRIMITIVE, SEED_EVERYWHERE = "PrimitiveNode", "Seed Everywhere"
+VALUES = frozenset({PRIMITIVE, SEED_EVERYWHERE})
+GETTERS: Mapping[str, str] = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
+"""Nodes that read a name → those that write it."""
+
+SETTERS = frozenset(GETTERS.values())
+VIRTUAL = REROUTES | NOTES | SWITCHES | EVERYWHERE | VALUES | SETTERS | GETTERS.keys()
+"""Classes that only the editor knows: they never reach a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +85,7 @@ class Routes:
         self._schemas = schemas
         self._slots: dict[int, tuple[Slot, ...]] = {}
         self._found: dict[tuple[int, int, int, bool, str | None], Origin | Literal | None] = {}
-        self._setters: dict[int, dict[str, UiNode]] = {}
+        self._setters: dict[int, dict[tuple[str, str], UiNode]] = {}
 
     def inputs(self, node: UiNode) -> tuple[Slot, ...]:
         """The sockets of a node as its class orders them: links first, then widgets, then the node's own."""
@@ -134,6 +151,8 @@ class Routes:
 
     def _leave_output(self, step: _Step) -> _Step | Origin | Literal | None:
         instance, node = step.instance, step.node
+        if node.type in VIRTUAL and node.id not in instance.children:  # whatever their mode
+            return self._look_through(step)
         if node.mode == NEVER:
             return None
         if node.mode == BYPASS:
@@ -143,18 +162,21 @@ class Routes:
         if child is not None:
             links = child.scope.arrivals.get((OUTPUT_NODE, step.slot), ())
             return self._arrive(child, links[-1], step.type or "*") if links else None
+        return Origin(instance.full_id(node), step.slot)
+
+    def _look_through(self, step: _Step) -> _Step | Literal | None:
+        """What a node that only the editor knows hands on."""
+        instance, node = step.instance, step.node
         if node.type in REROUTES:
             return _Step(instance, node, step.slot, False, step.type)
-        if node.type == SET_NODE:
+        if node.type in SETTERS:
             return _Step(instance, node, 0, False, step.type)
-        if node.type == GET_NODE:
+        if node.type in GETTERS:
             return self._setter(step)
-        if node.type == PRIMITIVE:
+        if node.type in VALUES:
             value = instance.overrides.get((node.id, "value"), node.values[0] if node.values else None)
             return Literal(value, final=False)
-        if node.type in VIRTUAL:
-            return None
-        return Origin(instance.full_id(node), step.slot)
+        return None
 
     def _bypass(self, node: UiNode, slot: int, kind: str) -> int | None:
         """The input whose value a bypassed node hands to its output `slot`."""
@@ -179,15 +201,15 @@ class Routes:
 
     def _setter(self, step: _Step) -> _Step | None:
         """The Set node of the name that a Get node reads, here or in a surrounding level."""
-        name = step.node.values[0] if step.node.values else None
+        name = (GETTERS[step.node.type], str(step.node.values[0] if step.node.values else None))
         instance: Instance | None = step.instance
         while instance is not None:
             setters = self._setters.get(id(instance.scope))
             if setters is None:
                 nodes = instance.scope.nodes.values()
-                setters = {str(n.values[0]): n for n in nodes if n.type == SET_NODE and n.values}
+                setters = {(n.type, str(n.values[0])): n for n in nodes if n.type in SETTERS and n.values}
                 self._setters[id(instance.scope)] = setters
-            node = setters.get(str(name))
+            node = setters.get(name)
             if node is not None:
                 return _Step(instance, node, 0, False, step.type)
             instance = instance.parent

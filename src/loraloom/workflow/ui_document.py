@@ -126,7 +126,7 @@ def _scope(data: dict[str, JSON], name: str, notes: list[str]) -> Scope:
         raise WorkflowError(f"{name} has no list of nodes")
     nodes: dict[str, UiNode] = {}
     for index, raw in enumerate(raw_nodes):
-        node = _node(_object(raw, f"node {index} of {name}"), f"node {index} of {name}")
+        node = read_node(_object(raw, f"node {index} of {name}"), f"node {index} of {name}")
         if node.id in nodes:
             notes.append(f"{name} has two nodes with id {node.id}; the second ({node.type}) was left out")
             continue
@@ -153,7 +153,8 @@ def _indexed(found: list[UiLink]) -> tuple[dict[str, UiLink], _Index, _Index]:
     return links, arrivals, departures
 
 
-def _node(data: dict[str, JSON], place: str) -> UiNode:
+def read_node(data: dict[str, JSON], place: str) -> UiNode:
+    """A node's record; WorkflowError names `place` where it has no id or type."""
     kind = data.get("type")
     if not isinstance(kind, str) or not kind:
         raise WorkflowError(f"{place} has no type; expected the name of a node class")

@@ -19,6 +19,7 @@ from loraloom.workflow.routes import VIRTUAL, Literal, Origin, Routes
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.subgraphs import Instance, fill_promoted, instances
 from loraloom.workflow.ui_document import BYPASS, NEVER, Document, UiNode, read_document, subgraph_definitions
+from loraloom.workflow.use_everywhere import with_everywhere_links
 from loraloom.workflow.widgets import widget_values
 
 
@@ -49,7 +50,9 @@ def parse_ui(
     schemas: the classes to read widget values by; ComfyUI's core classes if not given.
     """
     known = core_schemas() if schemas is None else schemas
-    document = read_document(without_group_nodes(data, known))
+    linked, unlisted = with_everywhere_links(data, subgraph_definitions(data))
+    unfolded, odd_groups = without_group_nodes(linked, known)
+    document = read_document(unfolded)
     conversion = _Conversion(document, known, queueing or Queueing.fresh())
     nodes = conversion.nodes()
     return Graph(
@@ -57,7 +60,7 @@ def parse_ui(
         ui=data,
         origin=origin,
         models=model_references(data),
-        notes=(*document.notes, *conversion.notes),
+        notes=(*unlisted, *odd_groups, *document.notes, *conversion.notes),
     )
 
 

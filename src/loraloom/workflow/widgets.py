@@ -48,13 +48,7 @@ def widget_values(node: UiNode, schema: NodeSchema | None) -> dict[str, JSON]:
     """
     if schema is None:
         return _unknown_class(node)
-    named = _named(node)
-    if not node.values and node.named_values is not None:
-        values = {i.name: named[i.name] for i in schema.widgets() if i.name in named}
-    elif schema.newer:
-        values = named or _with_variants(node.values, schema)
-    else:
-        values = _positional(node.values, schema)
+    values = saved_values(node, schema)
     if schema.newer:
         return values
     for entry in schema.widgets():
@@ -64,6 +58,21 @@ def widget_values(node: UiNode, schema: NodeSchema | None) -> dict[str, JSON]:
                 values[entry.name] = default
     ordered = {i.name: values[i.name] for i in schema.widgets() if i.name in values}
     return {**ordered, **_ADDED.get(schema.name, {})}
+
+
+def saved_values(node: UiNode, schema: NodeSchema) -> dict[str, JSON]:
+    """The values that the file holds for a node's widgets, by input name."""
+    named = _named(node)
+    if not node.values and node.named_values is not None:
+        return {i.name: named[i.name] for i in schema.widgets() if i.name in named}
+    if schema.newer:
+        return named or _with_variants(node.values, schema)
+    return _positional(node.values, schema)
+
+
+def takes_upload(schema: NodeSchema) -> bool:
+    """Whether an editor puts an upload button among the widgets, which has a place of its own."""
+    return any(entry.options.get(key) for entry in schema.inputs for key in _UPLOADS)
 
 
 def default_value(entry: Input) -> JSON:

@@ -1,1 +1,1 @@
-"""One file per model family, each ending in FAMILY."""
+"""One folder per model family: family.py, which ends in FAMILY, and network.py."""

@@ -34,11 +34,12 @@ class ClipConfig:
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """hidden: (B, T, D) of the layer asked for. pooled: (B, D), the end token's normed last state.
-    projected: (B, P)."""
+    projected: (B, P). mask: (B, T) 0 where padding is, where that is to be said."""
 
     hidden: Tensor
     pooled: Tensor | None = None
     projected: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class ClipText(nn.Module):

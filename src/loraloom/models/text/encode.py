@@ -18,7 +18,7 @@ from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.clip import Encoded
 from loraloom.models.text.embeddings import EmbeddingFinder, PromptWarning
 from loraloom.models.text.recipes import RECIPES
-from loraloom.models.text.run import TextMemory, TextModule, run_encoder
+from loraloom.models.text.run import TextMemory, TextModule, encoder_run, weighted
 from loraloom.models.text.tokens import Tokens, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
 
@@ -34,13 +34,20 @@ def encode_prompt(
     warnings: dict[PromptWarning, None] = {}
     uses = [use for use in recipe.uses if _part(clip, use) is not None]
     for use in uses:
-        own = text if isinstance(text, str) else text.get(use.key, "")
+        own = templated(use, text if isinstance(text, str) else text.get(use.key, ""))
         tokens[use.key], found = _tokens(clip, use, own, folders)
         warnings.update(dict.fromkeys(found))
     if not isinstance(text, str):
         _even_out(tokens, clip, uses)
     outputs = {use.key: _run(memory, clip, use, tokens[use.key]) for use in uses}
     return (combined(recipe, outputs),), tuple(warnings)
+
+
+def templated(use: Use, text: str) -> str:
+    """A prompt within the text that its encoder is given."""
+    if use.takes_whole and text.startswith("<|im_start|>"):
+        return text
+    return use.template.replace("{}", text)
 
 
 def recipe_of(clip: TextEncoders) -> Recipe:
@@ -63,7 +70,9 @@ def combined(recipe: Recipe, outputs: Mapping[str, Encoded]) -> Cond:
         for key, which in recipe.pooled
     ]
     is_pooled = bool(pooled) and all(vector is not None for vector in pooled)
-    return Cond(context, torch.cat(pooled, dim=-1) if is_pooled else None)
+    mask = outputs[recipe.context[0][0]].mask if len(outputs) == 1 else None
+    is_padded = mask is not None and bool((mask == 0).any())
+    return Cond(context, torch.cat(pooled, dim=-1) if is_pooled else None, mask=mask if is_padded else None)
 
 
 def _side_by_side(recipe: Recipe, keys: tuple[str, ...], outputs: Mapping[str, Encoded]) -> Tensor | None:
@@ -130,6 +139,6 @@ def _run(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> En
     module = cast("TextModule", memory.text(clip)[use.encoder])
     if clip.clip_skip is not None and len(use.layers) == 1:
         use = replace(use, layers=(clip.clip_skip if 1 <= -clip.clip_skip <= module.depth else None,))
-    rules = rules_for(encoder_kind(use.encoder), use, part.weights)
-    state = tuple(lora.signature for lora in clip.stack)
-    return run_encoder(module, use, rules, tokens, memory.device, state)
+    kind = encoder_kind(use.encoder)
+    run = encoder_run(module, kind, use, rules_for(kind, use, part.weights), memory.device)
+    return weighted(run, tokens, tuple(lora.signature for lora in clip.stack))

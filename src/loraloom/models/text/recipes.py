@@ -49,7 +49,34 @@ FLUX1 = Recipe(
     pooled=(("l", "pooled"),),
     types=("flux",),
 )
+USER_TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+
+Z_IMAGE = Recipe(
+    name="z_image",
+    uses=(Use("qwen3", "qwen3_4b", ("4b",), USER_TURN, weights=False, layers=(-2,), gives_mask=True),),
+    context=(("qwen3_4b",),),
+    types=("lumina2",),
+    otherwise=True,
+)
+KLEIN = Recipe(
+    name="flux2_klein",
+    uses=(
+        Use(
+            "qwen3",
+            "qwen3_4b",
+            ("4b", "8b"),
+            USER_TURN + "<think>\n\n</think>\n\n",
+            weights=False,
+            layers=(9, 18, 27),
+            min_length=512,
+            masks=True,
+            gives_mask=True,
+        ),
+    ),
+    context=(("qwen3_4b",),),
+    types=("flux2", "flux"),
+)
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (SD15, SD20, SDXL, REFINER, FLUX1)}
+    {recipe.name: recipe for recipe in (SD15, SD20, SDXL, REFINER, FLUX1, KLEIN, Z_IMAGE)}
 )
 """`TextEncoders.kind` → its recipe, in the order in which they are tried."""

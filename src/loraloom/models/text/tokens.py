@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 KEEP_TOGETHER = 8
 """A group of words or vectors with at least this many tokens may be split over two chunks."""
 
-Token: TypeAlias = "int | Tensor"
-"""A number in the encoder's vocabulary, or the vector (D,) of an embedding."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture in a prompt: (1, H, W, 3) in 0…1."""
+
+    pixels: Tensor
+
+
+Token: TypeAlias = "int | Tensor | Picture"
+"""A number in the encoder's vocabulary, the vector (D,) of an embedding, or a picture."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import lzma
+import struct
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -18,10 +20,26 @@ if TYPE_CHECKING:
 
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN_CONTROLS = (
+    "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end"
+    " vision_start vision_end vision_pad image_pad video_pad"
+)
+_QWEN_MARKS = (
+    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|>"
+    " <|file_sep|> <tool_response> </tool_response> <think> </think>"
+)
+
+
+def _data(name: str) -> bytes:
+    return files("loraloom.models.text").joinpath("data", name).read_bytes()
+
 
 def _read(name: str) -> str:
-    packed = files("loraloom.models.text").joinpath("data", name).read_bytes()
-    return gzip.decompress(packed).decode("utf-8")
+    return gzip.decompress(_data(name)).decode("utf-8")
 
 
 def _byte_letters() -> list[str]:
@@ -80,4 +98,34 @@ def t5_tokenizer() -> Tokenizer:
     )
     special = [piece for piece, _ in pieces[:3]] + [p for p, _ in pieces if p.startswith("<extra_id_")]
     tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+@cache
+def qwen_tokenizer() -> Tokenizer:
+    """Qwen's byte-level BPE (Bai et al. 2023), of Qwen 2, 2.5, 3 and their VL kin, with the marks of chats.
+
+    Words are numbered as they were merged: the file holds, for each, the numbers of its two halves."""
+    from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.decoders import ByteLevel
+    from tokenizers.models import BPE
+
+    words = _byte_letters()
+    merges: list[tuple[str, str]] = []
+    for left, right in struct.iter_unpack("<II", lzma.decompress(_data("qwen_merges.xz"))):
+        merges.append((words[left], words[right]))
+        words.append(words[left] + words[right])
+    tokenizer = Tokenizer(BPE({word: number for number, word in enumerate(words)}, merges))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = ByteLevel()
+    controls = [AddedToken(f"<|{name}|>", special=True, normalized=False) for name in _QWEN_CONTROLS.split()]
+    marks = [AddedToken(name, special=False, normalized=False) for name in _QWEN_MARKS.split()]
+    tokenizer.add_special_tokens(controls)
+    tokenizer.add_tokens(marks)
     return tokenizer

@@ -1,4 +1,4 @@
-"""Layers whose weights stay in 8 bits."""
+"""Layers around quantised weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from loraloom.weights.quantized import QuantizedLinear, join_low_rank, widened
+from loraloom.weights.layers import PackedLinear, join_low_rank, packed_layer
+from loraloom.weights.packed import Packed
+from loraloom.weights.storage.fp8 import widened_floats
 
 EVERY_BYTE = torch.arange(256, dtype=torch.uint8)
 
@@ -17,7 +19,7 @@ def test_every_finite_value_is_widened_exactly(stored: torch.dtype, dtype: torch
     values = EVERY_BYTE.view(stored)
     finite = values.float().isfinite()
     assert int(finite.sum()) >= 248
-    assert torch.equal(widened(values, dtype)[finite], values.to(dtype)[finite])
+    assert torch.equal(widened_floats(values, dtype)[finite], values.to(dtype)[finite])
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -26,12 +28,11 @@ def test_every_finite_value_is_widened_exactly(stored: torch.dtype, dtype: torch
 )
 def test_forward_is_that_of_the_widened_weight(bias: bool, scale: torch.Tensor | None) -> None:
     torch.manual_seed(0)
-    layer = QuantizedLinear.like(torch.nn.Linear(8, 6, bias=bias))
+    layer = packed_layer(torch.nn.Linear(8, 6, bias=bias), torch.float32, native=True)
+    assert isinstance(layer, PackedLinear)
     stored = torch.randn(6, 8).to(torch.float8_e4m3fn)
-    layer.weight = torch.nn.Parameter(stored, requires_grad=False)
-    layer.scale = scale
-    if layer.bias is not None:
-        layer.bias = torch.nn.Parameter(torch.randn(6), requires_grad=False)
+    parts = {"weight": stored} if scale is None else {"weight": stored, "scale": scale}
+    layer.hold(Packed.of("fp8", parts, {}, (6, 8)))
     pairs = [(torch.randn(2, 8), torch.randn(6, 2)), (torch.randn(3, 8), torch.randn(6, 3))]
     layer.low_rank = join_low_rank(pairs, torch.float32)
     weight = stored.float() * (1.0 if scale is None else scale.reshape(-1, 1))

@@ -1,0 +1,112 @@
+"""How files lay language models out, and what their shapes say. No torch.
+
+Native names are Hugging Face's of a text model under "model.", of a vision tower under "visual.".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from loraloom.models.encoder import Layout, NamedTensor
+from loraloom.models.encoder_layouts import depth, placements
+from loraloom.models.family import Blueprint, Shapes
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import nn
+
+    from loraloom.weights.source import WeightSource
+
+TOKENS = "model.embed_tokens.weight"
+
+PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+"""What files put before the names of the text model, the most specific first."""
+
+TOWER_PREFIXES = ("model.visual.", "visual.")
+
+FIRST = "model.layers.0."
+
+QWEN_END, QWEN_TURN, QWEN_USER = 151643, 151644, (872, 198)
+"""The end of a text, the beginning of a turn, and what follows it in the user's: "user" and a line break."""
+
+Build = Callable[[Mapping[str, object], "Mapping[str, object] | None"], "nn.Module"]
+"""(text model, vision tower or None) as their configurations say → the module."""
+
+
+def language_model(has: Sequence[str] = (), lacks: Sequence[str] = ()) -> Layout:
+    """A language model that has tensors of these native names and lacks others."""
+
+    def layout(shapes: Shapes) -> Sequence[NamedTensor] | None:
+        prefix = next((p for p in PREFIXES if f"{p}layers.0.self_attn.q_proj.weight" in shapes), None)
+        if prefix is None:
+            return None
+        named = [NamedTensor(_native(key, prefix), key) for key in shapes]
+        names = {tensor.name for tensor in named}
+        is_kind = TOKENS in names and all(name in names for name in has)
+        return named if is_kind and not any(name in names for name in lacks) else None
+
+    return layout
+
+
+def _native(key: str, prefix: str) -> str:
+    for tower in TOWER_PREFIXES:
+        if key.startswith(tower):
+            return "visual." + key[len(tower) :]
+    if key.startswith(prefix) and key[len(prefix) :].startswith(("layers.", "embed_tokens.", "norm.")):
+        return "model." + key[len(prefix) :]
+    return key
+
+
+def measure(shapes: Shapes) -> tuple[int, int]:
+    return shapes[TOKENS][-1], depth(shapes, "model.layers.")
+
+
+def text_config(shapes: Shapes, head: int = 128, **others: object) -> dict[str, object]:
+    """The configuration of a text model in transformers' words. head: width of a head, where no norm of a
+    head says it."""
+    vocabulary, width = shapes[TOKENS]
+    head = shapes.get(f"{FIRST}self_attn.q_norm.weight", (head,))[0]
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": shapes[f"{FIRST}mlp.gate_proj.weight"][0],
+        "num_hidden_layers": depth(shapes, "model.layers."),
+        "num_attention_heads": shapes[f"{FIRST}self_attn.q_proj.weight"][0] // head,
+        "num_key_value_heads": shapes[f"{FIRST}self_attn.k_proj.weight"][0] // head,
+        "head_dim": head,
+        "pad_token_id": None,
+        **others,
+    }
+
+
+def causal_blueprint(
+    prefix: str,
+    shapes: Shapes,
+    build: Build,
+    config: Mapping[str, object],
+    tower: Mapping[str, object] | None = None,
+    unused: Sequence[str] = (),
+) -> Blueprint:
+    """A text model, with a vision tower where the file has one. Files may lack the final norm, where only
+    states before it are used."""
+    has_norm = "model.norm.weight" in shapes
+
+    def make() -> nn.Module:
+        from torch import nn
+
+        module = build(config, tower)
+        if not has_norm:
+            module.get_submodule("model").norm = nn.Identity()
+        return module
+
+    patterns = ("*.lm_head.*", "*.rotary_emb.inv_freq", *(f"{prefix}{pattern}" for pattern in unused))
+    whole = dict(config) if tower is None else {**config, "tower": dict(tower)}
+    return Blueprint(whole, make, placements(prefix, shapes), patterns)
+
+
+def qwen_tokenizer(weights: WeightSource) -> Tokenizer:
+    from loraloom.models.text.vocabularies import qwen_tokenizer as make
+
+    del weights
+    return make()

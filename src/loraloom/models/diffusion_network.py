@@ -1,0 +1,129 @@
+"""Any family's diffusion network, ready for sampling: residency, latents and skipped blocks in one place.
+
+What differs from family to family is two functions of its `network.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from loraloom.errors import InputError
+from loraloom.models.family import Config, Family
+from loraloom.models.latent_format import LatentFormat
+from loraloom.sampling.inputs import Inputs
+from loraloom.sampling.types import Cond, Parametrisation, SampleContext
+
+Skipped: TypeAlias = "tuple[tuple[str, int], ...]"
+"""Blocks to leave out: ("double", 7), ("single", 3) …"""
+
+Around: TypeAlias = Callable[[nn.Module], AbstractContextManager[None]]
+
+
+def _nothing(module: nn.Module) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a family's functions may ask: the network's configuration and type, and the run's latents.
+
+    latent: (B, C, H, W) the latent that sampling starts from, as the network sees it; noise, mask, role: as
+        in `SampleContext`. Those are of the run that `inputs` is asked for; `forward` needs none of them.
+    """
+
+    config: Config
+    latents: LatentFormat
+    dtype: torch.dtype
+    context: SampleContext | None = None
+    options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
+
+    @property
+    def latent(self) -> Tensor:
+        return self.sample.latent
+
+    @property
+    def sample(self) -> SampleContext:
+        if self.context is None:
+            raise InputError("There is no run of sampling here.")
+        return self.context
+
+    def number(self, name: str) -> int:
+        """An entry of the network's configuration that is a whole number."""
+        return cast(int, self.config[name])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DiffusionNetwork:
+    """A `sampling.types.Network` around the module of a family.
+
+    module: gives the resident module, with the right weights in it, each time it is about to be used.
+    dtype, device: the type it computes in, and where. around: what acts on the module during each call.
+    options: what nodes attached to the model, by name, for the family's functions.
+    """
+
+    family: Family
+    module: Callable[[], nn.Module]
+    config: Config
+    parametrisation: Parametrisation
+    dtype: torch.dtype
+    device: torch.device
+    around: Around = _nothing
+    options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
+    skipped: Skipped = ()
+
+    @property
+    def latents(self) -> LatentFormat:
+        return self.family.latents
+
+    @property
+    def latent_channels(self) -> int:
+        return self.family.latents.channels
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def skipping(self, blocks: Skipped) -> DiffusionNetwork:
+        """This network without some of its blocks. InputError where it has none of that name."""
+        known = self.family.blocks
+        if unknown := sorted({group for group, _ in blocks if group not in known}):
+            has = f"its blocks are called {', '.join(known)}" if known else "its blocks cannot be skipped"
+            raise InputError(f"{self.family.title} has no blocks called {', '.join(unknown)}: {has}.")
+        return replace(self, skipped=blocks)
+
+    def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
+        return self.family.network.inputs(cond, self._run(context))
+
+    def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
+        module = self.module()
+        with self.around(module), self._without_skipped(module):
+            return self.family.network.forward(module, x, timestep.to(x.device), inputs, self._run()).float()
+
+    def process_latent_in(self, latent: Tensor) -> Tensor:
+        return self.family.latents.into(latent)
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        return self.family.latents.out_of(latent)
+
+    def _run(self, context: SampleContext | None = None) -> Run:
+        return Run(self.config, self.family.latents, self.dtype, context, self.options)
+
+    @contextmanager
+    def _without_skipped(self, module: Any) -> Generator[None]:
+        """The module with shorter lists of blocks for the time of the context."""
+        lists = {name: group for group, name in self.family.blocks.items()} if self.skipped else {}
+        whole = {name: getattr(module, name) for name in lists}
+        try:
+            for name, group in lists.items():
+                kept = [block for n, block in enumerate(whole[name]) if (group, n) not in self.skipped]
+                setattr(module, name, nn.ModuleList(kept))
+            yield
+        finally:
+            for name, blocks in whole.items():
+                setattr(module, name, blocks)

@@ -1,0 +1,65 @@
+"""Qwen 3 (Yang et al. 2025), 0.6B to 8B: Z-Image, Flux.2 klein, Anima."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from loraloom.models.causal_layouts import (
+    FIRST,
+    QWEN_END,
+    QWEN_TURN,
+    QWEN_USER,
+    TOKENS,
+    causal_blueprint,
+    language_model,
+    measure,
+    qwen_tokenizer,
+    text_config,
+)
+from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vocabulary
+from loraloom.models.family import Blueprint, Shapes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAMES = ("qwen3_4b", "qwen3_8b", "qwen3_06b", "qwen3_2b")
+
+
+def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
+    from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+    from loraloom.models.text.causal import CausalText
+
+    del tower
+    return CausalText(Qwen3Model(Qwen3Config(**config)))  # pyright: ignore[reportArgumentType]
+
+
+def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
+    rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
+    return causal_blueprint(prefix, shapes, build, text_config(shapes, rope_parameters=rope))
+
+
+ENCODER = EncoderKind(
+    name="qwen3",
+    title="Qwen3",
+    layouts=(
+        language_model(
+            has=(f"{FIRST}self_attn.q_norm.weight", f"{FIRST}post_attention_layernorm.weight"),
+            lacks=(
+                f"{FIRST}post_feedforward_layernorm.weight",
+                f"{FIRST}mlp.experts.gate_up_proj",
+                f"{FIRST}linear_attn.A_log",
+                "visual.merger.linear_fc2.weight",
+            ),
+        ),
+    ),
+    sizes=(Size("0.6b", 1024, 28), Size("2b", 2048, 28), Size("4b", 2560, 36), Size("8b", 4096, 36)),
+    measure=measure,
+    blueprint=blueprint,
+    vocabulary=Vocabulary(qwen_tokenizer, pad=QWEN_END, turn=QWEN_TURN, user=QWEN_USER),
+    tokens_table=(TOKENS,),
+    prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),
+    lora=LoraNames(5, NAMES, root="model."),
+)

@@ -1,0 +1,43 @@
+"""Stable Diffusion 1.x (Rombach et al. 2022), its inpainting models included."""
+
+from __future__ import annotations
+
+from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
+from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import SD15
+from loraloom.models.unet_layout import (
+    SD_LATENT,
+    UNET_MARKS,
+    UNetNames,
+    comfyui_names,
+    eight_heads,
+    unet_module,
+)
+
+
+def fits(shapes: Shapes) -> bool:
+    """A UNet whose projections are convolutions: only the first generation has them."""
+    return len(shapes["middle_block.1.proj_in.weight"]) == 4
+
+
+FAMILY = Family(
+    name="sd15",
+    title="Stable Diffusion 1.5",
+    marks=UNET_MARKS,
+    fits=fits,
+    module=unet_module(eight_heads),
+    names=UNetNames(),
+    latents=SD_LATENT,
+    prediction=discrete("eps"),
+    prompt=SD15,
+    said=("stable-diffusion-v1", "sd_v1", "sd_1", "sd1"),
+    lora=LoraFacts(context_width=768, text_is_fixed=False, comfyui=comfyui_names),
+    training=TrainingFacts(
+        architecture="stable-diffusion-v1/lora",
+        base_version="sd_v1",
+        dotted="unet.",
+        text=("clip_l",),
+        stated_prediction="epsilon",
+        implementation="https://github.com/Stability-AI/generative-models",
+    ),
+)

@@ -1,0 +1,7 @@
+"""How Stable Diffusion 1.x is called: with the prompt's hidden states alone."""
+
+from __future__ import annotations
+
+from loraloom.models.unet_network import forward, inputs
+
+__all__ = ["forward", "inputs"]

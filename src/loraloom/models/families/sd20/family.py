@@ -1,0 +1,58 @@
+"""Stable Diffusion 2.0 and 2.1, eps ("base") and v-prediction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
+from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import SD20
+from loraloom.models.unet_layout import (
+    SD_LATENT,
+    UNET_MARKS,
+    UNetNames,
+    comfyui_names,
+    heads_of_64,
+    unet_module,
+)
+
+if TYPE_CHECKING:
+    from loraloom.sampling.types import Parametrisation
+    from loraloom.weights.source import WeightSource
+
+V_PREDICTION_SPREAD = 0.09
+"""Standard deviation of the last attention's first norm bias, above which a network was trained on v: what
+tells the published files apart, which carry no mark."""
+
+
+def fits(shapes: Shapes) -> bool:
+    """A UNet with linear projections that is told nothing but the prompt."""
+    return len(shapes["middle_block.1.proj_in.weight"]) == 2
+
+
+def prediction(weights: WeightSource) -> Parametrisation:
+    name = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    is_v = name in weights and float(weights.read(name).float().std()) > V_PREDICTION_SPREAD
+    return discrete("v" if is_v else "eps")(weights)
+
+
+FAMILY = Family(
+    name="sd20",
+    title="Stable Diffusion 2",
+    marks=UNET_MARKS,
+    unmarks=("label_emb.0.0.weight",),
+    fits=fits,
+    module=unet_module(heads_of_64),
+    names=UNetNames(),
+    latents=SD_LATENT,
+    prediction=prediction,
+    prompt=SD20,
+    said=("stable-diffusion-v2", "sd_v2", "sd_2"),
+    lora=LoraFacts(context_width=1024, text_is_fixed=False, comfyui=comfyui_names),
+    training=TrainingFacts(
+        architecture="stable-diffusion-v2-768-v/lora",
+        base_version="sd_v2",
+        dotted="unet.",
+        implementation="https://github.com/Stability-AI/generative-models",
+    ),
+)

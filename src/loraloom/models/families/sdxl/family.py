@@ -1,0 +1,45 @@
+"""Stable Diffusion XL, base model (Podell et al. 2023)."""
+
+from __future__ import annotations
+
+from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
+from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import SDXL
+from loraloom.models.unet_layout import (
+    SDXL_LATENT,
+    UNET_MARKS,
+    UNetNames,
+    comfyui_names,
+    heads_of_64,
+    read_layout,
+    unet_module,
+)
+
+
+def fits(shapes: Shapes) -> bool:
+    """A UNet whose deepest level has attention and whose first has none."""
+    depths = read_layout(shapes).depths
+    return depths[0] == 0 and depths[-1] > 0
+
+
+FAMILY = Family(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    marks=(*UNET_MARKS, "label_emb.0.0.weight"),
+    fits=fits,
+    module=unet_module(heads_of_64),
+    names=UNetNames(),
+    latents=SDXL_LATENT,
+    prediction=discrete("eps"),
+    prompt=SDXL,
+    said=("stable-diffusion-xl-v1-base", "stable-diffusion-xl", "sdxl_base", "sdxl"),
+    lora=LoraFacts(context_width=2048, text_is_fixed=False, comfyui=comfyui_names),
+    training=TrainingFacts(
+        architecture="stable-diffusion-xl-v1-base/lora",
+        base_version="sdxl_base_v1-0",
+        dotted="unet.",
+        text=("clip_l", "clip_g"),
+        stated_prediction="epsilon",
+        implementation="https://github.com/Stability-AI/generative-models",
+    ),
+)

@@ -1,0 +1,37 @@
+"""Stable Diffusion XL, refiner (Podell et al. 2023)."""
+
+from __future__ import annotations
+
+from loraloom.models.family import Family, LoraFacts, Shapes
+from loraloom.models.predictions import discrete
+from loraloom.models.text.recipes import REFINER
+from loraloom.models.unet_layout import (
+    SDXL_LATENT,
+    UNET_MARKS,
+    UNetNames,
+    comfyui_names,
+    heads_of_64,
+    read_layout,
+    unet_module,
+)
+
+
+def fits(shapes: Shapes) -> bool:
+    """A UNet whose first and deepest levels have no attention."""
+    depths = read_layout(shapes).depths
+    return depths[0] == 0 and depths[-1] == 0
+
+
+FAMILY = Family(
+    name="sdxl_refiner",
+    title="Stable Diffusion XL refiner",
+    marks=(*UNET_MARKS, "label_emb.0.0.weight"),
+    fits=fits,
+    module=unet_module(heads_of_64),
+    names=UNetNames(),
+    latents=SDXL_LATENT,
+    prediction=discrete("eps"),
+    prompt=REFINER,
+    said=("stable-diffusion-xl-v1-refiner",),
+    lora=LoraFacts(context_width=1280, text_is_fixed=False, comfyui=comfyui_names),
+)

@@ -1,0 +1,52 @@
+"""The latents of a family: as the autoencoder writes them on LATENT sockets, and as the network sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LatentFormat:
+    """network latent = (autoencoder latent - shift) · scale, or (… - mean) / deviation by channel.
+
+    pixels: sides of the picture's square that one latent pixel stands for (8, 16, 32; 1: the latent is the
+        picture). frames: whether latents may have a further dimension, (B, C, F, H, W).
+    rgb: (C, 3) factors and rgb_bias that turn a network latent into a rough picture in [-1, 1]. rgb_fold:
+        latent pixels, in both directions, that the channels of one hold side by side (packed latents).
+    tiny: name of the tiny autoencoder for it ("taesd"), whose decoder previews use where it is at hand.
+    """
+
+    name: str
+    channels: int
+    scale: float = 1.0
+    shift: float = 0.0
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    pixels: int = 8
+    frames: bool = False
+    rgb: tuple[tuple[float, float, float], ...] = ()
+    rgb_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    rgb_fold: int = 1
+    tiny: str = ""
+
+    def into(self, latent: Tensor) -> Tensor:
+        """(B, C, …) as the autoencoder writes it → as the network sees it."""
+        if not self.mean:
+            return (latent - self.shift) * self.scale
+        mean, deviation = self._by_channel(latent)
+        return (latent - mean) / deviation
+
+    def out_of(self, latent: Tensor) -> Tensor:
+        """The inverse of `into`."""
+        if not self.mean:
+            return latent / self.scale + self.shift
+        mean, deviation = self._by_channel(latent)
+        return latent * deviation + mean
+
+    def _by_channel(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, -1, *[1] * (latent.dim() - 2))
+        return latent.new_tensor(self.mean).view(shape), latent.new_tensor(self.deviation).view(shape)

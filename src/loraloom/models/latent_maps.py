@@ -1,0 +1,54 @@
+"""Latents as tokens, and masks and pictures brought to the size and batch of a latent."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+
+PATCH = 2
+"""Latent pixels per token of most transformers, in both directions."""
+
+
+def one_channel(mask: Tensor, x: Tensor) -> Tensor:
+    """A mask of any form (…, H', W') as (B, 1, H, W), for latents x."""
+    if mask.dim() == x.dim():
+        mask = mask[:, :1]
+    return fit(mask.reshape(-1, 1, *mask.shape[-2:]).to(x), x)
+
+
+def fit(values: Tensor, x: Tensor) -> Tensor:
+    """(B', C, H', W') to the size and batch of x: the centre of the same proportions, batch by repeating."""
+    height, width = x.shape[-2:]
+    old_height, old_width = values.shape[-2:]
+    if (old_height, old_width) != (height, width):
+        left = top = 0
+        if old_width * height > old_height * width:
+            left = round((old_width - old_height * width / height) / 2)
+        else:
+            top = round((old_height - old_width * height / width) / 2)
+        values = values[..., top : old_height - top, left : old_width - left]
+        values = F.interpolate(values, (height, width), mode="bilinear")
+    if len(values) < len(x):
+        values = values.repeat(math.ceil(len(x) / len(values)), 1, 1, 1)
+    return values[: len(x)]
+
+
+def patches(x: Tensor) -> tuple[Tensor, int, int]:
+    """(B, C, H, W) → (B, rows · columns, 4C) with rows and columns; odd sizes go on from the other side."""
+    height, width = x.shape[-2:]
+    if height % PATCH or width % PATCH:
+        x = F.pad(x, (0, width % PATCH, 0, height % PATCH), mode="circular")
+    batch, channels, height, width = x.shape
+    rows, columns = height // PATCH, width // PATCH
+    tokens = x.reshape(batch, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)
+    return tokens.reshape(batch, rows * columns, channels * PATCH**2), rows, columns
+
+
+def unpatched(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """The inverse of `patches`, before the cut to the original size."""
+    batch, _, width = tokens.shape
+    channels = width // PATCH**2
+    x = tokens.reshape(batch, rows, columns, channels, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(batch, channels, rows * PATCH, columns * PATCH)

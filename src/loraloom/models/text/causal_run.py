@@ -1,0 +1,112 @@
+"""A language model on the tokens of a prompt, with pictures in the places of some."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loraloom.models.encoder import Vision
+from loraloom.models.recipe import Use
+from loraloom.models.text.causal import CausalText, Seen
+from loraloom.models.text.clip import Encoded
+from loraloom.models.text.pictures import SeenPicture, positions, see
+from loraloom.models.text.tokens import Chunk, Picture, TokenRules, Tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A prompt as a language model reads it.
+
+    vectors: (T, D). pieces: for each token of the prompt, a picture or 1 for a single vector."""
+
+    vectors: Tensor
+    pieces: tuple[SeenPicture | int, ...]
+
+    @property
+    def pictures(self) -> tuple[SeenPicture, ...]:
+        return tuple(piece for piece in self.pieces if isinstance(piece, SeenPicture))
+
+    def length_of(self, count: int) -> int:
+        """How many vectors the first `count` tokens are."""
+        return sum(piece if isinstance(piece, int) else len(piece.tokens) for piece in self.pieces[:count])
+
+    def seen(self) -> Seen | None:
+        """Where pictures stand, and what is added there; None without pictures."""
+        pictures = self.pictures
+        if not pictures:
+            return None
+        is_picture = [
+            torch.full((piece if isinstance(piece, int) else len(piece.tokens),), not isinstance(piece, int))
+            for piece in self.pieces
+        ]
+        deep = tuple(torch.cat(parts) for parts in zip(*(p.deep for p in pictures), strict=True))
+        device = self.vectors.device
+        return Seen(positions(self.pieces).to(device), torch.cat(is_picture)[None].to(device), deep)
+
+
+@dataclass(frozen=True, slots=True)
+class CausalRun:
+    """A language model about to run: as a recipe uses it, and where."""
+
+    module: CausalText
+    use: Use
+    rules: TokenRules
+    device: torch.device
+    vision: Vision | None = None
+
+    def __call__(self, tokens: Tokens) -> Encoded:
+        (chunk,) = tokens
+        read = self.read(chunk)
+        mask = self._mask(chunk, read)
+        is_padded = bool((mask == 0).any()) and self.use.masks
+        hidden = self.module(
+            read.vectors[None],
+            mask.to(self.device) if is_padded else None,
+            self.use.layers,
+            self.use.norm_layer,
+            read.seen(),
+        )
+        return Encoded(hidden, mask=mask if self.use.gives_mask else None)
+
+    def read(self, chunk: Chunk) -> Read:
+        """The vectors of tokens, embeddings and pictures. Embeddings of another width are left out, and
+        padding takes their room at the end."""
+        pad = self.rules.pad
+        numbers = [t.token if isinstance(t.token, int) else pad for t in chunk]
+        table = self.module.embed(torch.tensor([*numbers, pad], device=self.device))
+        rows: list[Tensor] = []
+        pieces: list[SeenPicture | int] = []
+        for index, weighted in enumerate(chunk):
+            token = weighted.token
+            if isinstance(token, Picture):
+                seen = self._see(token)
+                rows.append(seen.tokens.to(table))
+                pieces.append(seen)
+                continue
+            if isinstance(token, int):
+                rows.append(table[index : index + 1])
+            elif token.shape[-1] == table.shape[-1]:
+                rows.append(token.to(table)[None] * self.module.vector_scale)
+            else:
+                continue
+            pieces.append(1)
+        missing = len(chunk) - len(pieces)
+        rows += [table[-1:]] * missing
+        pieces += [1] * missing
+        return Read(torch.cat(rows), tuple(pieces))
+
+    def _see(self, picture: Picture) -> SeenPicture:
+        assert self.module.visual is not None and self.vision is not None
+        return see(self.module.visual, picture.pixels, self.vision, self.device)
+
+    def _mask(self, chunk: Chunk, read: Read) -> Tensor:
+        """(1, T) 1 up to where padding begins."""
+        tokens = [t.token for t in chunk]
+        words = next(
+            (i for i, t in enumerate(tokens) if isinstance(t, int) and t == self.rules.pad), len(tokens)
+        )
+        mask = torch.zeros(1, len(read.vectors), dtype=torch.long)
+        mask[:, : read.length_of(words)] = 1
+        return mask

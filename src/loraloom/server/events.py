@@ -1,0 +1,154 @@
+"""One stream of all that happens, as server-sent events, for pages and programs that watch the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loraloom.jobs.dispatcher import Dispatcher
+from loraloom.jobs.job import Job, Status
+from loraloom.jobs.notices import Notice
+from loraloom.workflow.json_text import write_json
+
+KEPT = 4000
+PAUSE_SECONDS = 0.1
+HEARTBEAT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something lasting. number: its place since the start of the server."""
+
+    number: int
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class EventLog:
+    """The latest entries, numbered, and the latest progress. A stream reads from where it stands, so that one
+    that reads slowly costs nothing.
+
+    epoch: tells the numbers of this server from those of the one before it.
+    """
+
+    epoch: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    last: int = 0
+    progress: Notice | None = None
+    progress_at: int = 0
+    queue_at: int = 0
+    entries: deque[Entry] = field(default_factory=lambda: deque[Entry](maxlen=KEPT))
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, notice: Notice) -> None:
+        """Take note of what the queue tells."""
+        job = notice.job
+        if notice.kind == "progress":
+            self.progress, self.progress_at = notice, self.progress_at + 1
+        elif notice.kind in ("queue", "worker"):
+            self.queue_at += 1
+            if job is not None:
+                self._add("job", brief(job))
+        elif job is not None:
+            if job.status is not Status.RUNNING:
+                self.progress = None
+            event = notice.event
+            said = {k: v for k, v in notice.payload.items() if k not in ("kind", "job")}
+            at = time.time() if event is None else event.at
+            self._add(notice.kind, {"job": job.id, "status": str(job.status), "at": at, **said})
+        news, self.news = self.news, asyncio.Event()
+        news.set()
+
+    def _add(self, kind: str, data: Mapping[str, Any]) -> None:
+        self.last += 1
+        self.entries.append(Entry(self.last, kind, data))
+
+    def position(self, event_id: str) -> int | None:
+        """Where a reader stands whose last event had this id; None when that is not known any more."""
+        epoch, _, number = event_id.partition("-")
+        if epoch != self.epoch or not number.isascii() or not number.isdigit() or len(number) > 15:
+            return None
+        return int(number) if self.since(int(number)) is not None else None
+
+    def since(self, position: int) -> list[Entry] | None:
+        """The entries behind a position; None when some are forgotten."""
+        count = self.last - position
+        if count < 0 or count > len(self.entries):
+            return None
+        return [self.entries[i] for i in range(len(self.entries) - count, len(self.entries))]
+
+
+def brief(job: Job) -> dict[str, Any]:
+    """What lists show of a job."""
+    return {
+        "id": job.id,
+        "status": str(job.status),
+        "number": job.number,
+        "priority": job.priority,
+        "created": job.created,
+        "started": job.started,
+        "finished": job.finished,
+    }
+
+
+async def stream(
+    log: EventLog, dispatcher: Dispatcher, last_id: str, *, previews: bool
+) -> AsyncGenerator[str, None]:
+    """What happens from now on, or from behind the event `last_id` on. `reset` says that something is missing
+    before it."""
+    position = log.position(last_id) if last_id else log.last
+    if position is None:
+        position = log.last
+        yield event("reset", {}, f"{log.epoch}-{position}")
+    queue_at, progress_at = -1, log.progress_at
+    while True:
+        news = log.news
+        found = log.since(position)
+        if found is None:
+            position = log.last
+            yield event("reset", {}, f"{log.epoch}-{position}")
+        for entry in found or ():
+            position = entry.number
+            yield event(entry.kind, entry.data, f"{log.epoch}-{position}")
+        if log.queue_at != queue_at:
+            queue_at = log.queue_at
+            yield event("queue", await queue_state(dispatcher))
+        if log.progress is not None and log.progress_at != progress_at:
+            progress_at = log.progress_at
+            yield event("progress", progress(log.progress, previews))
+        await asyncio.sleep(PAUSE_SECONDS)
+        try:
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                await news.wait()
+        except TimeoutError:
+            yield ": still here\n\n"
+
+
+async def queue_state(dispatcher: Dispatcher) -> dict[str, Any]:
+    """How many jobs wait and run, whether the queue is paused, and what the worker says of itself."""
+    pending, running = await dispatcher.read(lambda s: (s.count(Status.PENDING), s.count(Status.RUNNING)))
+    worker = dict(dispatcher.worker_info)
+    return {"pending": pending, "running": running, "paused": dispatcher.paused, "worker": worker}
+
+
+def progress(notice: Notice, previews: bool) -> dict[str, Any]:
+    """A step of a node, with its preview where there is one."""
+    said = notice.payload
+    data: dict[str, Any] = {name: said[name] for name in ("node", "display", "value", "max")}
+    if notice.job is not None:
+        data["job"] = notice.job.id
+    if previews and notice.preview:
+        data["preview"] = base64.b64encode(notice.preview).decode()
+    return data
+
+
+def event(kind: str, data: Mapping[str, Any], event_id: str = "") -> str:
+    """An event as it goes over the wire."""
+    number = f"id: {event_id}\n" if event_id else ""
+    return f"{number}event: {kind}\ndata: {write_json(data)}\n\n"

@@ -1,0 +1,145 @@
+"""A quantised weight in memory: as its file stores it, with its values to be had when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loraloom.errors import ModelFileError
+from loraloom.weights.formats import Format, Parts, Settings, Shape, formats
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight of `shape` (rows, …) in a storage format. parts: as `Format.prepared` leaves them."""
+
+    format: Format
+    parts: Parts
+    settings: Settings
+    shape: Shape
+
+    @classmethod
+    def of(cls, format: str, parts: dict[str, Tensor], settings: Settings, shape: Shape) -> Packed:
+        """From a file's tensors. ModelFileError where they hold values that make no weight."""
+        known = formats()[format]
+        for role, part in parts.items():
+            if role != "weight" and part.is_floating_point() and not bool(part.float().isfinite().all()):
+                raise ModelFileError(f"its {role} holds values that are no numbers")
+        return cls(known, known.prepared(parts, shape, settings), settings, shape)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts["weight"].device
+
+    def widened(self, dtype: torch.dtype) -> Tensor:
+        """The values, in a type to compute in."""
+        return self.format.widened(self.parts, self.settings, self.shape, dtype).reshape(self.shape)
+
+    def reshaped(self, shape: Shape) -> Packed:
+        """The same rows in another shape."""
+        parts = {
+            role: part.reshape(shape) if role == "weight" and part.numel() == prod(shape) else part
+            for role, part in self.parts.items()
+        }
+        return self if shape == self.shape else replace(self, parts=parts, shape=shape)
+
+    def product(self, x: Tensor, *, native: bool) -> Tensor:
+        """x (…, in) · Wᵀ. native: as ComfyUI computes it for the format, else with the values themselves.
+        Gradients reach x."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Product.apply(x, self, native)  # pyright: ignore[reportReturnType]
+        return self._product(x, native)
+
+    def _product(self, x: Tensor, native: bool) -> Tensor:
+        if native or not self.format.rounds_inputs:
+            return self.format.product(self.parts, self.settings, self.shape, x)
+        return F.linear(x, self.widened(x.dtype))
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Packed:
+        """Row ranges one after the other (none: all rows): views where there is one range."""
+        if not ranges:
+            return self
+        return self._each(
+            lambda part: (
+                part[ranges[0][0] : ranges[0][1]]
+                if len(ranges) == 1
+                else torch.cat([part[begin:end] for begin, end in ranges])
+            ),
+            sum(end - begin for begin, end in ranges),
+        )
+
+    def take(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """The values of some rows: (*index.shape, …)."""
+        chosen, back = index.reshape(-1).unique(return_inverse=True)
+        values = self._each(lambda part: part[chosen], len(chosen)).widened(dtype)
+        return values[back].reshape(*index.shape, *self.shape[1:])
+
+    def to(self, device: torch.device) -> Packed:
+        return replace(self, parts={role: part.to(device) for role, part in self.parts.items()})
+
+    def _each(self, change: Any, rows: int) -> Packed:
+        parts = {
+            role: part if role in self.format.shared or not part.dim() else change(part)
+            for role, part in self.parts.items()
+        }
+        return replace(self, parts=parts, shape=(rows, *self.shape[1:]))
+
+
+def joined(packed: Sequence[Packed]) -> Packed | None:
+    """Several weights, one below the other, as one; None where their storage does not allow it."""
+    first = packed[0]
+    if len(packed) == 1:
+        return first
+    alike = all(
+        one.format is first.format
+        and one.settings == first.settings
+        and one.parts.keys() == first.parts.keys()
+        and one.shape[1:] == first.shape[1:]
+        and one.parts["weight"].dtype == first.parts["weight"].dtype
+        for one in packed
+    )
+    shared = first.format.shared & first.parts.keys()
+    if not alike or any(
+        not torch.equal(one.parts[role], first.parts[role]) for one in packed for role in shared
+    ):
+        return None
+    parts = {
+        role: part if role in shared else torch.cat([_for_rows(one, role) for one in packed])
+        for role, part in first.parts.items()
+    }
+    return replace(first, parts=parts, shape=(sum(one.shape[0] for one in packed), *first.shape[1:]))
+
+
+def _for_rows(packed: Packed, role: str) -> Tensor:
+    """A part with an entry for each row."""
+    part = packed.parts[role]
+    return part if part.dim() else part.expand(packed.shape[0], 1)
+
+
+def narrowed(values: Tensor) -> Packed:
+    """Floats of a type that nothing is computed in, without a scale."""
+    return Packed.of("fp8", {"weight": values}, {}, tuple(values.shape))
+
+
+class _Product(torch.autograd.Function):
+    """A product whose gradient widens the weight again, instead of keeping its values from pass to pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Packed, native: bool) -> Tensor:
+        ctx.packed = packed
+        return packed._product(x, native)  # pyright: ignore[reportPrivateUsage]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.packed.widened(gradient.dtype), None, None

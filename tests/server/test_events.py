@@ -1,0 +1,97 @@
+"""The stream of all that happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.jobs.tiny_runner import prompt
+from tests.server.running import RunningServer
+from tests.server.test_api import done, submit
+
+from loraloom.jobs.job import Job, Request
+from loraloom.jobs.notices import Notice
+from loraloom.server.events import KEPT, EventLog
+
+Told = tuple[str, str, Any]
+
+
+@contextmanager
+def listening(server: RunningServer, **query: str) -> Generator[Iterator[Told]]:
+    """(id, kind, data) of every event as it comes."""
+    with server.http.stream("GET", "/v1/events", params=query) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.iter_lines()
+
+        def events() -> Iterator[Told]:
+            number, kind = "", ""
+            for line in lines:
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    number = value
+                elif name == "event":
+                    kind = value
+                elif name == "data":
+                    yield number, kind, json.loads(value)
+                    number = ""
+
+        yield events()
+
+
+def until(events: Iterator[Told], kind: str, job: str) -> list[Told]:
+    found: list[Told] = []
+    for event in events:
+        found.append(event)
+        if event[1] == kind and event[2].get("job", event[2].get("id")) == job:
+            return found
+    raise AssertionError("the stream has ended")
+
+
+def test_one_stream_tells_of_all_jobs_and_of_the_queue(server: RunningServer) -> None:
+    with listening(server, previews="true") as events:
+        assert next(events)[1] == "queue"
+        first = submit(server, prompt("Wait", value=1, seconds=0.5), previews=True)["id"]
+        second = submit(server, prompt("Fail", value=2))["id"]
+        told = until(events, "failed", second)
+    kinds = [kind for _, kind, data in told if data.get("job") == first]
+    assert kinds[0] == "started"
+    assert kinds[-1] == "completed"
+    assert {"progress", "node_finished", "note", "warning"} <= set(kinds)
+    assert any("preview" in data for _, kind, data in told if kind == "progress")
+    assert {"pending", "running"} <= {data["status"] for _, kind, data in told if kind == "job"}
+    numbers = [number for number, kind, _ in told if kind not in ("queue", "progress")]
+    assert all(numbers) and numbers == sorted(set(numbers), key=lambda n: int(n.partition("-")[2]))
+    assert [data["status"] for _, kind, data in told if kind == "completed"] == ["completed"]
+
+
+def test_a_reader_that_comes_back_gets_what_it_missed(server: RunningServer) -> None:
+    with listening(server) as events:
+        next(events)
+        job = submit(server, prompt(value=3))["id"]
+        last = until(events, "started", job)[-1][0]
+    done(server, job)
+    with listening(server, after=last) as events:
+        told = until(events, "completed", job)
+    assert "started" not in [kind for _, kind, _ in told]
+    assert "node_finished" in [kind for _, kind, _ in told]
+
+
+def test_a_reader_of_another_time_is_told_to_begin_anew(server: RunningServer) -> None:
+    for last in ("00000000-5", "nonsense", "-", "x-99999999999999999999"):
+        with listening(server, after=last) as events:
+            assert next(events)[1] == "reset"
+            assert next(events)[1] == "queue"
+
+
+def test_what_is_forgotten_is_said_to_be() -> None:
+    log = EventLog()
+    job = Job("a", 0.0, Request({}))
+    for _ in range(KEPT + 10):
+        log.hear(Notice("started", job))
+    assert log.position(f"{log.epoch}-5") is None
+    assert log.position(f"{log.epoch}-{KEPT + 11}") is None
+    assert log.position(f"{log.epoch}-{KEPT + 10}") == KEPT + 10
+    found = log.since(KEPT + 8)
+    assert found is not None and [entry.number for entry in found] == [KEPT + 9, KEPT + 10]
