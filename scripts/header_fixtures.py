@@ -4,10 +4,12 @@ usage: PYTHONPATH=.:src .venv/bin/python scripts/header_fixtures.py          wri
        PYTHONPATH=.:src .venv/bin/python scripts/header_fixtures.py --check  compares, and writes nothing
 
 Each fixture is a gzipped JSON object: file (its published name), kind (diffusion, autoencoder, text or lora),
-family, native (see `Published`), source (where the fact comes from), metadata, and tensors {name: [data type,
-shape]}. Names and shapes come from the tables and layouts in `headers/`, or from diffusers' classes built
-without memory. What makes them facts is the size of the published file: it is computed here from names, types
-and shapes, header included, and must agree to the byte, or but for `Published.unexplained` bytes.
+family, native (see `Published`), source (where the fact comes from), metadata, comfy_quant (what every tensor
+of that name says), and tensors {name: [data type, shape]}.
+
+Names and shapes come from the tables and layouts in `headers/`, or from diffusers' classes built without
+memory. What makes them facts is the size of the published file: it is computed here from names, types and
+shapes, header included, and must agree to the byte, or but for `Published.unexplained` bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from headers.components import AUTOENCODERS, TEXT
 from headers.diffusion import DIFFUSION
 from headers.loras import LORAS
 from headers.published import Published
+from headers.storage import CONVROT
 
 from loraloom.weights.header import BITS
 
@@ -69,6 +72,8 @@ def check_size(published: Published) -> str:
 def fixture(kind: str, published: Published) -> bytes:
     """The fixture's gzipped JSON, the same each time."""
     said = (check_size(published), published.note)
+    tensors = published.tensors()
+    marked = any(name.endswith(".comfy_quant") for name in tensors)
     content = {
         "file": published.file,
         "kind": kind,
@@ -76,7 +81,8 @@ def fixture(kind: str, published: Published) -> bytes:
         "native": published.native,
         "source": "; ".join(part for part in said if part),
         "metadata": dict(published.metadata),
-        "tensors": {name: [dtype, list(shape)] for name, (dtype, shape) in published.tensors().items()},
+        "comfy_quant": CONVROT if marked else "",
+        "tensors": {name: [dtype, list(shape)] for name, (dtype, shape) in tensors.items()},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     buffer = io.BytesIO()

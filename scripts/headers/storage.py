@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 from headers.layouts import Shape, Tensors, typed
 
-CONVROT_MARK = len('{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 256}')
+CONVROT = '{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 256}'
+"""What a mark "NAME.comfy_quant" says."""
 
 
 def int8_convrot(shapes: Mapping[str, Shape], chosen: Callable[[str], bool], rest: str = "BF16") -> Tensors:
@@ -16,7 +17,7 @@ def int8_convrot(shapes: Mapping[str, Shape], chosen: Callable[[str], bool], res
     for name in _chosen(shapes, chosen):
         found[f"{name}.weight"] = ("I8", shapes[f"{name}.weight"])
         found[f"{name}.weight_scale"] = ("F32", (shapes[f"{name}.weight"][0], 1))
-        found[f"{name}.comfy_quant"] = ("U8", (CONVROT_MARK,))
+        found[f"{name}.comfy_quant"] = ("U8", (len(CONVROT),))
     return found
 
 
