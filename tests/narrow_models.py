@@ -8,6 +8,7 @@ of normal numbers (seeded by the file's tag and the tensor's name), times a devi
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 from collections.abc import Mapping
@@ -102,3 +103,140 @@ def write_qwen3_4b(path: Path) -> Path:
 
 def write_qwen3_06b(path: Path) -> Path:
     return language_model("fam.qwen3_06b", 28).write(path)
+
+
+def write_mistral(path: Path) -> Path:
+    """The first 30 layers, without the final norm, with a toy tokenizer."""
+    made = language_model("fam.mistral", 30, vocabulary=131072, head_norms=False, last_norm=False)
+    return made.write(path, {"tekken_model": toy("tekken.json.gz")})
+
+
+def write_qwen25vl(path: Path) -> Path:
+    """As wide as its two heads together, unlike the others."""
+    made = language_model(
+        "fam.qwen25vl", 6, vocabulary=152064, width=256, inner=256, bias=True, head_norms=False
+    )
+    tower, width, inner = "visual.", 64, 96
+    made.put(f"{tower}patch_embed.proj.weight", (width, 3, 2, 14, 14), 1 / math.sqrt(3 * 2 * 14 * 14))
+    for number in range(8):
+        block = f"{tower}blocks.{number}."
+        made.norm(f"{block}norm1", width)
+        made.norm(f"{block}norm2", width)
+        made.linear(f"{block}attn.qkv", width, 3 * width, gain=1.2)
+        made.linear(f"{block}attn.proj", width, width, gain=0.5)
+        made.linear(f"{block}mlp.gate_proj", width, inner)
+        made.linear(f"{block}mlp.up_proj", width, inner)
+        made.linear(f"{block}mlp.down_proj", inner, width, gain=0.5)
+    made.norm(f"{tower}merger.ln_q", width)
+    made.linear(f"{tower}merger.mlp.0", 4 * width, 4 * width)
+    made.linear(f"{tower}merger.mlp.2", 4 * width, 256)
+    return made.write(path)
+
+
+def qwen3vl(tag: str) -> Weights:
+    made = language_model(tag, 36, start="model.language_model.")
+    tower, width, inner = "model.visual.", WIDTH, 96
+    made.put(f"{tower}patch_embed.proj.weight", (width, 3, 2, 16, 16), 1 / math.sqrt(3 * 2 * 16 * 16))
+    made.put(f"{tower}patch_embed.proj.bias", (width,), 0.02)
+    made.put(f"{tower}pos_embed.weight", (2304, width), 0.3)
+    for number in range(4):
+        block = f"{tower}blocks.{number}."
+        made.norm(f"{block}norm1", width, bias=True)
+        made.norm(f"{block}norm2", width, bias=True)
+        made.linear(f"{block}attn.qkv", width, 3 * width, gain=1.2)
+        made.linear(f"{block}attn.proj", width, width, gain=0.5)
+        made.linear(f"{block}mlp.linear_fc1", width, inner)
+        made.linear(f"{block}mlp.linear_fc2", inner, width, gain=0.5)
+    made.norm(f"{tower}merger.norm", width, bias=True)
+    made.linear(f"{tower}merger.linear_fc1", 4 * width, 4 * width)
+    made.linear(f"{tower}merger.linear_fc2", 4 * width, WIDTH)
+    for number in range(3):
+        merger = f"{tower}deepstack_merger_list.{number}."
+        made.norm(f"{merger}norm", 4 * width, bias=True)
+        made.linear(f"{merger}linear_fc1", 4 * width, 4 * width)
+        made.linear(f"{merger}linear_fc2", 4 * width, WIDTH, gain=0.5)
+    return made
+
+
+def write_qwen3vl_4b(path: Path) -> Path:
+    return qwen3vl("fam.qwen3vl_4b").write(path)
+
+
+def write_qwen3vl_8b(path: Path) -> Path:
+    return qwen3vl("fam.qwen3vl_8b").write(path)
+
+
+def write_gemma2(path: Path) -> Path:
+    """Norms as stored, without the 1 that is added to them; a toy tokenizer."""
+    made, width, head, inner = Weights("fam.gemma2"), WIDTH, 256, 128
+    made.put("model.embed_tokens.weight", (256000, width), 0.06)
+    for number in range(26):
+        layer = f"model.layers.{number}."
+        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            made.norm(f"{layer}{name}_layernorm", width, mean=-0.6 if name.startswith("post") else 0.0)
+        for name, heads in (("q_proj", 2), ("k_proj", 1), ("v_proj", 1)):
+            made.linear(f"{layer}self_attn.{name}", width, heads * head, bias=False)
+        made.linear(f"{layer}self_attn.o_proj", 2 * head, width, bias=False)
+        made.linear(f"{layer}mlp.gate_proj", width, inner, bias=False)
+        made.linear(f"{layer}mlp.up_proj", width, inner, bias=False)
+        made.linear(f"{layer}mlp.down_proj", inner, width, bias=False)
+    made.norm("model.norm", width, mean=0.0)
+    return made.write(path, {"spiece_model": toy("sentencepiece.model.gz")})
+
+
+def toy(name: str) -> Tensor:
+    """The bytes of a small tokenizer."""
+    packed = (Path(__file__).parent / "data/families" / name).read_bytes()
+    return torch.frombuffer(bytearray(gzip.decompress(packed)), dtype=torch.uint8)
+
+
+def clip(tag: str, layers: int) -> Weights:
+    made, start, width = Weights(tag), "text_model.", 128
+    made.put(f"{start}embeddings.position_embedding.weight", (77, width), 0.2)
+    made.put(f"{start}embeddings.token_embedding.weight", (49408, width), 0.5)
+    for number in range(layers):
+        layer = f"{start}encoder.layers.{number}."
+        made.norm(f"{layer}layer_norm1", width, bias=True)
+        made.norm(f"{layer}layer_norm2", width, bias=True)
+        made.linear(f"{layer}mlp.fc1", width, 2 * width)
+        made.linear(f"{layer}mlp.fc2", 2 * width, width, gain=0.5)
+        for name, gain in (("k_proj", 1.3), ("out_proj", 0.5), ("q_proj", 1.3), ("v_proj", 1.0)):
+            made.linear(f"{layer}self_attn.{name}", width, width, gain=gain)
+    made.norm(f"{start}final_layer_norm", width, bias=True)
+    made.put("text_projection.weight", (width, width), 1 / math.sqrt(width))
+    return made
+
+
+def write_clip_l(path: Path) -> Path:
+    return clip("fam.clip_l", 3).write(path)
+
+
+def write_clip_g(path: Path) -> Path:
+    return clip("fam.clip_g", 32).write(path)
+
+
+def t5(tag: str, width: int, heads: int) -> Weights:
+    made, inner = Weights(tag), 128
+    made.put("shared.weight", (32128, width))
+    for number in range(24):
+        layer = f"encoder.block.{number}.layer."
+        for name, gain in (("k", 1.0), ("q", 0.3), ("v", 1.0), ("o", 0.4)):
+            made.linear(f"{layer}0.SelfAttention.{name}", width, width, gain=gain, bias=False)
+        if number == 0:
+            made.put(f"{layer}0.SelfAttention.relative_attention_bias.weight", (32, heads), 0.5)
+        made.norm(f"{layer}0.layer_norm", width)
+        made.linear(f"{layer}1.DenseReluDense.wi_0", width, inner, bias=False)
+        made.linear(f"{layer}1.DenseReluDense.wi_1", width, inner, bias=False)
+        made.linear(f"{layer}1.DenseReluDense.wo", inner, width, gain=0.4, bias=False)
+        made.norm(f"{layer}1.layer_norm", width)
+    made.norm("encoder.final_layer_norm", width)
+    return made
+
+
+def write_t5(path: Path) -> Path:
+    return t5("fam.t5xxl", 64, 4).write(path)
+
+
+def write_wide_t5(path: Path) -> Path:
+    """320 wide, which stands for the real 4096."""
+    return t5("fam.t5xxl_320", 320, 5).write(path)

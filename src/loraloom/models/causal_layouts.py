@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from loraloom.models.encoder import Layout, NamedTensor
+from loraloom.models.encoder import Layout, NamedTensor, Tokenizer
 from loraloom.models.encoder_layouts import depth, placements
 from loraloom.models.family import Blueprint, Shapes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from torch import nn
 
     from loraloom.weights.source import WeightSource
@@ -29,6 +28,9 @@ FIRST = "model.layers.0."
 
 QWEN_END, QWEN_TURN, QWEN_USER = 151643, 151644, (872, 198)
 """The end of a text, the beginning of a turn, and what follows it in the user's: "user" and a line break."""
+
+QWEN_PICTURE = 151655
+"""What stands for a picture."""
 
 Build = Callable[[Mapping[str, object], "Mapping[str, object] | None"], "nn.Module"]
 """(text model, vision tower or None) as their configurations say → the module."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import loraloom.models.encoders as encoders_package
 from loraloom.errors import ModelFileError
@@ -24,9 +24,21 @@ from loraloom.weights.header import Header
 from loraloom.weights.patch import Rows
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from loraloom.weights.source import WeightSource
+
+
+class Encoding(Protocol):
+    """Token numbers of a text."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+
+class Tokenizer(Protocol):
+    """Text ↔ token numbers; special tokens are recognised in the text."""
+
+    def encode(self, text: str, /) -> Encoding: ...
+    def decode(self, ids: list[int], /) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from loraloom.models.encoder import NamedTensor
+from loraloom.models.encoder import NamedTensor, Tokenizer
 from loraloom.models.family import Blueprint, Placement, Placements, Shapes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from loraloom.models.text.clip import ClipConfig, ClipText
     from loraloom.weights.source import WeightSource
 

@@ -22,6 +22,8 @@ Cut: TypeAlias = Literal["nothing", "system", "opening"]
 """What a conditioning leaves out at its front: nothing; all before the second turn ("system"); all up to the
 words of the user ("opening")."""
 
+Brackets: TypeAlias = Literal["weigh", "split", "letters"]
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -31,7 +33,8 @@ class Use:
     template: the text around a prompt, "{}" in the place of it. picture_template: the one where pictures are
         given; empty: the same.
     takes_whole: a prompt that begins with <|im_start|> is the whole text, without a template.
-    weights: whether prompt weights count; else brackets are letters.
+    brackets: whether they weigh words, only split the text into pieces, or are letters.
+    blank_is_padding: whether the empty prompt, which weights move away from, is padding alone.
     layers: whose states are taken, side by side. norm_layer: whether a layer before the last gets the final
         norm too.
     cut: what is left out at the front.
@@ -47,7 +50,8 @@ class Use:
     template: str = "{}"
     picture_template: str = ""
     takes_whole: bool = False
-    weights: bool = True
+    brackets: Brackets = "weigh"
+    blank_is_padding: bool = False
     layers: tuple[Layer, ...] = (None,)
     norm_layer: bool = False
     cut: Cut = "nothing"

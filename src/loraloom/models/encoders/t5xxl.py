@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from loraloom.models.encoder import EncoderKind, LoraNames, NamedTensor, Size, Vocabulary
+from loraloom.models.encoder import EncoderKind, LoraNames, NamedTensor, Size, Tokenizer, Vocabulary
 from loraloom.models.encoder_layouts import as_named, depth, placements
 from loraloom.models.family import Blueprint, Placement, Shapes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from loraloom.models.text.t5 import T5Config, T5Text
     from loraloom.weights.source import WeightSource
 

@@ -12,15 +12,16 @@ from torch.nn import functional as F
 
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
-from loraloom.models.encoder import encoder_kind
+from loraloom.models.encoder import Vocabulary, encoder_kind
 from loraloom.models.handles import TextEncoders, TextPart
-from loraloom.models.recipe import Recipe, Use
+from loraloom.models.recipe import Cut, Recipe, Use
 from loraloom.models.text.clip import Encoded
 from loraloom.models.text.embeddings import EmbeddingFinder, PromptWarning
 from loraloom.models.text.recipes import RECIPES
 from loraloom.models.text.run import TextMemory, TextModule, encoder_run, weighted
-from loraloom.models.text.tokens import Tokens, rules_for, tokenize
+from loraloom.models.text.tokens import Chunk, Tokens, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
+from loraloom.weights.source import WeightSource
 
 
 def encode_prompt(
@@ -32,15 +33,19 @@ def encode_prompt(
     recipe = recipe_of(clip)
     tokens: dict[str, Tokens] = {}
     warnings: dict[PromptWarning, None] = {}
-    uses = [use for use in recipe.uses if _part(clip, use) is not None]
+    uses = [use for use in recipe.uses if use.tokens_only or _part(clip, use) is not None]
     for use in uses:
         own = templated(use, text if isinstance(text, str) else text.get(use.key, ""))
         tokens[use.key], found = _tokens(clip, use, own, folders)
         warnings.update(dict.fromkeys(found))
     if not isinstance(text, str):
         _even_out(tokens, clip, uses)
-    outputs = {use.key: _run(memory, clip, use, tokens[use.key]) for use in uses}
-    return (combined(recipe, outputs),), tuple(warnings)
+    outputs = {use.key: _run(memory, clip, use, tokens[use.key]) for use in uses if not use.tokens_only}
+    cond = combined(recipe, outputs)
+    for use in uses:
+        if use.tokens_only:
+            cond = replace(cond, extras={**cond.extras, **_numbers(use, tokens[use.key])})
+    return (cond,), tuple(warnings)
 
 
 def templated(use: Use, text: str) -> str:
@@ -48,6 +53,19 @@ def templated(use: Use, text: str) -> str:
     if use.takes_whole and text.startswith("<|im_start|>"):
         return text
     return use.template.replace("{}", text)
+
+
+def cut_at(vocabulary: Vocabulary, cut: Cut, chunk: Chunk) -> int:
+    """How many tokens a conditioning leaves out at its front: all before the second turn, and of that, where
+    it is the user's, the opening too."""
+    if cut == "nothing":
+        return 0
+    turns = [i for i, t in enumerate(chunk) if isinstance(t.token, int) and t.token == vocabulary.turn]
+    begin = turns[:2][-1] if turns else 0
+    opening = len(vocabulary.user) + 1
+    following = tuple(t.token for t in chunk[begin + 1 : begin + opening])
+    is_user = following == vocabulary.user and len(chunk) > begin + opening
+    return begin + opening if cut == "opening" and is_user else begin
 
 
 def recipe_of(clip: TextEncoders) -> Recipe:
@@ -113,20 +131,34 @@ def _loaded(clip: TextEncoders, use: Use) -> TextPart:
 def _tokens(
     clip: TextEncoders, use: Use, text: str, folders: ModelFolders
 ) -> tuple[Tokens, list[PromptWarning]]:
-    part, kind = _loaded(clip, use), encoder_kind(use.encoder)
-    own = kind.own(part.weights.shapes)
+    kind = encoder_kind(use.encoder)
+    weights = WeightSource({}) if use.tokens_only else _loaded(clip, use).weights
+    own = kind.own(weights.shapes)
     width = next((own[name][1] for name in kind.tokens_table if name in own), 0)
     find = EmbeddingFinder(folders, use.embedding_key, width, clip.embeddings)
     options = {name: clip.option(f"{use.key}_{name}") for name in ("min_padding", "min_length")}
     set_by_nodes = {name: value for name, value in options.items() if isinstance(value, int)}
-    rules = replace(rules_for(kind, use, part.weights), **set_by_nodes)
+    rules = replace(rules_for(kind, use, weights), **set_by_nodes)
     found = tokenize(text, rules, find)
     return found.chunks, [*find.warnings, *(find.unknown(name) for name in found.unknown)]
 
 
+def _numbers(use: Use, tokens: Tokens) -> dict[str, Tensor]:
+    """Token numbers and weights (1, N) for a family that reads them itself, without embeddings."""
+    chosen = [t for t in tokens[0] if isinstance(t.token, int)]
+    return {
+        f"{use.key}_ids": torch.tensor([[t.token for t in chosen]]),
+        f"{use.key}_weights": torch.tensor([[t.weight for t in chosen]]),
+    }
+
+
 def _even_out(tokens: dict[str, Tokens], clip: TextEncoders, uses: list[Use]) -> None:
     """Give encoders that read chunks equally many, with empty ones at the end."""
-    rules = {use.key: rules_for(encoder_kind(use.encoder), use, _loaded(clip, use).weights) for use in uses}
+    rules = {
+        use.key: rules_for(encoder_kind(use.encoder), use, _loaded(clip, use).weights)
+        for use in uses
+        if not use.tokens_only
+    }
     chunked = {key: own for key, own in rules.items() if own.length}
     count = max((len(tokens[key]) for key in chunked), default=0)
     for key, own in chunked.items():
@@ -141,4 +173,5 @@ def _run(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> En
         use = replace(use, layers=(clip.clip_skip if 1 <= -clip.clip_skip <= module.depth else None,))
     kind = encoder_kind(use.encoder)
     run = encoder_run(module, kind, use, rules_for(kind, use, part.weights), memory.device)
-    return weighted(run, tokens, tuple(lora.signature for lora in clip.stack))
+    out = weighted(run, tokens, tuple(lora.signature for lora in clip.stack))
+    return replace(out, hidden=out.hidden[:, cut_at(kind.vocabulary, use.cut, tokens[0]) :])

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
-from loraloom.models.encoder import EncoderKind
-from loraloom.models.recipe import Use
+from loraloom.models.encoder import EncoderKind, Tokenizer
+from loraloom.models.recipe import Brackets, Use
 from loraloom.models.text.prompt import EmbeddingPart, parse_prompt
 from loraloom.weights.source import WeightSource
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 KEEP_TOGETHER = 8
 """A group of words or vectors with at least this many tokens may be split over two chunks."""
@@ -56,7 +53,8 @@ class TokenRules:
     """How one kind of text encoder is fed.
 
     length: positions of a chunk, and the chunk is padded to it; None: one chunk of any length.
-    weights: whether brackets weigh words; else they are letters.
+    brackets: whether they weigh words, only split the text, or are letters.
+    blank_is_padding: whether a prompt without words is padding alone where weights move away from it.
     min_padding: pad tokens that always follow the end token. min_length: what a chunk is padded to.
     """
 
@@ -67,11 +65,13 @@ class TokenRules:
     length: int | None
     min_padding: int = 0
     min_length: int = 0
-    weights: bool = True
+    brackets: Brackets = "weigh"
+    blank_is_padding: bool = False
 
     def empty(self, length: int) -> Chunk:
         """What a prompt without words looks like, `length` positions long."""
-        head = [t for t in (self.start, self.end) if t is not None]
+        marks = () if self.blank_is_padding else (self.start, self.end)
+        head = [t for t in marks if t is not None]
         return tuple(WeightedToken(t) for t in (head + [self.pad] * (length - len(head)))[:length])
 
 
@@ -85,7 +85,8 @@ def rules_for(kind: EncoderKind, use: Use, weights: WeightSource) -> TokenRules:
         pad=found.pad,
         length=found.chunk,
         min_length=use.min_length,
-        weights=use.weights,
+        brackets=use.brackets,
+        blank_is_padding=use.blank_is_padding,
     )
 
 
@@ -103,19 +104,20 @@ def tokenize(text: str, rules: TokenRules, find: FindEmbedding) -> Tokenized:
     tokenizer = rules.tokenizer()
     groups: list[list[WeightedToken]] = []
     unknown: list[str] = []
-    for part in parse_prompt(text, weights=rules.weights):
+    for part in parse_prompt(text, weights=rules.brackets != "letters"):
+        weight = part.weight if rules.brackets == "weigh" else 1.0
         if isinstance(part, EmbeddingPart):
             name, vectors = _look_up(part.name, find)
             if vectors is None:
                 unknown.append(name)
             else:
-                groups.append([WeightedToken(vector, part.weight) for vector in vectors])
+                groups.append([WeightedToken(vector, weight) for vector in vectors])
             commas = part.name[len(name) :]
             words = f"{commas} {part.rest}" if commas else part.rest
         else:
             words = part.text
         if words:
-            groups.append([WeightedToken(number, part.weight) for number in tokenizer.encode(words).ids])
+            groups.append([WeightedToken(number, weight) for number in tokenizer.encode(words).ids])
     return Tokenized(_chunks(groups, rules), tuple(unknown))
 
 

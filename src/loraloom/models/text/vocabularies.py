@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
-_QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _QWEN_CONTROLS = (
     "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end"
     " vision_start vision_end vision_pad image_pad video_pad"
@@ -32,6 +28,16 @@ _QWEN_MARKS = (
     "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|>"
     " <|file_sep|> <tool_response> </tool_response> <think> </think>"
 )
+
+
+def word_pattern(digits: int) -> str:
+    """How text is split before bytes are merged, with at most so many digits together: 1 in Qwen's, 3 in
+    Llama 3's rule."""
+    number = r"\p{N}" if digits == 1 else rf"\p{{N}}{{1,{digits}}}"
+    return (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + number + r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
 
 
 def _data(name: str) -> bytes:
@@ -119,7 +125,7 @@ def qwen_tokenizer() -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_QWEN_WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(word_pattern(1)), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
