@@ -49,7 +49,6 @@ REFUSED_STARTS = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git lfs pull"),
     "zip": (b"PK\x03\x04" + bytes(64), "convert it"),
     "pickle": (b"\x80\x02}q\x00X\x06\x00\x00\x00weight" + bytes(64), "convert it"),
-    "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(64), "GGUF"),
     "gzip": (b"\x1f\x8b\x08" + bytes(64), "archive"),
     "json": (b'{"error": "not found", "status": 404}', "JSON"),
     "short": (b"\x01\x02\x03", "cut short"),

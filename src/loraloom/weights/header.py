@@ -1,7 +1,7 @@
-"""The header of a safetensors file, read and checked without torch.
+"""The header of a safetensors or GGUF file, read and checked without torch.
 
-Format: 8 bytes little-endian length N, N bytes of JSON ({name: {dtype, shape, data_offsets}} and an optional
-"__metadata__" of strings), then the data, without holes or overlaps
+Safetensors: 8 bytes little-endian length N, N bytes of JSON ({name: {dtype, shape, data_offsets}} and an
+optional "__metadata__" of strings), then the data, without holes or overlaps
 (https://github.com/huggingface/safetensors#format). A file comes from anywhere: nothing in it is believed
 before it is checked, and files of other kinds are refused by what they are, unopened as far as possible.
 """
@@ -21,6 +21,8 @@ from typing import cast
 
 from loraloom.errors import ModelFileError
 from loraloom.weights.formats import TensorInfo
+from loraloom.weights.gguf_header import read_gguf
+from loraloom.weights.gguf_names import named_weights
 from loraloom.weights.marks import weights_of
 
 MAX_HEADER_BYTES = 25_000_000
@@ -93,13 +95,15 @@ def open_regular(path: Path) -> int:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read and check a safetensors header; ModelFileError says what the file is instead, or what is wrong."""
+    """Read and check a file's header; ModelFileError says what the file is instead, or what is wrong."""
     where = Path(path)
     descriptor = open_regular(where)
     with os.fdopen(descriptor, "rb") as file:
         identity = FileIdentity.of(where, os.fstat(descriptor))
         start = file.read(512)
         _refuse_other_kinds(where, start, identity.size)
+        if start.startswith(b"GGUF"):
+            return _of_gguf(where, identity)
         if identity.size < 8:
             raise ModelFileError(f"{where}: cut short: {identity.size} bytes, less than any safetensors file")
         (length,) = struct.unpack("<Q", start[:8])
@@ -130,6 +134,19 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     )
 
 
+def _of_gguf(path: Path, identity: FileIdentity) -> Header:
+    """A GGUF file's header in the same words; its metadata are those that are texts and numbers."""
+    found = read_gguf(path)
+    try:
+        tensors = named_weights(found)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    metadata = {key: str(value) for key, value in found.fields.items() if not isinstance(value, list)}
+    return Header(
+        path, MappingProxyType(metadata), MappingProxyType(tensors), found.data_start, identity.size, identity
+    )
+
+
 def _refuse_other_kinds(path: Path, start: bytes, size: int) -> None:
     """Name the kinds of file that are met in place of a safetensors file."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -145,8 +162,6 @@ def _refuse_other_kinds(path: Path, start: bytes, size: int) -> None:
             f"{path}: a web page, not a model: the download returned HTML (a login or error page?);"
             " download it again"
         )
-    if start.startswith(b"GGUF"):
-        raise ModelFileError(f"{path}: a GGUF file; expected .safetensors")
     if start.startswith(b"PK\x03\x04"):
         raise ModelFileError(f"{path}: a zip archive (PyTorch .ckpt/.pt?){convert}")
     if len(start) > 1 and start[0] == 0x80 and start[1] <= 5 and start[8:9] != b"{":

@@ -34,12 +34,17 @@ class Packed:
         return cls(known, known.prepared(parts, shape, settings), settings, shape)
 
     @property
+    def stored(self) -> Tensor:
+        """The part that holds the values."""
+        return self.parts["weight"] if "weight" in self.parts else self.parts["folded"]
+
+    @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts.values())
 
     @property
     def device(self) -> torch.device:
-        return self.parts["weight"].device
+        return self.stored.device
 
     def widened(self, dtype: torch.dtype) -> Tensor:
         """The values, in a type to compute in."""
@@ -69,6 +74,9 @@ class Packed:
         """Row ranges one after the other (none: all rows): views where there is one range."""
         if not ranges:
             return self
+        if "folded" in self.parts:
+            values = self.widened(torch.float32)
+            return narrowed(torch.cat([values[begin:end] for begin, end in ranges]))
         return self._each(
             lambda part: (
                 part[ranges[0][0] : ranges[0][1]]
@@ -80,6 +88,8 @@ class Packed:
 
     def take(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """The values of some rows: (*index.shape, …)."""
+        if "folded" in self.parts:
+            return self.widened(dtype)[index]
         chosen, back = index.reshape(-1).unique(return_inverse=True)
         values = self._each(lambda part: part[chosen], len(chosen)).widened(dtype)
         return values[back].reshape(*index.shape, *self.shape[1:])
@@ -105,7 +115,8 @@ def joined(packed: Sequence[Packed]) -> Packed | None:
         and one.settings == first.settings
         and one.parts.keys() == first.parts.keys()
         and one.shape[1:] == first.shape[1:]
-        and one.parts["weight"].dtype == first.parts["weight"].dtype
+        and one.stored.dtype == first.stored.dtype
+        and "folded" not in one.parts
         for one in packed
     )
     shared = first.format.shared & first.parts.keys()

@@ -184,7 +184,7 @@ class WeightSource:
     def stored(self, native: str) -> Tensor:
         """The values as the file has them; of a quantised weight, without its scales."""
         pieces = [
-            piece.file.read(piece.key) if piece.info.packing is None else piece.packed().parts["weight"]
+            piece.file.read(piece.key) if piece.info.packing is None else piece.packed().stored
             for piece in self._entry(native)
         ]
         return (
