@@ -42,7 +42,9 @@ DIRECTORIES: dict[str, tuple[str, ...]] = {
 }
 OLD_KINDS = {"clip": "text_encoders", "unet": "diffusion_models", "t2i_adapter": "controlnet"}
 MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf"})
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+)
 INPUT_KINDS = {"input": IMAGE_SUFFIXES, "input_latents": frozenset({".latent"})}
 """Kinds that live in the input folder, each with the suffixes that it lists."""
 

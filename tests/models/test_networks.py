@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.families.flux.network import positions
 from loraloom.models.latent_maps import fit, patches, unpatched
@@ -229,3 +230,6 @@ def test_a_whole_checkpoint_runs(tmp_path: Path) -> None:
     inputs = network.inputs(Cond(torch.randn(1, 7, 192), torch.randn(1, 128)), SampleContext(X, X))
     latent = network.process_latent_out(network(X, torch.tensor([500.0]), inputs).detach())
     assert memory.autoencoder(vae).decode(latent).shape == (1, 64, 128, 3)
+    for size in ((1, 1), (7, 64), (64, 7)):
+        with pytest.raises(InputError, match=f"{size[1]}×{size[0]} pixels is smaller than one cell"):
+            memory.autoencoder(vae).encode(torch.zeros(1, *size, 3))

@@ -76,6 +76,8 @@ def _run(settings: Settings) -> Trained:
         def ready(session: Session, step: int) -> None:
             count = len(session.split.training)
             layers = sum(len(adapter.modules) for adapter in session.adapters.values())
+            for remark in session.remarks:
+                console.print(f"[yellow]note:[/] {escape(remark)}")
             begins = f", going on from step {step}" if step else ""
             console.print(
                 f"{session.handles.model.family.title}: {count} pictures, {layers} layers"

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from loraloom.errors import ModelFileError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.models.resident import Resident
 from loraloom.models.tiles import in_tiles
 from loraloom.models.tiny_autoencoder import tiny_decoder_blueprint
@@ -103,6 +103,11 @@ class AutoencoderNetwork:
         return module.encode(pixels.to(self._dtype), return_dict=False)[0].mode().float()
 
     def _cropped(self, image: Tensor) -> Tensor:
+        if min(image.shape[1:3]) < self.downscale:
+            raise InputError(
+                f"a picture of {image.shape[2]}×{image.shape[1]} pixels is smaller than one cell of the"
+                f" latents ({self.downscale}×{self.downscale}); enlarge it first"
+            )
         for dimension in (1, 2):
             size = image.shape[dimension]
             kept = size // self.downscale * self.downscale

@@ -19,6 +19,7 @@ from torch import Tensor
 from loraloom.engine.node import Files, NodeResult, NodeRun, Number, Options, node
 from loraloom.errors import InputError, LoraloomError
 from loraloom.nodes.sockets import BatchSize, Image, Mask
+from loraloom.pictures import in_8_bits
 from loraloom.runtime.output_files import OutputFolder
 from loraloom.runtime.services import Services, services
 from loraloom.workflow.graph import JSON
@@ -117,9 +118,7 @@ def picture_arrays(images: Tensor) -> list[np.ndarray]:
 
 def _frame(frame: PillowImage.Image) -> tuple[Tensor, Tensor]:
     image = ImageOps.exif_transpose(frame)
-    if image.mode in ("I", "I;16"):
-        image = image.point(lambda value: value * (1 / 255))
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+    pixels = np.asarray(in_8_bits(image).convert("RGB"), dtype=np.float32) / 255.0
     if "A" in image.getbands() or "transparency" in image.info:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255.0
         mask = 1.0 - torch.from_numpy(alpha)

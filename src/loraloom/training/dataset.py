@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
-from PIL import Image, UnidentifiedImageError
 
 from loraloom.errors import InputError
+from loraloom.folders import IMAGE_SUFFIXES
+from loraloom.pictures import opened
 from loraloom.training.settings import FolderSettings
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION_SUFFIXES = (".txt", ".caption")
 _KOHYA_FOLDER = re.compile(r"(\d+)_(.+)$")
 MAX_CAPTION = 20_000
 """Characters of a caption file that are believed to be a caption."""
+
+SMALLEST = 4
+"""Sides of a picture below which it holds nothing to learn."""
+
+_ONLY_PICTURES_ELSEWHERE = (".heic", ".heif", ".jxl", ".psd", ".tga", ".svg", ".raw", ".dng", ".jp2", ".mp4")
+"""Suffixes of pictures that are not read, and worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,53 +62,85 @@ def _folder(settings: FolderSettings) -> Iterator[Example]:
         match = _KOHYA_FOLDER.match(leaf.name)
         repeats = settings.repeats or (int(match.group(1)) if match else 1)
         default = settings.caption or (match.group(2) if match else "")
+        captions = _captions(leaf)
         for path in sorted(leaf.iterdir()):
-            if path.suffix.lower() in PICTURE_SUFFIXES and repeats > 0:
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and repeats > 0:
                 found = True
-                yield _example(path, settings, repeats, default)
+                yield _example(path, captions.get(path.stem), settings, repeats, default)
     if not found:
         raise InputError(
-            f"{root} holds no pictures ({', '.join(PICTURE_SUFFIXES)}) and no folders named like "
+            f"{root} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) and no folders named like "
             '"10_trigger class" that do'
         )
 
 
-def _example(path: Path, settings: FolderSettings, repeats: int, default: str) -> Example:
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            if picture.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
-                width, height = height, width
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a picture that can be read: {error}") from error
+def _captions(folder: Path) -> dict[str, Path]:
+    """Picture name without suffix → its caption file, whatever the case of the file's suffix."""
+    found: dict[str, Path] = {}
+    for suffix in reversed(CAPTION_SUFFIXES):
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() == suffix and not path.name.startswith(".") and path.is_file():
+                found[path.stem] = path
+    return found
+
+
+def _example(
+    path: Path, caption: Path | None, settings: FolderSettings, repeats: int, default: str
+) -> Example:
+    with opened(path) as picture:
+        width, height = picture.size
+        if picture.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
+            width, height = height, width
+    if min(width, height) < SMALLEST:
+        raise InputError(f"{path} has {width}×{height} pixels; a picture to train on has {SMALLEST} at least")
     digest = blake3(path.read_bytes()).hexdigest()
-    return Example(path, _caption(path, settings, default), digest, (width, height), settings, repeats)
+    text = _caption(caption, settings, default)
+    return Example(path, text, digest, (width, height), settings, repeats)
 
 
-def _caption(path: Path, settings: FolderSettings, default: str) -> str:
+def _caption(file: Path | None, settings: FolderSettings, default: str) -> str:
     text = default
-    for suffix in CAPTION_SUFFIXES:
-        file = path.with_suffix(suffix)
-        if file.is_file():
-            try:
-                text = " ".join(file.read_text("utf-8-sig")[:MAX_CAPTION].split())
-            except UnicodeDecodeError as error:
-                raise InputError(f"{file} is not UTF-8 text: {error.reason}") from error
-            break
+    if file is not None:
+        try:
+            text = " ".join(file.read_text("utf-8-sig")[:MAX_CAPTION].split())
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file} is not UTF-8 text: {error.reason}") from error
     if settings.trigger and settings.trigger not in text:
         text = f"{settings.trigger}, {text}" if text else settings.trigger
     return text
 
 
+def remarks(examples: Sequence[Example]) -> Iterator[str]:
+    """What a user should know of the data: files that are not read, captions of nothing, copies."""
+    used = {example.path for example in examples}
+    for folder in dict.fromkeys(path.parent for path in used):
+        files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        if other := [path.name for path in files if path.suffix.lower() in _ONLY_PICTURES_ELSEWHERE]:
+            yield f"{folder}: {_few(other)} left out: not a kind of picture that is read"
+        stems = {path.stem for path in used if path.parent == folder}
+        captions = (path for path in files if path.suffix.lower() in CAPTION_SUFFIXES)
+        if alone := [path.name for path in captions if path.stem not in stems]:
+            yield f"{folder}: {_few(alone)} left out: there is no picture of that name"
+    copies = len(examples) - len({example.digest for example in examples})
+    if copies and copies == len(examples) - 1:
+        yield f"all {len(examples)} pictures are copies of one; none is kept for validation"
+    elif copies:
+        yield f"{copies} of {len(examples)} pictures are copies of others; copies are kept together"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def split(examples: Sequence[Example], share: float) -> Split:
     """Part of the examples is kept for validation: those whose digests are lowest, so that adding pictures
-    does not change which of the old ones are kept."""
-    count = round(len(examples) * share)
-    kept = {e.digest for e in sorted(examples, key=lambda e: e.digest)[:count]}
-    training = tuple(e for e in examples if e.digest not in kept)
-    if not training:
-        raise InputError("no picture is left to train on: lower validation.share or add pictures")
-    return Split(training, tuple(e for e in examples if e.digest in kept))
+    does not change which of the old ones are kept. Copies of a picture are kept together."""
+    digests = sorted({e.digest for e in examples})
+    count = min(round(len(digests) * share), len(digests) - 1)
+    kept = frozenset(digests[:count])
+    return Split(
+        tuple(e for e in examples if e.digest not in kept), tuple(e for e in examples if e.digest in kept)
+    )
 
 
 def tags(caption: str) -> list[str]:

@@ -15,7 +15,7 @@ from loraloom.sampling.types import Cond
 from loraloom.training.adapters import Adapter, inject
 from loraloom.training.buckets import Plan, Size, bucket_of, bucket_sizes
 from loraloom.training.conditioning import CachedText, LearningText
-from loraloom.training.dataset import Example, Split, read_examples, split
+from loraloom.training.dataset import Example, Split, read_examples, remarks, split
 from loraloom.training.latents import LatentCache
 from loraloom.training.model import Handles, LiveNetwork, fingerprint, load_network, load_text, open_model
 from loraloom.training.settings import Settings
@@ -27,7 +27,8 @@ TEXT_TRAINABLE = {"sd15": ("clip_l",), "sdxl": ("clip_l", "clip_g")}
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the loop works on. sizes: the bucket of each training and validation example, by digest."""
+    """What the loop works on. sizes: the bucket of each training and validation example, by digest. remarks:
+    on the data."""
 
     settings: Settings
     handles: Handles
@@ -38,6 +39,7 @@ class Session:
     condition: Conditioner
     adapters: dict[str, Adapter]
     plan: Plan
+    remarks: tuple[str, ...]
 
     @property
     def family(self) -> str:
@@ -66,7 +68,8 @@ def open_session(settings: Settings) -> Session:
     family = handles.model.family.name
     if settings.adapter.text_encoder and family not in TEXT_TRAINABLE:
         raise InputError(f"the text encoders of {family} are not trained: set adapter.text_encoder to false")
-    found = split(read_examples(settings.data), settings.validation.share)
+    examples = read_examples(settings.data)
+    found = split(examples, settings.validation.share)
     everything = (*found.training, *found.validation)
     sizes = _buckets(everything, settings)
     cache = settings.output / "cache"
@@ -83,7 +86,9 @@ def open_session(settings: Settings) -> Session:
     plan = Plan.of(
         found.training, [sizes[e.digest] for e in found.training], settings.run.batch, settings.run.seed
     )
-    return Session(settings, handles, live, found, sizes, latents, condition, adapters, plan)
+    return Session(
+        settings, handles, live, found, sizes, latents, condition, adapters, plan, tuple(remarks(examples))
+    )
 
 
 def _buckets(examples: tuple[Example, ...], settings: Settings) -> dict[str, Size]:

@@ -1,0 +1,42 @@
+"""Opening picture files with Pillow: every mode as 8 bits, every damage as one error."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from loraloom.errors import InputError
+
+# What Pillow raises on files that are cut off or damaged, by format.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+
+
+@contextmanager
+def opened(path: Path) -> Generator[Image.Image]:
+    """A picture file; whatever is wrong with it, also while it is decoded, is an InputError with its path."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        cut = isinstance(error, OSError) and "truncated" in str(error)
+        what = "is cut off or damaged" if cut else "is not a picture that can be read"
+        raise InputError(f"{path} {what}: {error}; replace it, or take it away") from error
+
+
+def in_8_bits(picture: Image.Image) -> Image.Image:
+    """A picture of 16 or 32 bits of grey as one of 8, as ComfyUI reads it (divided by 255, not cut off);
+    of floats, as what they most likely mean. Others as they are."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray(np.clip(np.asarray(picture.convert("I")) // 255, 0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture), nan=0.0, posinf=0.0, neginf=0.0)
+        top = float(values.max(initial=0.0))
+        factor = 255.0 if top <= 1 else 1.0 if top <= 255 else 1 / 255
+        return Image.fromarray(np.clip(values * factor, 0, 255).astype(np.uint8))
+    return picture
