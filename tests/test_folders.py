@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loraloom.errors import InputError
-from loraloom.folders import FileNotListed, ModelFolders, read_extra_paths
+from loraloom.folders import FileNotListed, ModelFolders, model_folders, read_extra_paths
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_extra_model_paths(root: Path, tmp_path: Path) -> None:
     (tmp_path / "more/B").mkdir(parents=True)
     (tmp_path / "more/B/new.safetensors").write_bytes(b"x")
     extra = read_extra_paths(yaml)
-    assert extra["text_encoders"] == (tmp_path / "more/te",)
+    assert extra.last["text_encoders"] == (tmp_path / "more/te",)
     assert "new.safetensors" in ModelFolders([root], extra).list("loras")
 
 
@@ -81,3 +81,114 @@ def test_a_broken_yaml_is_an_input_error(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match="extra.yaml"):
         read_extra_paths(path)
+
+
+def _yaml(folder: Path, text: str) -> Path:
+    path = folder / "extra_model_paths.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_extra_folders_come_after_the_models_folder_unless_they_are_the_default(tmp_path: Path) -> None:
+    for folder in ("models/loras", "one", "two"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x.safetensors").write_bytes(b"x")
+    _yaml(tmp_path, "a:\n  loras: one\n")
+
+    def found() -> list[str]:
+        folders = model_folders([tmp_path / "models"])
+        assert folders.find("loras", "x.safetensors") == folders.directories("loras")[0] / "x.safetensors"
+        return [path.relative_to(tmp_path).as_posix() for path in folders.directories("loras")]
+
+    assert found() == ["models/loras", "one"]
+    _yaml(tmp_path, "a:\n  is_default: true\n  loras: one\nb:\n  is_default: false\n  loras: two\n")
+    assert found() == ["one", "models/loras", "two"]
+    _yaml(tmp_path, "a:\n  is_default: true\n  loras: one\nb:\n  is_default: true\n  loras: two\n")
+    assert found() == ["two", "one", "models/loras"]
+
+
+def test_the_folders_own_yaml_comes_before_one_that_is_named(tmp_path: Path) -> None:
+    for folder in ("models/loras", "one", "two"):
+        (tmp_path / folder).mkdir(parents=True)
+    _yaml(tmp_path, "a:\n  loras: one\n")
+    named = tmp_path / "named.yaml"
+    named.write_text("a:\n  loras: two\n")
+    folders = model_folders([tmp_path / "models"], [named])
+    assert [path.name for path in folders.directories("loras")] == ["loras", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "comfyui:\n  base_path: more\n  loras:\n    - A\n    - B\n",
+        "comfyui:\n  base_path: more\n  loras: |\n    A\n\n    B\n",
+        "base_path: more\nloras: |\n  A\n  B\n",
+        "loras: [more/A, more/B]\n",
+        "comfyui:\n  loras: [more/A, null, more/B]\n  vae:\n",
+        "comfyui:\n  base_path:\n  loras: [more/A, more/B]\nother:\n",
+        "\ufeffcomfyui:\n  base_path: more\n  loras: [A, B]\n",
+    ],
+)
+def test_forms_of_the_yaml(text: str, tmp_path: Path) -> None:
+    extra = read_extra_paths(_yaml(tmp_path, text))
+    assert extra.last["loras"] == (tmp_path / "more/A", tmp_path / "more/B")
+    assert not extra.last.get("vae")
+
+
+@pytest.mark.parametrize("text", ["", "# comfyui:\n#   loras: x\n", "comfyui:\n", "comfyui:\n  loras:\n"])
+def test_a_yaml_that_says_nothing_adds_nothing(text: str, tmp_path: Path) -> None:
+    extra = read_extra_paths(_yaml(tmp_path, text))
+    assert not any(extra.first.values()) and not any(extra.last.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("comfyui: models\n", "comfyui is no section"),
+        ("a:\n  loras:\n    x: y\n", "loras holds more than paths"),
+    ],
+)
+def test_what_a_yaml_cannot_mean_is_said(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        read_extra_paths(_yaml(tmp_path, text))
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9.safetensors", "cafe\u0301.safetensors"
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+@pytest.mark.parametrize("folder", ["", "sub/"])
+def test_letters_may_be_composed_in_two_ways(stored: str, asked: str, folder: str, tmp_path: Path) -> None:
+    path = tmp_path / "loras" / folder / stored
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    folders = ModelFolders([tmp_path])
+    assert folders.find("loras", folder + asked) == path
+    assert folders.find("loras", asked) == path
+
+
+def test_every_link_to_a_folder_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/x.safetensors").write_bytes(b"x")
+    (tmp_path / "loras").mkdir()
+    for name in ("Lora", "LyCORIS"):
+        (tmp_path / "loras" / name).symlink_to(tmp_path / "store", target_is_directory=True)
+    assert ModelFolders([tmp_path]).list("loras") == ["Lora/x.safetensors", "LyCORIS/x.safetensors"]
+
+
+def test_a_maze_of_links_ends(tmp_path: Path) -> None:
+    names = [f"d{number}" for number in range(8)]
+    for name in names:
+        (tmp_path / "loras" / name).mkdir(parents=True)
+    for name in names:
+        for other in names:
+            (tmp_path / "loras" / name / f"to_{other}").symlink_to(tmp_path / "loras" / other)
+    (tmp_path / "loras/d0/x.safetensors").write_bytes(b"x")
+    (tmp_path / "loras/circle").symlink_to(tmp_path / "loras/circle")
+    assert "d0/x.safetensors" in ModelFolders([tmp_path]).list("loras")
+
+
+def test_a_name_may_hold_a_colon(root: Path) -> None:
+    path = root / "loras/style:v2.safetensors"
+    path.write_bytes(b"x")
+    assert ModelFolders([root]).find("loras", "style:v2.safetensors") == path

@@ -9,11 +9,14 @@ letters and `..` are refused. Links that the user made inside a model folder are
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import cast
+from unicodedata import normalize
 
 import yaml
 
@@ -78,33 +81,51 @@ class FileNotListed(InputError):
         super().__init__(f"{name!r} is not in the {kind} folder. Searched {where}.{hint}")
 
 
+@dataclass(frozen=True, slots=True)
+class ExtraPaths:
+    """Further directories by kind: those of sections with `is_default`, which come before the models
+    folders, and all others, which come after them."""
+
+    first: Mapping[str, tuple[Path, ...]] = field(default_factory=lambda: dict[str, tuple[Path, ...]]())
+    last: Mapping[str, tuple[Path, ...]] = field(default_factory=lambda: dict[str, tuple[Path, ...]]())
+
+    def then(self, other: ExtraPaths) -> ExtraPaths:
+        """Those of a file that is read later: ComfyUI puts its defaults in front of all."""
+        return ExtraPaths(_joined(other.first, self.first), _joined(self.last, other.last))
+
+
+def _joined(*tables: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
+    kinds = dict.fromkeys(kind for table in tables for kind in table)
+    return {kind: tuple(path for table in tables for path in table.get(kind, ())) for kind in kinds}
+
+
 class ModelFolders:
     """The model files (and input pictures) that a run may use.
 
     roots: folders like ComfyUI's `models/`, in order of precedence.
-    extra: kind → further directories (from `extra_model_paths.yaml`).
+    extra: further directories (from `extra_model_paths.yaml`).
     input_dir: where LoadImage finds its pictures; listed as kind "input".
     """
 
     def __init__(
-        self,
-        roots: Iterable[Path],
-        extra: Mapping[str, tuple[Path, ...]] | None = None,
-        input_dir: Path | None = None,
+        self, roots: Iterable[Path], extra: ExtraPaths | None = None, input_dir: Path | None = None
     ) -> None:
         self.roots = tuple(Path(root) for root in roots)
-        self.extra = dict(extra or {})
+        self.extra = extra or ExtraPaths()
         self.input_dir = input_dir
 
     def directories(self, kind: str) -> tuple[Path, ...]:
         """The existing directories of a kind, in order of precedence."""
+        return tuple(d for d in self.searched(kind) if d.is_dir())
+
+    def searched(self, kind: str) -> tuple[Path, ...]:
+        """The directories of a kind, whether they exist or not, in order of precedence."""
         kind = OLD_KINDS.get(kind, kind)
         if kind in INPUT_KINDS:
-            candidates = [self.input_dir] if self.input_dir is not None else []
-        else:
-            names = DIRECTORIES.get(kind, (kind,))
-            candidates = [*self.extra.get(kind, ()), *(r / n for r in self.roots for n in names)]
-        return tuple(d for d in candidates if d.is_dir())
+            return () if self.input_dir is None else (self.input_dir,)
+        names = DIRECTORIES.get(kind, (kind,))
+        own = (root / name for root in self.roots for name in names)
+        return (*self.extra.first.get(kind, ()), *own, *self.extra.last.get(kind, ()))
 
     def list(self, kind: str) -> list[str]:
         """Names of the files of a kind, relative to their directory, sorted, each once."""
@@ -122,7 +143,8 @@ class ModelFolders:
         return [*DIRECTORIES]
 
     def find(self, kind: str, name: str) -> Path | None:
-        """The file of that name: exactly, or as the only file of that bare name in a subfolder."""
+        """The file of that name: exactly, with its letters composed otherwise (NFC, NFD), or as the only file
+        of that bare name in a subfolder."""
         if kind == "tiny_vae":
             found = self.tiny_vae(name)
             return None if found is None else found[1]
@@ -133,10 +155,15 @@ class ModelFolders:
             path = directory / wanted
             if path.is_file():
                 return path
-        if len(wanted.parts) > 1:
-            return None
-        matches = {n for n in self.list(kind) if PurePosixPath(n).name == wanted.name}
-        return self.find(kind, matches.pop()) if len(matches) == 1 else None
+        listed, text = self.list(kind), normalize("NFC", wanted.as_posix())
+        matches = {n for n in listed if normalize("NFC", n) == text}
+        if not matches and len(wanted.parts) == 1:
+            matches = {n for n in listed if normalize("NFC", PurePosixPath(n).name) == text}
+        return self._listed(kind, matches.pop()) if len(matches) == 1 else None
+
+    def _listed(self, kind: str, name: str) -> Path | None:
+        paths = (directory / name for directory in self.directories(kind))
+        return next((path for path in paths if path.is_file()), None)
 
     def resolve(self, kind: str, name: str) -> Path:
         """Like `find`, but a name that is not there is an error that says what comes close.
@@ -165,31 +192,67 @@ class ModelFolders:
         return tuple(by_stem[s] for s in get_close_matches(stem, by_stem, n=count, cutoff=0.5))
 
 
-def read_extra_paths(path: Path) -> dict[str, tuple[Path, ...]]:
-    """Kind → directories of an `extra_model_paths.yaml`. Relative paths are relative to the file.
+def read_extra_paths(path: Path) -> ExtraPaths:
+    """The directories of an `extra_model_paths.yaml`. Relative paths are relative to the file.
 
-    Raises InputError when the file is not such a YAML."""
+    A kind's paths are lines of one text (`loras: |`), or a list; kinds without a section around them are read
+    as one. Raises InputError where the file is not such a YAML."""
     try:
-        sections = yaml.safe_load(path.read_text("utf-8"))
+        found = yaml.safe_load(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(sections, dict):
-        raise InputError(f"{path}: expected sections such as `comfyui:`, found {type(sections).__name__}")
-    first: dict[str, list[Path]] = {}
-    later: dict[str, list[Path]] = {}
-    for section in cast("dict[str, object]", sections).values():
-        if not isinstance(section, dict):
-            continue
-        entries = {str(k): v for k, v in cast("dict[object, object]", section).items()}
-        base = path.parent / os.path.expandvars(os.path.expanduser(str(entries.pop("base_path", "."))))
-        chosen = first if entries.pop("is_default", False) else later
-        for kind, value in entries.items():
-            lines = [line.strip() for line in str(value).splitlines() if line.strip()]
-            kind = OLD_KINDS.get(kind, kind)
-            chosen.setdefault(kind, []).extend(base / os.path.expanduser(line) for line in lines)
-    return {
-        k: (*first.get(k, ()), *later.get(k, ())) for k in (*first, *(k for k in later if k not in first))
-    }
+    if found is None:
+        return ExtraPaths()
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected sections such as `comfyui:`, found {type(found).__name__}")
+    sections: list[dict[str, object]] = []
+    loose: dict[str, object] = {}
+    for key, value in cast("dict[object, object]", found).items():
+        if isinstance(value, dict):
+            sections.append({str(k): v for k, v in cast("dict[object, object]", value).items()})
+        elif str(key) in _SETTINGS or OLD_KINDS.get(str(key), str(key)) in DIRECTORIES:
+            loose[str(key)] = value
+        elif value is not None:
+            raise InputError(
+                f"{path}: {key} is no section; expected `{key}:` with lines such as `  loras: DIR`"
+            )
+    result = ExtraPaths()
+    for section in [loose, *sections] if loose else sections:
+        result = result.then(_section(path, section))
+    return result
+
+
+_SETTINGS = ("base_path", "is_default")
+
+
+def _section(path: Path, section: Mapping[str, object]) -> ExtraPaths:
+    base = path.parent / _expanded(str(section.get("base_path") or "."))
+    found: dict[str, tuple[Path, ...]] = {}
+    for key, value in section.items():
+        if key not in _SETTINGS:
+            kind = OLD_KINDS.get(key, key)
+            found[kind] = (
+                *found.get(kind, ()),
+                *(base / _expanded(line) for line in _lines(path, key, value)),
+            )
+    if str(section.get("is_default") or False).lower() in ("false", "0", "no"):
+        return ExtraPaths(last=found)
+    return ExtraPaths(first={kind: paths[::-1] for kind, paths in found.items()})  # each goes to the front
+
+
+def _lines(path: Path, key: str, value: object) -> list[str]:
+    """The paths of one kind: lines of a text, entries of a list, or none."""
+    entries = cast("list[object]", value) if isinstance(value, list) else [value]
+    if any(isinstance(entry, dict | list) for entry in entries):
+        raise InputError(
+            f"{path}: {key} holds more than paths; expected `{key}: DIR`, or `{key}: |` and lines"
+        )
+    lines = (line for entry in entries if entry is not None for line in str(entry).splitlines())
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _expanded(text: str) -> str:
+    return os.path.expandvars(os.path.expanduser(text))
 
 
 def default_roots() -> list[Path]:
@@ -208,12 +271,11 @@ def model_folders(
 
     An `extra_model_paths.yaml` beside the models folder is read, as ComfyUI does."""
     roots = [_models_of(root) for root in (models or default_roots())]
-    files = list(extra_paths or [])
-    files += [f for root in roots if (f := root.parent / "extra_model_paths.yaml").is_file()]
-    extra: dict[str, tuple[Path, ...]] = {}
+    files = [f for root in roots if (f := root.parent / "extra_model_paths.yaml").is_file()]
+    files += extra_paths or []
+    extra = ExtraPaths()
     for file in files:
-        for kind, directories in read_extra_paths(file).items():
-            extra[kind] = (*extra.get(kind, ()), *directories)
+        extra = extra.then(read_extra_paths(file))
     return ModelFolders(roots, extra, input_dir)
 
 
@@ -222,22 +284,36 @@ def _models_of(root: Path) -> Path:
     return inner if inner.is_dir() and not (root / "checkpoints").is_dir() else root
 
 
+LINKS_TO_ONE_FOLDER = 16
+"""How often one folder is listed under the names of different links; beyond that, links are a maze."""
+
+
 def _walk(directory: Path) -> Iterator[Path]:
-    seen: set[str] = set()
-    for current, subdirectories, files in os.walk(directory, followlinks=True):
+    """The files below a directory, through links too; a link to a folder above itself is not entered."""
+    visits: Counter[str] = Counter()
+    waiting: deque[tuple[Path, frozenset[str]]] = deque([(directory, frozenset())])
+    while waiting:
+        current, above = waiting.popleft()
         real = os.path.realpath(current)
-        if real in seen:
-            subdirectories.clear()
+        if real in above or visits[real] >= LINKS_TO_ONE_FOLDER:
             continue
-        seen.add(real)
-        subdirectories[:] = sorted(d for d in subdirectories if not d.startswith("."))
-        yield from (Path(current, f) for f in files if not f.startswith("."))
+        visits[real] += 1
+        try:
+            entries = [entry for entry in os.scandir(current) if not entry.name.startswith(".")]
+        except OSError:
+            continue
+        for entry in entries:
+            if os.path.isdir(entry.path):  # where links end in a circle, DirEntry raises
+                waiting.append((Path(entry.path), above | {real}))
+            else:
+                yield Path(entry.path)
 
 
 def _relative(name: str) -> PurePosixPath | None:
     """A file name as a safe relative path, or None where it is not one."""
     text = name.replace("\\", "/")
     path = PurePosixPath(text)
-    if not path.parts or "\0" in text or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if not path.parts or "\0" in text or path.is_absolute() or ".." in path.parts:
         return None
-    return path
+    drive = re.fullmatch(r"[A-Za-z]:", path.parts[0]) or (os.name == "nt" and ":" in text)
+    return None if drive else path

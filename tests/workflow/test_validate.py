@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from loraloom.errors import MissingModelsError, WorkflowError
 from loraloom.workflow.api_format import parse_api
+from loraloom.workflow.choices import nearest_choices
 from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.graph import Graph, GraphNode, Link, ModelReference
 from loraloom.workflow.report import Report
@@ -298,3 +299,44 @@ def test_any_graph_gets_a_report(prompt: dict[str, Any]) -> None:
     assert set(report.outputs).isdisjoint(report.failed_outputs)
     assert report.ok or report.failed_outputs or not report.outputs
     assert all(p.line() for p in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("value", "nearest"),
+    [
+        ("EULER", "euler"), ("Euler", "euler"), ("euler_a", "euler_ancestral"),
+        ("Euler a", "euler_ancestral"),
+        ("DPM++ 2M", "dpmpp_2m"), ("DPM++ 2M Karras", "dpmpp_2m"), ("DPM++ 2M SDE", "dpmpp_2m_sde"),
+        ("dpm2 a", "dpm_2_ancestral"), ("eulr", "euler"), ("UniPC", "uni_pc"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_is_none_is_answered_with_the_nearest(value: str, nearest: str) -> None:
+    entry = core_schemas()["KSamplerSelect"].input("sampler_name")
+    assert entry is not None
+    assert nearest_choices(value, entry.choices)[0] == nearest
+
+
+def test_the_nearest_choices_are_a_hint() -> None:
+    found = check({"1": image(), "2": {"class_type": "ImageScale", "inputs": {
+        "image": ["1", 0], "upscale_method": "LANCZOS", "width": 8, "height": 8, "crop": "disabled"}},
+        "3": save(images=["2", 0])})  # fmt: skip
+    assert found.problems[0].hint == "Nearest: lanczos"
+
+
+def test_a_choice_that_is_like_nothing_has_no_hint() -> None:
+    assert nearest_choices("zzzzzz", ["euler", "heun"]) == ()
+    assert nearest_choices(3, ["euler", "heun"]) == ()
+
+
+def test_a_files_letters_may_be_composed_in_another_way() -> None:
+    stored = "cafe\u0301.safetensors"
+    prompt: dict[str, Any] = {
+        "1": {"class_type": "VAELoader", "inputs": {"vae_name": "caf\u00e9.safetensors"}},
+        "2": {"class_type": "VAEDecode", "inputs": {"vae": ["1", 0], "samples": ["3", 0]}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+    report = validate(parse_api(prompt), core_schemas(), lambda folder: [stored] if folder == "vae" else [])
+    assert report.ok
+    assert report.graph.nodes["1"].inputs == {"vae_name": stored}
+    assert "letters composed in another way" in report.notes[0]

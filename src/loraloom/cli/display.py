@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from loraloom.cli.console import open_console
 from loraloom.engine.events import Event, NodeFinished, NodeProgress, NodeStarted, NodeWarning
 from loraloom.result import Run
 from loraloom.workflow.graph import Graph
@@ -23,7 +24,7 @@ class Display:
     """Shows runs on standard error. quiet: nothing but the bars' absence (for `--json`)."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self._console = open_console(stderr=True, quiet=quiet)
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
         self._graph: Graph | None = None
@@ -36,7 +37,7 @@ class Display:
         for note in graph.notes:
             self._console.print(f"[dim]note: {escape(note)}[/]")
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("[dim]{task.fields[speed]}"),
@@ -81,7 +82,7 @@ class Display:
             self._console.print(f"node {escape(node_id)} {escape(title)}")
             return
         name = f"{node_id} {title}"
-        self._bars[node_id] = self._progress.add_task(escape(name), total=None, speed="")
+        self._bars[node_id] = self._progress.add_task(name, total=None, speed="")
 
     def _advance(self, node_id: str, value: float, total: float) -> None:
         if self._progress is None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from loraloom.cli.base_header import base_components
+from loraloom.cli.console import open_console
 from loraloom.cli.lora_page import print_page
 from loraloom.cli.settings import CompatOption
 from loraloom.errors import InputError, LoraloomError
@@ -52,7 +52,7 @@ def inspect_command(
     index = HashIndex() if hashes else None
     pages: list[dict[str, object]] = []
     failed: LoraloomError | None = None
-    console = Console()
+    console = open_console()
     for path in files:
         try:
             file = read_lora(path)
@@ -63,7 +63,7 @@ def inspect_command(
             failed = error
             pages.append({"file": str(path), "error": str(error)})
             if not as_json:
-                Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}")
+                open_console(stderr=True).print(f"[red]error:[/] {escape(str(error))}")
             continue
         pages.append(page.to_json())
         if not as_json:
@@ -89,7 +89,7 @@ def convert_command(
     if base is None:
         raise InputError("--base CHECKPOINT is needed: its names and shapes decide how modules are called")
     report = convert(read_lora(file), base_components(base), out, to)
-    Console(stderr=True).print(f"{out}: {report}")
+    open_console(stderr=True).print(escape(f"{out}: {report}"))
 
 
 @lora_app.command("merge")
@@ -110,7 +110,7 @@ def merge_command(
         raise InputError("--base CHECKPOINT is needed: its names tell which modules are the same")
     parts = [read_part(text) for text in files]
     report = merge(parts, base_components(base), out, rank=rank, energy=energy, precision=precision.value)
-    Console(stderr=True).print(f"{out}: {report}")
+    open_console(stderr=True).print(escape(f"{out}: {report}"))
 
 
 @lora_app.command("extract")
@@ -134,7 +134,7 @@ def extract_command(
     report = extract(
         tuned_weights, original_weights, out, rank=rank, energy=energy, precision=precision.value
     )
-    Console(stderr=True).print(f"{out}: {report}")
+    open_console(stderr=True).print(escape(f"{out}: {report}"))
 
 
 @lora_app.command("resize")
@@ -151,4 +151,4 @@ def resize_command(
     from loraloom.lora.resize import resize
 
     report = resize(read_lora(file), out, rank=rank, energy=energy, precision=precision.value)
-    Console(stderr=True).print(f"{out}: {report}")
+    open_console(stderr=True).print(escape(f"{out}: {report}"))

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from loraloom.lora.algebras import algebra_title
 from loraloom.lora.hashes import EMPTY_SHA256
@@ -31,7 +32,7 @@ def print_page(page: Page, console: Console) -> None:
         for name, value in rows:
             table.add_row(name, escape(value))
     lines: list[Table | Padding | str] = [table, *_verdict(page)]
-    console.print(Panel(Group(*lines), title=escape(Path(page.file).name), title_align="left"))
+    console.print(Panel(Group(*lines), title=Text(Path(page.file).name), title_align="left"))
 
 
 def _what(page: Page) -> Iterator[tuple[str, str]]:

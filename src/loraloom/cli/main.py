@@ -122,10 +122,11 @@ def exit_code_of(arguments: Sequence[str]) -> int:
 
 
 def _say(error: LoraloomError) -> int:
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(stderr=True, soft_wrap=True)
+    from loraloom.cli.console import open_console
+
+    console = open_console(stderr=True)
     if isinstance(error, MissingModelsError):
         from loraloom.cli.workflow_commands import print_missing
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from loraloom.cli.console import open_console
 from loraloom.cli.settings import ModelsOption
-from loraloom.folders import DIRECTORIES, OLD_KINDS, model_folders
+from loraloom.folders import model_folders
 
 models_app = typer.Typer(help="List model files and the folders they belong in.", no_args_is_help=True)
 
@@ -31,11 +32,13 @@ def list_models(
     table = Table("kind", "name", "size", box=None)
     for name_of_kind, names in found.items():
         for name in names:
-            table.add_row(name_of_kind, name, _size(folders.resolve(name_of_kind, name)))
-    Console().print(table)
+            table.add_row(name_of_kind, escape(name), _size(folders.resolve(name_of_kind, name)))
+    open_console().print(table)
     if not any(found.values()):
         roots = ", ".join(str(r) for r in folders.roots)
-        Console(stderr=True).print(f"No model files under {roots}. Give the folder with --models DIR.")
+        open_console(stderr=True).print(
+            f"No model files under {escape(roots)}. Give the folder with --models DIR."
+        )
 
 
 @models_app.command("path")
@@ -44,13 +47,8 @@ def model_path(
     models: ModelsOption = None,
 ) -> None:
     """Print the folders in which files of a kind are looked for, whether they exist or not."""
-    folders = model_folders(models)
-    kind = OLD_KINDS.get(kind, kind)
-    for directory in folders.extra.get(kind, ()):
+    for directory in model_folders(models).searched(kind):
         typer.echo(directory)
-    for root in folders.roots:
-        for name in DIRECTORIES.get(kind, (kind,)):
-            typer.echo(root / name)
 
 
 def _size(path: Path) -> str:

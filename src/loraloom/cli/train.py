@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from loraloom.cli.console import open_console
 from loraloom.errors import Cancelled, InputError
 from loraloom.training.settings import Settings
 from loraloom.training.toml import parse, read_toml
@@ -62,16 +62,16 @@ def _run(settings: Settings) -> Trained:
     """Train with a progress bar on a terminal, with lines elsewhere."""
     from loraloom.training.train import train
 
-    console = Console(stderr=True, soft_wrap=True)
+    console = open_console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("[dim]loss {task.fields[loss]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(escape(settings.name), total=settings.run.steps, loss="-")
+        bar = progress.add_task(settings.name, total=settings.run.steps, loss="-")
 
         def ready(session: Session, step: int) -> None:
             count = len(session.split.training)

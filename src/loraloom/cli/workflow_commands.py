@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loraloom.atomic_file import write_file
+from loraloom.cli.console import open_console
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
 from loraloom.folders import model_folders
@@ -92,7 +93,7 @@ def exit_code(report: Report) -> int:
 
 def print_report(found: Found, report: Report) -> None:
     """A report for a person, on standard error."""
-    console = Console(stderr=True, soft_wrap=True)
+    console = open_console(stderr=True)
     name = f"{found.origin}{f' “{found.title}”' if found.title else ''}"
     count = len(report.graph.nodes)
     if report.ok:
@@ -175,7 +176,7 @@ def convert_command(
 ) -> None:
     """Print a workflow in ComfyUI's API format (with --workflow all: a JSON list of them)."""
     chosen = read_workflows(source, workflow, Changes(set=assignments or (), seed=seed), known_schemas())
-    console = Console(stderr=True, soft_wrap=True)
+    console = open_console(stderr=True)
     for _, graph in chosen:
         for note in graph.notes:
             console.print(f"[dim]note: {escape(note)}[/]")
@@ -238,11 +239,11 @@ def _list_classes(schemas: list[NodeSchema], as_json: bool) -> None:
         title = schema.display_name if schema.display_name != schema.name else ""
         runs = "yes" if schema.name in implemented else ""
         table.add_row(*(escape(text) for text in (schema.name, runs, title, schema.category)))
-    Console().print(table)
+    open_console().print(table)
 
 
 def _show_class(schema: NodeSchema) -> None:
-    console = Console()
+    console = open_console()
     flags = [flag for flag in ("output_node", "deprecated", "experimental") if getattr(schema, flag)]
     about = " · ".join((schema.category, *(flag.replace("_", " ") for flag in flags)))
     console.print(f"[bold]{escape(schema.name)}[/]  {escape(schema.display_name)}\n{escape(about)}")

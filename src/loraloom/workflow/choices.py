@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from unicodedata import normalize
 
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import FileLister, Input
@@ -37,19 +39,23 @@ class FileNames:
         return self._lists[folder]
 
     def find(self, folder: str, name: str) -> Choice | None:
-        """The file of that name: exactly, with the other path separator, or alone in some subfolder."""
+        """The file of that name: exactly, with the other path separator, with its letters composed otherwise
+        (NFC, NFD), or alone in some subfolder."""
         spellings = self._spellings.get(folder)
         if spellings is None:
             spellings = self._spellings[folder] = {_forward(n): n for n in self.names(folder)}
             self._bare[folder] = {}
             for listed in self.names(folder):
-                self._bare[folder].setdefault(_bare(listed), []).append(listed)
+                self._bare[folder].setdefault(_composed(_bare(listed)), []).append(listed)
         wanted = _forward(name)
         if wanted in spellings:
             return Choice(spellings[wanted])
+        composed = [listed for text, listed in spellings.items() if _composed(text) == _composed(wanted)]
+        if len(composed) == 1:
+            return Choice(composed[0], f"{folder}/{name} was found with its letters composed in another way")
         if "/" in wanted:
             return None
-        matches = self._bare[folder].get(wanted, [])
+        matches = self._bare[folder].get(_composed(wanted), [])
         if len(matches) == 1:
             return Choice(matches[0], f"{folder}/{name} was found as {matches[0]}")
         return None
@@ -93,6 +99,30 @@ def find_choice(entry: Input, value: JSON, files: FileNames) -> Choice | None:
 def is_in(value: JSON, choices: Iterable[JSON]) -> bool:
     """Whether a value is among the choices; true is not 1 here."""
     return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
+
+
+def nearest_choices(value: JSON, choices: Sequence[JSON], count: int = 3) -> tuple[str, ...]:
+    """The choices that a text most likely means: as other programs write them, or misspelled."""
+    if not isinstance(value, str):
+        return ()
+    plain = {_plain(choice): choice for choice in choices if isinstance(choice, str)}
+    wanted = _plain(value)
+    if wanted in plain:
+        return (plain[wanted],)
+    if wanted.endswith("karras") and (stem := wanted.removesuffix("karras")) in plain:
+        return (plain[stem],)
+    return tuple(plain[key] for key in get_close_matches(wanted, plain, n=count, cutoff=0.6))
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: "Euler a" and "euler_ancestral" are one, as are "DPM++ 2M" and "dpmpp_2m"."""
+    text = re.sub(r"[\s_-]+", " ", name.lower().replace("++", "pp")).strip()
+    text = re.sub(r"\ba$", "ancestral", text)
+    return text.replace(" ", "")
+
+
+def _composed(name: str) -> str:
+    return normalize("NFC", name)
 
 
 def _forward(name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from loraloom.errors import MissingModel
-from loraloom.workflow.choices import INPUT_FOLDERS, FileNames, find_choice
+from loraloom.workflow.choices import INPUT_FOLDERS, FileNames, find_choice, nearest_choices
 from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.graph import JSON, Graph, GraphNode, Link, Value
 from loraloom.workflow.object_info import input_spec
@@ -216,7 +216,9 @@ class _Validation:
         message, details = "Value not in list", f"{entry.name}: '{_short(value)}' not in {shown}"
         folder = entry.folders[0] if entry.folders else ""
         if not folder or not isinstance(value, str):
-            raise InvalidValue("value_not_in_list", message, details)
+            close = nearest_choices(value, offered)
+            hint = f"Nearest: {', '.join(close)}" if close else ""
+            raise InvalidValue("value_not_in_list", message, details, hint)
         nearest = self._files.nearest(folder, value)
         missing = None
         if folder not in INPUT_FOLDERS:
