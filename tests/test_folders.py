@@ -192,3 +192,26 @@ def test_a_name_may_hold_a_colon(root: Path) -> None:
     path = root / "loras/style:v2.safetensors"
     path.write_bytes(b"x")
     assert ModelFolders([root]).find("loras", "style:v2.safetensors") == path
+
+
+def test_a_file_elsewhere_on_the_disk_may_be_offered(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("downloads")
+    for name in ("new.safetensors", "style.safetensors"):
+        (elsewhere / name).write_bytes(b"other")
+    folders = ModelFolders([root])
+    assert folders.offered("loras", "style.safetensors") == "style.safetensors"
+    assert folders.offered("loras", str(root / "loras/1.5/dpo.safetensors")) == "1.5/dpo.safetensors"
+    assert folders.offered("loras", str(elsewhere / "new.safetensors")) == "new.safetensors"
+    assert folders.resolve("loras", "new.safetensors") == elsewhere / "new.safetensors"
+    name = folders.offered("loras", str(elsewhere / "style.safetensors"))
+    assert name == (elsewhere / "style.safetensors").as_posix()
+    assert folders.find("loras", str(name)) == elsewhere / "style.safetensors"
+    assert folders.resolve("loras", "style.safetensors") == root / "loras/style.safetensors"
+    assert {"new.safetensors", name} <= set(folders.list("loras"))
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "here.safetensors").write_bytes(b"x")
+    assert folders.offered("loras", "./here.safetensors") == "here.safetensors"
+    assert folders.offered("loras", "none.safetensors") is None
+    assert folders.find("vae", "new.safetensors") is None

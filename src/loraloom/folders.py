@@ -113,6 +113,22 @@ class ModelFolders:
         self.roots = tuple(Path(root) for root in roots)
         self.extra = extra or ExtraPaths()
         self.input_dir = input_dir
+        self._added: dict[tuple[str, str], Path] = {}
+
+    def offered(self, kind: str, name: str) -> str | None:
+        """What workflows call a file: its name in the folders, or that of any file on the disk, which is
+        added to its kind for as long as these folders are used. None where there is no such file."""
+        if self.find(kind, name) is not None:
+            return name
+        path = Path(os.path.abspath(os.path.expanduser(name)))
+        if "\0" in name or not path.is_file():
+            return None
+        for directory in self.directories(kind):
+            if path.is_relative_to(os.path.abspath(directory)):
+                return path.relative_to(os.path.abspath(directory)).as_posix()
+        known = path.name if self.find(kind, path.name) in (None, path) else path.as_posix()
+        self._added[kind, known] = path
+        return known
 
     def directories(self, kind: str) -> tuple[Path, ...]:
         """The existing directories of a kind, in order of precedence."""
@@ -132,7 +148,7 @@ class ModelFolders:
         if kind == "tiny_vae":
             return [name for name in TINY_VAES if self.tiny_vae(name)]
         suffixes = INPUT_KINDS.get(kind, MODEL_SUFFIXES)
-        found: dict[str, None] = {}
+        found: dict[str, None] = dict.fromkeys(name for of, name in self._added if of == kind)
         for directory in self.directories(kind):
             for path in _walk(directory):
                 if path.suffix.lower() in suffixes:
@@ -148,6 +164,8 @@ class ModelFolders:
         if kind == "tiny_vae":
             found = self.tiny_vae(name)
             return None if found is None else found[1]
+        if (kind, name) in self._added:
+            return self._added[kind, name]
         wanted = _relative(name)
         if wanted is None:
             return None

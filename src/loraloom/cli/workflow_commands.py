@@ -73,7 +73,9 @@ def validate_command(
     # Every workflow of the source, unless one is chosen: checking all costs nothing.
     reports = [
         (found, replace(report, notes=(*report.notes, *lora_notes(report.graph, folders))))
-        for found, graph in read_workflows(source, workflow or "all", changes, preparation.known)
+        for found, graph in read_workflows(
+            source, workflow or "all", changes, preparation.known, preparation.folders
+        )
         for report in [preparation.report(graph)]
     ]
     if as_json:

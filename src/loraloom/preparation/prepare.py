@@ -45,24 +45,31 @@ class Changes:
 
 
 def read_workflows(
-    source: Source, workflow: int | str | None, changes: Changes, known: Schemas
+    source: Source,
+    workflow: int | str | None,
+    changes: Changes,
+    known: Schemas,
+    folders: ModelFolders | None = None,
 ) -> list[tuple[Found, Graph]]:
     """The workflows of a source that are asked for, changed and not yet checked.
 
     workflow: which one, from 1, or "all"; None where the source holds one alone. known: the classes to read
-    them by. Raises InputError."""
+    them by. folders: see `changed`. Raises InputError."""
     if isinstance(source, Mapping):
         source = json.dumps(dict(source))
     content = source if isinstance(source, str | bytes) else Path(source)
     return [
-        (found, changed(found.graph(known, Queueing.fresh(changes.seed)), changes, known))
+        (found, changed(found.graph(known, Queueing.fresh(changes.seed)), changes, known, folders))
         for found in select(read_source(content), None if workflow is None else str(workflow))
     ]
 
 
-def changed(graph: Graph, changes: Changes, known: Schemas) -> Graph:
-    """The graph with changes, not yet checked. Raises InputError."""
-    graph = insert_loras(graph, known, [read_lora_choice(text) for text in changes.loras])
+def changed(graph: Graph, changes: Changes, known: Schemas, folders: ModelFolders | None = None) -> Graph:
+    """The graph with changes, not yet checked. Raises InputError.
+
+    folders: where LoRAs are looked for; one that lies elsewhere on the disk is added to them."""
+    listed = (lambda name: folders.offered("loras", name)) if folders else (lambda name: None)
+    graph = insert_loras(graph, known, [read_lora_choice(text, listed) for text in changes.loras])
     wanted = changes.set
     texts = [f"{k}={v}" for k, v in wanted.items()] if isinstance(wanted, Mapping) else wanted
     graph = apply_assignments(graph, known, texts)
@@ -97,14 +104,14 @@ class Preparation:
         Raises InputError, WorkflowError, MissingModelsError."""
         known = self.known
         if isinstance(source, Graph):
-            graphs = [changed(source, changes, known)]
+            graphs = [changed(source, changes, known, self.folders)]
         else:
-            graphs = [graph for _, graph in read_workflows(source, workflow, changes, known)]
+            graphs = [graph for _, graph in read_workflows(source, workflow, changes, known, self.folders)]
         return [_noted(ready, lora_notes(ready, self.folders)) for ready in map(self.checked, graphs)]
 
     def changed(self, graph: Graph, changes: Changes) -> Graph:
         """A graph that is ready, with further changes, checked again; no further hints on its LoRAs."""
-        return self.checked(changed(graph, changes, self.known))
+        return self.checked(changed(graph, changes, self.known, self.folders))
 
     def checked(self, graph: Graph) -> Graph:
         """The graph with files and values as they are spelled here. Raises what `prepare` raises."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from loraloom.errors import InputError
@@ -20,13 +19,25 @@ class LoraChoice:
     clip: float | None = None
 
 
-def read_lora_choice(text: str) -> LoraChoice:
-    """`FILE`, `FILE:MODEL` or `FILE:MODEL:CLIP`; raises InputError. A drive letter is part of the file."""
-    match = re.fullmatch(r"(?P<name>.+?)(?::(?P<model>[^:/\\]*))?(?::(?P<clip>[^:/\\]*))?", text)
-    if match is None or not match["name"]:
+def read_lora_choice(text: str, listed: Callable[[str], str | None] = lambda name: None) -> LoraChoice:
+    """`FILE`, `FILE:MODEL` or `FILE:MODEL:CLIP`; raises InputError.
+
+    listed: what workflows call a file, None if there is no such file. A file's name may hold colons:
+    strengths are read from the end, where the whole is no file. Where no part is one, numbers at the end are
+    strengths.
+    """
+    parts = text.split(":")
+    for count in range(min(3, len(parts))):
+        name = ":".join(parts[: len(parts) - count])
+        if name and (known := listed(name)) is not None:
+            return LoraChoice(known, *(_strength(part, text) for part in parts[len(parts) - count :]))
+    count = 0
+    while count < min(2, len(parts) - 1) and _is_number(parts[-1 - count]):
+        count += 1
+    name = ":".join(parts[: len(parts) - count])
+    if not name.strip(":"):
         raise InputError(f"{text!r} is not a LoRA; expected FILE, FILE:STRENGTH or FILE:MODEL:CLIP")
-    numbers = [_strength(part, text) for part in (match["model"], match["clip"]) if part is not None]
-    return LoraChoice(match["name"], *numbers)
+    return LoraChoice(name, *(_strength(part, text) for part in parts[len(parts) - count :]))
 
 
 def insert_loras(graph: Graph, schemas: Mapping[str, NodeSchema], loras: Sequence[LoraChoice]) -> Graph:
@@ -90,6 +101,14 @@ def _loads_model(node: GraphNode, schemas: Mapping[str, NodeSchema]) -> bool:
 def _free_id(graph: Graph, added: Mapping[str, GraphNode]) -> str:
     numbers = [int(i) for i in (*graph.nodes, *added) if i.isascii() and i.isdigit() and len(i) < 18]
     return str(max(numbers, default=0) + 1)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _strength(text: str, whole: str) -> float:
