@@ -75,6 +75,14 @@ VARIANTS = {
         "scale to multiple": ["multiple"],
     },
 }
+# Choices that newer versions of ComfyUI add.
+NEWER_CHOICES = {
+    ("CLIPLoader", "type"): (
+        "flux2 ovis longcat_image cogvideox lens pixeldit ideogram4 boogu krea2 joyimage mage minimax yue2"
+        " flux3 moss_image fibo2"
+    ),
+    ("DualCLIPLoader", "type"): "hunyuan_video_15 kandinsky5 kandinsky5_image ltxv newbie ace",
+}
 FRONTEND_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "GetNode", "SetNode"}
 
 
@@ -121,6 +129,7 @@ def input_row(class_name: str, name: str, spec: list) -> list:
         if files and folder:
             fixed["folders"] = [folder, *(["tiny_vae"] if folder == "vae" else [])]
             choices = [c for c in choices if c in BESIDE_FILES]
+        choices += NEWER_CHOICES.get((class_name, name), "").split()
         if choices:
             fixed["choices"] = choices
     out: list = [name, kind]

@@ -22,6 +22,14 @@ FILES = {
     "text_encoders": ["clip_l.safetensors"],
     "diffusion_models": ["flux1-dev.safetensors"],
 }
+# Choices that versions after v0.3.64 added, behind those that it had.
+NEWER = {
+    ("CLIPLoader", "type"): (
+        "flux2 ovis longcat_image cogvideox lens pixeldit ideogram4 boogu krea2 joyimage mage minimax yue2"
+        " flux3 moss_image fibo2"
+    ),
+    ("DualCLIPLoader", "type"): "hunyuan_video_15 kandinsky5 kandinsky5_image ltxv newbie ace",
+}
 
 
 def entries() -> dict[str, Any]:
@@ -42,9 +50,11 @@ def comparable(entry: Any) -> Any:
 def with_options(entry: Any) -> Any:
     entry = json.loads(json.dumps(entry))
     for section in ("required", "optional"):
-        for spec in entry["input"].get(section, {}).values():
+        for name, spec in entry["input"].get(section, {}).items():
             if len(spec) == 1:
                 spec.append({})
+            if (entry["name"], name) in NEWER:
+                spec[0] += NEWER[entry["name"], name].split()
     return entry
 
 

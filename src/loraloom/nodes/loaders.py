@@ -14,6 +14,7 @@ from loraloom.models.checkpoint import (
     open_text_encoders,
     open_tiny_autoencoder,
 )
+from loraloom.models.handles import TextEncoders
 from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
 from loraloom.runtime.services import services
 
@@ -62,37 +63,63 @@ def load_diffusion_model(
     return open_diffusion_model(services(run).folders.resolve("diffusion_models", unet_name), weight_dtype)
 
 
+SINGLE_TYPES = (
+    "stable_diffusion stable_cascade sd3 stable_audio mochi ltxv pixart cosmos lumina2 wan hidream chroma ace"
+    " omnigen2 qwen_image hunyuan_image flux2 ovis longcat_image cogvideox lens pixeldit ideogram4 boogu"
+    " krea2 joyimage mage minimax yue2 flux3 moss_image fibo2"
+)
+DUAL_TYPES = (
+    "sdxl sd3 flux hunyuan_video hidream hunyuan_image hunyuan_video_15 kandinsky5 kandinsky5_image ltxv"
+    " newbie ace"
+)
+
+
 @node("CLIPLoader", category="advanced/loaders", display_name="Load CLIP")
 def load_clip(
     clip_name: TextEncoderFile,
-    type: Annotated[
-        str,
-        Choice(
-            (
-                "stable_diffusion", "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart",
-                "cosmos", "lumina2", "wan", "hidream", "chroma", "ace", "omnigen2", "qwen_image",
-                "hunyuan_image",
-            )
-        ),
-    ],
+    type: Annotated[str, Choice(tuple(SINGLE_TYPES.split()))],
     device: Device | None = None,
     *,
     run: NodeRun,
-) -> Clip:  # fmt: skip
+) -> Clip:
     """Open one text encoder for the family named by `type`."""
-    return open_text_encoders((services(run).folders.resolve("text_encoders", clip_name),), type)
+    return _text_encoders(run, type, clip_name)
 
 
 @node("DualCLIPLoader", category="advanced/loaders", display_name="DualCLIPLoader")
 def load_dual_clip(
     clip_name1: TextEncoderFile,
     clip_name2: TextEncoderFile,
-    type: Annotated[str, Choice(("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"))],
+    type: Annotated[str, Choice(tuple(DUAL_TYPES.split()))],
     device: Device | None = None,
     *,
     run: NodeRun,
 ) -> Clip:
     """Open two text encoders, in any order, for the family named by `type`."""
+    return _text_encoders(run, type, clip_name1, clip_name2)
+
+
+@node("TripleCLIPLoader", category="advanced/loaders", v3=True, python_module="comfy_extras.nodes_sd3")
+def load_triple_clip(
+    clip_name1: TextEncoderFile, clip_name2: TextEncoderFile, clip_name3: TextEncoderFile, *, run: NodeRun
+) -> Clip:
+    """Open the three text encoders of Stable Diffusion 3, in any order."""
+    return _text_encoders(run, "sd3", clip_name1, clip_name2, clip_name3)
+
+
+@node("QuadrupleCLIPLoader", category="advanced/loaders", v3=True, python_module="comfy_extras.nodes_hidream")
+def load_quadruple_clip(
+    clip_name1: TextEncoderFile,
+    clip_name2: TextEncoderFile,
+    clip_name3: TextEncoderFile,
+    clip_name4: TextEncoderFile,
+    *,
+    run: NodeRun,
+) -> Clip:
+    """Open the four text encoders of HiDream, in any order."""
+    return _text_encoders(run, "hidream", clip_name1, clip_name2, clip_name3, clip_name4)
+
+
+def _text_encoders(run: NodeRun, kind: str, *names: str) -> TextEncoders:
     folders = services(run).folders
-    names = (clip_name1, clip_name2)
-    return open_text_encoders(tuple(folders.resolve("text_encoders", name) for name in names), type)
+    return open_text_encoders(tuple(folders.resolve("text_encoders", name) for name in names), kind)

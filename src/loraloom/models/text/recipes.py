@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from loraloom.models.recipe import Recipe, Use
@@ -88,23 +89,28 @@ Z_IMAGE = Recipe(
     types=("lumina2",),
     otherwise=True,
 )
+_KLEIN_USE = Use(
+    "qwen3",
+    "qwen3_4b",
+    ("4b", "8b"),
+    template=USER_TURN + NO_THOUGHT,
+    brackets="letters",
+    layers=(9, 18, 27),
+    min_length=512,
+    masks=True,
+    gives_mask=True,
+)
 KLEIN = Recipe(
     name="flux2_klein",
-    uses=(
-        Use(
-            "qwen3",
-            "qwen3_4b",
-            ("4b", "8b"),
-            template=USER_TURN + NO_THOUGHT,
-            brackets="letters",
-            layers=(9, 18, 27),
-            min_length=512,
-            masks=True,
-            gives_mask=True,
-        ),
-    ),
+    uses=(_KLEIN_USE,),
     context=(("qwen3_4b",),),
     types=("flux2", "flux"),
+)
+KLEIN_VL = replace(
+    KLEIN,
+    name="flux2_klein_vl",
+    uses=(replace(_KLEIN_USE, encoder="qwen3vl", key="qwen3vl_4b"),),
+    context=(("qwen3vl_4b",),),
 )
 FLUX2_DEV = Recipe(
     name="flux2_dev",
@@ -196,6 +202,14 @@ KREA2 = Recipe(
     types=("krea2",),
     picture_text=PICTURE,
 )
+QWEN3_VL = Recipe(
+    name="qwen3_vl",
+    uses=(Use("qwen3vl", "qwen3vl_4b", template=USER_TURN, takes_whole=True, brackets="letters"),),
+    context=(("qwen3vl_4b",),),
+    otherwise=True,
+    not_for=("mage", "flux3", "fibo2", "boogu", "ideogram4", "joyimage", "minimax"),
+    picture_text=PICTURE,
+)
 LUMINA2 = Recipe(
     name="lumina2",
     uses=(Use("gemma2", "gemma2_2b", layers=(-2,), masks=True, gives_mask=True),),
@@ -229,10 +243,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             CHROMA,
             Z_IMAGE,
             KLEIN,
+            KLEIN_VL,
             FLUX2_DEV,
             QWEN_IMAGE,
             QWEN_IMAGE21,
             KREA2,
+            QWEN3_VL,
             LUMINA2,
             ANIMA,
         )
