@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from loraloom.errors import InputError
 from loraloom.sampling.parametrisation import Discrete
-from loraloom.sampling.samplers.registry import method, sampler_names
+from loraloom.sampling.samplers.registry import method, sampler, sampler_names
 from loraloom.sampling.schedules import (
     align_your_steps,
     between,
@@ -19,6 +20,7 @@ from loraloom.sampling.schedules import (
     karras,
     laplace,
     polyexponential,
+    schedule,
     schedule_names,
     sd_turbo,
     sigmas_for,
@@ -33,6 +35,24 @@ SD = Discrete("eps")
 def test_names_stand_in_the_editors_order() -> None:
     assert list(sampler_names()) == FIGURES["samplers"]
     assert list(schedule_names()) == FIGURES["schedulers"]
+
+
+def test_a_name_is_registered_once() -> None:
+    """The message names both functions; the first keeps the name."""
+    before = method("euler").function, sigmas_for(SD, "karras", 4)
+
+    def second(*_: object, **__: object) -> Any:
+        raise AssertionError
+
+    with pytest.raises(
+        ValueError, match=r"samplers are called 'euler': .*euler\.euler, .*\.second, line"
+    ):
+        sampler("euler")(second)
+    with pytest.raises(
+        ValueError, match=r"called 'karras': .*schedules\..*, .*\.second, line"
+    ):
+        schedule("karras")(second)
+    assert method("euler").function is before[0] and torch.equal(sigmas_for(SD, "karras", 4), before[1])
 
 
 @pytest.mark.parametrize("case", FIGURES["sigmas"])

@@ -13,16 +13,20 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
-from loraloom.sampling.samplers.registry import Method
+from loraloom.sampling.samplers.registry import Method, said
 from loraloom.sampling.types import Parametrisation, Schedule
 
 _SCHEDULES: dict[str, Schedule] = {}
 
 
 def schedule(name: str) -> Callable[[Schedule], Schedule]:
-    """Offer a schedule under a name; the order of definition is the order that editors show."""
+    """Offer a schedule under a name; the order of definition is the order that editors show.
+
+    Raises ValueError where the name is taken."""
 
     def register(function: Schedule) -> Schedule:
+        if (other := _SCHEDULES.get(name)) is not None:
+            raise ValueError(f"two schedules are called {name!r}: {said(other)} and {said(function)}")
         _SCHEDULES[name] = function
         return function
 

@@ -115,15 +115,24 @@ def sampler(
     own_mask_noise: bool = False,
     **knobs: object,
 ) -> Callable[[Sampler], Sampler]:
-    """Offer a sampler under a name, with knobs other than its own defaults where names share a function."""
+    """Offer a sampler under a name, with knobs other than its own defaults where names share a function.
+
+    Raises ValueError where the name is taken."""
 
     def register(function: Sampler) -> Sampler:
+        if (other := _METHODS.get(name)) is not None:
+            raise ValueError(f"two samplers are called {name!r}: {said(other.function)} and {said(function)}")
         _METHODS[name] = Method(
             name, function, noise, needs_uncond, drops_penultimate, own_mask_noise
         ).with_knobs(**knobs)
         return function
 
     return register
+
+
+def said(function: Callable[..., object]) -> str:
+    """A function as a message names it: "module.function, line 12"."""
+    return f"{function.__module__}.{function.__qualname__}, line {function.__code__.co_firstlineno}"
 
 
 @lru_cache(maxsize=1)
