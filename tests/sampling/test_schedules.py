@@ -44,13 +44,9 @@ def test_a_name_is_registered_once() -> None:
     def second(*_: object, **__: object) -> Any:
         raise AssertionError
 
-    with pytest.raises(
-        ValueError, match=r"samplers are called 'euler': .*euler\.euler, .*\.second, line"
-    ):
+    with pytest.raises(ValueError, match=r"samplers are called 'euler': .*euler\.euler, .*\.second, line"):
         sampler("euler")(second)
-    with pytest.raises(
-        ValueError, match=r"called 'karras': .*schedules\..*, .*\.second, line"
-    ):
+    with pytest.raises(ValueError, match=r"called 'karras': .*schedules\..*, .*\.second, line"):
         schedule("karras")(second)
     assert method("euler").function is before[0] and torch.equal(sigmas_for(SD, "karras", 4), before[1])
 

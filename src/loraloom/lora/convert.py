@@ -22,7 +22,7 @@ from loraloom.lora.component import Component, ComponentName, owner_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.place import Piece, place
 from loraloom.lora.receipt import shorten
-from loraloom.lora.writing import Speller, refuse_inputs, stated_scale, write_lora
+from loraloom.lora.writing import Speller, by_ending, refuse_inputs, stated_scale, write_lora
 from loraloom.weights.patch import Target
 from loraloom.weights.tensor_file import TensorFile
 
@@ -61,8 +61,8 @@ def convert(file: LoraFile, base: Mapping[ComponentName, Component], out: Path, 
         if name is None:
             where = entry.target.weight + (f" rows {entry.target.rows}" if entry.target.rows else "")
             raise InputError(f"{file.path}: {dialect} names cannot say {entry.found.algebra.name} on {where}")
-        for ending, tensor in _by_ending(entry, dialect).items():
-            written[name + ending] = tensor
+        made = by_ending(entry.found, entry.tensors, entry.gamma, entry.dimensions, dialect)
+        written |= {name + ending: tensor for ending, tensor in made.items()}
     written |= {key: tensors.read(key) for key in file.bundled}
     stale = (*SCALE_KEYS, *STATED_ALPHAS) if dialect == "diffusers" else SCALE_KEYS
     metadata = {key: value for key, value in file.metadata.items() if key not in stale}
@@ -127,16 +127,3 @@ def _joined(entries: Sequence[_Entry], rows: int) -> _Entry:
     parts = [Part(one.tensors, one.gamma, *(one.target.rows or (0, rows))) for one in entries]
     tensors = first.found.algebra.joined(parts, rows)
     return replace(first, target=Target(first.target.weight), tensors=tensors, rows=rows)
-
-
-def _by_ending(entry: _Entry, dialect: str) -> dict[str, Tensor]:
-    """Tensors by ending in the dialect."""
-    algebra, wrapper = entry.found.algebra, entry.found.wrapper
-    around = set(wrapper.endings.values()) if wrapper is not None else set[str]()
-    inner = {role: tensor for role, tensor in entry.tensors.items() if role not in around}
-    peft = algebra.in_diffusers(inner, entry.gamma) if dialect == "diffusers" else None
-    made = algebra.written(inner) if peft is None else peft
-    if wrapper is None:
-        return made
-    outer = {role: tensor for role, tensor in entry.tensors.items() if role in around}
-    return made | wrapper.written(outer, entry.dimensions, peft=peft is not None)

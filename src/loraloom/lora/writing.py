@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
-from loraloom.lora.algebra import Shapes
+from loraloom.lora.algebra import Shapes, Tensors
 from loraloom.lora.algebras import Found
 from loraloom.lora.algorithms import full, lora
 from loraloom.lora.component import Component, ComponentName, Shape
@@ -99,6 +99,21 @@ def stated_scale(found: Found, shapes: Shapes, gamma: float) -> dict[str, Tensor
         return {}
     rank = found.algebra.rank(shapes)
     return {"gamma": torch.tensor(gamma)} if rank is None else {"alpha": torch.tensor(gamma * rank)}
+
+
+def by_ending(
+    found: Found, tensors: Tensors, gamma: float, dimensions: int, dialect: str
+) -> dict[str, Tensor]:
+    """A module's tensors by ending in the dialect. dimensions: of the weight that it changes."""
+    wrapper = found.wrapper
+    around = set(wrapper.endings.values()) if wrapper is not None else set[str]()
+    inner = {role: tensor for role, tensor in tensors.items() if role not in around}
+    peft = found.algebra.in_diffusers(inner, gamma) if dialect == "diffusers" else None
+    made = found.algebra.written(inner) if peft is None else peft
+    if wrapper is None:
+        return made
+    outer = {role: tensor for role, tensor in tensors.items() if role in around}
+    return made | wrapper.written(outer, dimensions, peft=peft is not None)
 
 
 def factor_tensors(name: str, form: Factored, shape: Shape, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,7 +1,4 @@
-"""Adapters of every kind put into a network by peft, as trainable float32 beside frozen base weights.
-
-Hu et al. 2021 (LoRA), Liu et al. 2024 (DoRA), LyCORIS (arXiv:2309.14859: LoCon, LoHa, LoKr).
-"""
+"""Adapters of every kind put into a network by peft, as trainable float32 beside frozen base weights."""
 
 from __future__ import annotations
 
@@ -15,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import InputError
+from loraloom.lora.algebras import Found, registry
+from loraloom.lora.writing import Dialect, by_ending
+from loraloom.training.kind import kinds
 from loraloom.training.settings import AdapterSettings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def find_targets(network: nn.Module, settings: AdapterSettings) -> dict[str, tup
         pattern = re.compile(settings.targets or ATTENTION)
     except re.error as error:
         raise InputError(f"adapter.targets is no regular expression: {error}") from error
-    conv_rank = settings.conv_rank or (settings.rank if settings.kind == "locon" else 0)
+    conv_rank = kinds()[settings.kind].conv_rank(settings)
     found: dict[str, tuple[int, float]] = {}
     for path, module in network.named_modules():
         wide = isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
@@ -96,44 +96,29 @@ def inject(network: nn.Module, settings: AdapterSettings, seed: int) -> Adapter:
 
 
 def _config(targets: Mapping[str, tuple[int, float]], settings: AdapterSettings) -> PeftConfig:
-    from peft import LoHaConfig, LoKrConfig, LoraConfig
-
-    names = list(targets)
-    ranks = {re.escape(path): rank for path, (rank, _) in targets.items()}
-    alphas = {re.escape(path): alpha for path, (_, alpha) in targets.items()}
-    if settings.kind in ("lora", "locon", "dora"):
-        return LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha or settings.rank,  # pyright: ignore[reportArgumentType]
-            target_modules=names,
-            rank_pattern=ranks,
-            alpha_pattern=alphas,
-            use_dora=settings.kind == "dora",
-        )
     given: dict[str, Any] = {
         "r": settings.rank,
-        "alpha": settings.alpha or settings.rank,
-        "target_modules": names,
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
+        "target_modules": list(targets),
+        "rank_pattern": {re.escape(path): rank for path, (rank, _) in targets.items()},
+        "alpha_pattern": {re.escape(path): alpha for path, (_, alpha) in targets.items()},
     }
-    if settings.kind == "loha":
-        return LoHaConfig(**given)
-    return LoKrConfig(**given, decompose_factor=settings.factor)
+    return kinds()[settings.kind].config(given, settings.alpha or settings.rank, settings)
 
 
-def factors(adapter: Adapter) -> Iterator[tuple[str, Mapping[str, Tensor], float | None]]:
-    """Per module: path, its tensors under LyCORIS' names (lora_down, dora_scale, hada_…, lokr_…),
-    and alpha (None: no scale). Copies on the CPU, float32."""
+def written(adapter: Adapter, dialect: Dialect) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Per module: its path, and its tensors by ending in a dialect. Float32 copies on the CPU."""
+    kind = kinds()[adapter.settings.kind]
+    algebra = registry().algebras[kind.algebra]
+    found = Found(algebra, (), wrapper=registry().wrappers[kind.wrapper] if kind.wrapper else None)
     for path, module in adapter.modules.items():
-        tensors = {name: value.detach().float().cpu().clone() for name, value in _own(module)}
-        rank, alpha = adapter.scales[path]
-        if adapter.settings.kind in ("lora", "locon", "dora"):
-            yield path, _low_rank(tensors), alpha
-        elif adapter.settings.kind == "loha":
-            yield path, tensors, alpha
+        trained = {name: value.detach().float().cpu().clone() for name, value in _own(module)}
+        tensors, (rank, alpha) = kind.tensors(trained), adapter.scales[path]
+        gamma = alpha / rank
+        if algebra.rank({role: tuple(tensor.shape) for role, tensor in tensors.items()}) is None:
+            tensors |= algebra.times(tensors, gamma)  # readers apply no scale
         else:
-            yield path, *_kronecker(tensors, rank, alpha)
+            tensors["alpha"] = torch.tensor(float(alpha))
+        yield path, by_ending(found, tensors, gamma, _dimensions(module), dialect)
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -143,20 +128,10 @@ def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name.split(".")[0], parameter
 
 
-def _low_rank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = {"lora_down.weight": tensors["lora_A"], "lora_up.weight": tensors["lora_B"]}
-    magnitude = tensors.get("lora_magnitude_vector")
-    if magnitude is not None:
-        flat = magnitude.flatten()
-        found["dora_scale"] = flat.reshape(-1, *(1,) * (tensors["lora_B"].ndim - 1))
-    return found
-
-
-def _kronecker(tensors: dict[str, Tensor], rank: int, alpha: float) -> tuple[dict[str, Tensor], float | None]:
-    """LoKr: where both factors are whole, readers apply no scale, so ours goes into the first."""
-    if "lokr_w1" in tensors and "lokr_w2" in tensors:
-        return tensors | {"lokr_w1": tensors["lokr_w1"] * (alpha / rank)}, None
-    return tensors, alpha
+def _dimensions(module: nn.Module) -> int:
+    """Of the weight of the layer in a peft layer."""
+    base: nn.Module = module.get_base_layer()  # pyright: ignore[reportCallIssue, reportAssignmentType]
+    return base.weight.dim()  # pyright: ignore[reportCallIssue, reportReturnType]
 
 
 def trainable_norm(parameters: Mapping[str, nn.Parameter]) -> float:

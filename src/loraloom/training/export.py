@@ -15,8 +15,9 @@ from torch import Tensor
 
 from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
-from loraloom.training.adapters import Adapter, factors
+from loraloom.training.adapters import Adapter, written
 from loraloom.training.dataset import Example, tag_frequency
+from loraloom.training.kind import kinds
 from loraloom.training.settings import Settings
 
 KOHYA = {"model": "lora_unet_", "clip_l": "lora_te_", "clip_l+": "lora_te1_", "clip_g": "lora_te2_"}
@@ -34,14 +35,6 @@ ARCHITECTURES = {
     "flux": "flux-1-dev/lora",
 }
 BASE_VERSIONS = {"sd15": "sd_v1", "sd20": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
-NETWORKS = {
-    "lora": ("networks.lora", ""),
-    "locon": ("networks.lora", ""),
-    "dora": ("lycoris.kohya", "lora"),
-    "loha": ("lycoris.kohya", "loha"),
-    "lokr": ("lycoris.kohya", "lokr"),
-}
-"""Kind → kohya's network module, and the algorithm that it is told."""
 
 Adapters = Mapping[str, Adapter]
 """By component: "model", "clip_l", "clip_g"."""
@@ -56,31 +49,22 @@ def kohya_tensors(adapters: Adapters, family: str) -> dict[str, Tensor]:
     for component, adapter in adapters.items():
         key = "clip_l+" if component == "clip_l" and family != "sd15" else component
         prefix = "lora_transformer_" if component == "model" and family == "flux" else KOHYA[key]
-        for path, tensors, alpha in factors(adapter):
-            module = prefix + path.replace(".", "_")
-            for name, value in tensors.items():
-                found[f"{module}.{name}"] = value
-            if alpha is not None:
-                found[f"{module}.alpha"] = torch.tensor(float(alpha))
+        for path, tensors in written(adapter, "kohya"):
+            found |= {prefix + path.replace(".", "_") + ending: tensor for ending, tensor in tensors.items()}
     return found
 
 
 def diffusers_tensors(adapters: Adapters, family: str) -> dict[str, Tensor]:
     """Tensors under diffusers' names: "unet.….lora_A.weight", the scale multiplied in.
 
-    Only for kinds that diffusers' loader knows (LoRA, LoCon, DoRA); InputError for others."""
+    InputError for kinds that diffusers' loader does not know."""
     found: dict[str, Tensor] = {}
     for component, adapter in adapters.items():
-        if adapter.settings.kind in ("loha", "lokr"):
+        if not kinds()[adapter.settings.kind].in_diffusers:
             raise InputError(f"diffusers has no names for {adapter.settings.kind}; write kohya's")
         key = ("transformer" if family == "flux" else "unet") if component == "model" else component
-        for path, tensors, alpha in factors(adapter):
-            down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
-            scale = (alpha or down.shape[0]) / down.shape[0]
-            found[f"{DIFFUSERS[key]}{path}.lora_A.weight"] = down
-            found[f"{DIFFUSERS[key]}{path}.lora_B.weight"] = up * scale
-            if "dora_scale" in tensors:
-                found[f"{DIFFUSERS[key]}{path}.lora_magnitude_vector"] = tensors["dora_scale"].flatten()
+        for path, tensors in written(adapter, "diffusers"):
+            found |= {DIFFUSERS[key] + path + ending: tensor for ending, tensor in tensors.items()}
     return found
 
 
@@ -102,19 +86,14 @@ def metadata(
 
     facts: what the loop knows: steps done, epochs, losses, when it began."""
     adapter, run, optimizer = settings.adapter, settings.run, settings.optimizer
-    module, algorithm = NETWORKS[adapter.kind]
-    arguments: dict[str, str] = {}
-    if algorithm:
-        arguments["algo"] = algorithm
-    if adapter.kind == "dora":
-        arguments["dora_wd"] = "True"
-    conv = adapter.conv_rank or (adapter.rank if adapter.kind == "locon" else 0)
-    if conv:
+    kind = kinds()[adapter.kind]
+    arguments = kind.arguments()
+    if conv := kind.conv_rank(adapter):
         arguments |= {"conv_dim": str(conv), "conv_alpha": str(adapter.conv_alpha or conv)}
     trigger = ", ".join(dict.fromkeys(f.trigger for f in settings.data if f.trigger))
     found = {
         "ss_output_name": settings.name,
-        "ss_network_module": module,
+        "ss_network_module": kind.module,
         "ss_network_dim": str(adapter.rank),
         "ss_network_alpha": str(adapter.alpha or adapter.rank),
         "ss_network_args": json.dumps(arguments),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticKnownError
 
 from loraloom.errors import InputError
+from loraloom.training.kind import kinds
 
-AdapterKind = Literal["lora", "locon", "dora", "loha", "lokr"]
 OptimizerName = Literal["adamw", "adamw8bit", "prodigy", "adafactor"]
 DecayName = Literal["constant", "cosine", "linear"]
 Dtype = Literal["fp32", "bf16"]
@@ -23,9 +24,18 @@ def _in_folder(stated: object, info: ValidationInfo) -> object:
     return folder / Path(stated).expanduser() if isinstance(stated, str) else stated
 
 
+def _is_kind(name: str) -> str:
+    """One of `training/kinds`, told as a choice from a list is."""
+    if name not in kinds():
+        *others, last = map(repr, kinds())
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
 # Strict: TOML has types, so that a text is never read as a number, nor a number as a switch.
 FilePath = Annotated[Path, BeforeValidator(_in_folder)]
 Text = Annotated[str, Strict()]
+AdapterKind = Annotated[Text, AfterValidator(_is_kind)]
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict()]
 Real = Annotated[float, Strict()]
@@ -79,6 +89,13 @@ class AdapterSettings:
     text_encoder: Flag = False
     factor: Whole = -1
     """LoKr: the size of the small block; -1: as square as possible."""
+
+    def __post_init__(self) -> None:
+        taken = kinds()[self.kind].settings
+        given = {entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default}
+        for kind in kinds().values():
+            if others := given.intersection(kind.settings).difference(taken):
+                raise InputError(f"adapter.{min(others)} is for {kind.name}; adapter.kind is {self.kind}")
 
 
 @dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from loraloom.training.export import diffusers_tensors, kohya_tensors, metadata, write_lora
+from loraloom.training.kind import kinds
 from loraloom.training.loop import Loop, StepReport
 from loraloom.training.report import draw_losses, open_writer, write_scalars
 from loraloom.training.samples import draw_samples
@@ -100,7 +101,7 @@ def _write(session: Session, loop: Loop, path: Path, began: str) -> None:
 
 
 def _write_diffusers(session: Session, loop: Loop, began: str) -> Path | None:
-    if session.settings.adapter.kind in ("loha", "lokr"):
+    if not kinds()[session.settings.adapter.kind].in_diffusers:
         return None
     path = session.settings.output / f"{session.settings.name}.diffusers.safetensors"
     header = metadata(session.settings, session.family, session.split.training, _facts(session, loop, began))
