@@ -28,6 +28,7 @@ from loraloom.errors import Cancelled, InputError, LoraloomError
 from loraloom.folders import model_folders
 from loraloom.lora.load import Compat
 from loraloom.models.memory import DtypeName, Memory
+from loraloom.models.resident import Arithmetic
 from loraloom.preparation.prepare import Changes, Preparation, Source
 from loraloom.result import Recorder, Run
 from loraloom.runtime.lora_shelf import LoraShelf
@@ -56,6 +57,8 @@ class Session:
     models: folders laid out like ComfyUI's `models/` (default: see `folders.default_roots`).
     device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (bfloat16 where the device multiplies it
         natively, else float32), "fp32", "bf16", "fp16".
+    storage: "native" multiplies quantised weights as ComfyUI does for their format (for integers it rounds
+        the inputs too), "widened" with their values in `dtype`.
     compat: "trainer" applies LoRAs as their trainer meant; "comfyui" as ComfyUI does where that differs.
     strict_lora: a LoRA key without a place is an error.
     metadata: pictures carry their workflow and receipts.
@@ -74,6 +77,7 @@ class Session:
         extra_model_paths: Sequence[FilePath] = (),
         device: str = "auto",
         dtype: DtypeName = "auto",
+        storage: Arithmetic = "native",
         compat: Compat = "trainer",
         strict_lora: bool = False,
         metadata: bool = True,
@@ -102,7 +106,7 @@ class Session:
             **{name: found.schema for name, found in (nodes or {}).items()},
         }
         self._preparation = Preparation(runnable, self.folders, ClassChecks(self.nodes))
-        self.memory = Memory(device, dtype)
+        self.memory = Memory(device, dtype, storage=storage)
         self._temp = tempfile.TemporaryDirectory(prefix="loraloom-")
         self.services = Services(
             folders=self.folders,
@@ -225,6 +229,7 @@ def run(
     custom_nodes: Sequence[FilePath] = (),
     device: str = "auto",
     dtype: DtypeName = "auto",
+    storage: Arithmetic = "native",
     compat: Compat = "trainer",
     strict_lora: bool = False,
     metadata: bool = True,
@@ -238,6 +243,7 @@ def run(
         custom_nodes=custom_nodes,
         device=device,
         dtype=dtype,
+        storage=storage,
         compat=compat,
         strict_lora=strict_lora,
         metadata=metadata,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from loraloom.cli.settings import Compat, Dtype
+from loraloom.cli.settings import Compat, Dtype, Storage
 from loraloom.custom_nodes.load import load_packs
 from loraloom.engine.validation import ClassChecks
 from loraloom.folders import model_folders
@@ -33,6 +33,7 @@ class SessionOptions:
     input_dir: Path
     device: str
     dtype: Dtype
+    storage: Storage
     compat: Compat
     strict_lora: bool
     metadata: bool = True
@@ -64,6 +65,7 @@ class Environment:
                 input_dir=options.input_dir,
                 device=options.device,
                 dtype=options.dtype,
+                storage=options.storage,
                 compat=options.compat,
                 strict_lora=options.strict_lora,
                 metadata=options.metadata,

@@ -21,6 +21,7 @@ from loraloom.cli.settings import (
     LoraOption,
     ModelsOption,
     OutputDirOption,
+    StorageOption,
     StrictLoraOption,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
@@ -55,6 +56,7 @@ def grid_command(
     input_dir: InputDirOption = Path("input"),
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
     as_json: JsonOption = False,
@@ -63,7 +65,7 @@ def grid_command(
     spread = [read_axis(text) for text in axes]
     chosen = combinations(spread)
     options = SessionOptions(
-        models, extra_paths, custom_nodes, output_dir, input_dir, device, dtype, compat, strict_lora
+        models, extra_paths, custom_nodes, output_dir, input_dir, device, dtype, storage, compat, strict_lora
     )
     environment = Environment(options)
     preparation = environment.preparation

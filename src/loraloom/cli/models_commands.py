@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +52,57 @@ def model_path(
         typer.echo(directory)
 
 
+@models_app.command("quantize")
+def quantize_model(
+    file: Annotated[Path, typer.Argument(help="The model file.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="int8, int8:convrot, fp8, fp8:e5m2, mxfp8, nvfp4, convrot_w4a4, gguf:TYPE (Q8_0, Q5_1, …); "
+            "bf16, fp16 or fp32 for the way back."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The new file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write a model file in another storage format, as ComfyUI reads it, and say what each weight lost."""
+    from loraloom.weights.quantise import quantise_file
+
+    architecture = _gguf_architecture(file) if to.startswith("gguf") else ""
+    written = quantise_file(file, to, out, architecture=architecture)
+    if as_json:
+        typer.echo(json.dumps({**asdict(written), "path": str(written.path)}, indent=1))
+        return
+    table = Table("weight", "format", "shape", "error", box=None)
+    for layer in written.layers:
+        shape = "×".join(map(str, layer.shape))
+        table.add_row(escape(layer.name), layer.format, shape, f"{layer.relative:.3%}")
+    console = open_console()
+    console.print(table)
+    worst = max((layer.relative for layer in written.layers), default=0.0)
+    console.print(
+        f"{escape(str(written.path))}: {len(written.layers)} weights as {escape(to)}, {written.kept} tensors"
+        f" as they were; {_bytes(written.bytes_before)} → {_bytes(written.bytes_after)}; largest error"
+        f" {worst:.3%}"
+    )
+
+
+def _gguf_architecture(file: Path) -> str:
+    """What ComfyUI-GGUF calls the family of a diffusion model."""
+    from loraloom.models.recognition import recognise
+    from loraloom.weights.header import read_header
+
+    name = recognise(read_header(file)).family.name
+    known = {"sd15": "sd1", "sd20": "sd1", "sdxl_refiner": "sdxl", "sd35": "sd3", "z_image": "lumina2"}
+    return known.get(name, name)
+
+
 def _size(path: Path) -> str:
-    size = float(path.stat().st_size)
+    return _bytes(path.stat().st_size)
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}"

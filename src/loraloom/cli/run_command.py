@@ -25,6 +25,7 @@ from loraloom.cli.settings import (
     LoraOption,
     ModelsOption,
     OutputDirOption,
+    StorageOption,
     StrictLoraOption,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
@@ -49,6 +50,7 @@ def run_command(
     input_dir: InputDirOption = Path("input"),
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
     no_metadata: Annotated[
@@ -61,7 +63,7 @@ def run_command(
     try:
         options = SessionOptions(
             models, extra_paths, custom_nodes, output_dir, input_dir,
-            device, dtype, compat, strict_lora, not no_metadata,
+            device, dtype, storage, compat, strict_lora, not no_metadata,
         )  # fmt: skip
         environment = Environment(options)
         changes = Changes(loras or (), assignments or (), seed)

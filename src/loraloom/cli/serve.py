@@ -16,6 +16,7 @@ from loraloom.cli.settings import (
     DtypeOption,
     ExtraPathsOption,
     ModelsOption,
+    StorageOption,
     StrictLoraOption,
 )
 from loraloom.errors import InputError
@@ -70,6 +71,7 @@ def serve_command(
     ] = True,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
 ) -> None:
@@ -122,6 +124,7 @@ def serve_command(
             "temp_dir": str(settings.temp_dir),
             "device": device,
             "dtype": dtype,
+            "storage": storage,
             "compat": compat,
             "strict_lora": strict_lora,
         },

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 Dtype: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+Storage: TypeAlias = Literal["native", "widened"]
 Compat: TypeAlias = Literal["trainer", "comfyui"]
 
 ModelsOption = Annotated[
@@ -48,6 +49,13 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.
 DtypeOption = Annotated[
     Dtype,
     typer.Option(help="Type to compute in. auto: bf16 where the device computes it natively, else fp32."),
+]
+StorageOption = Annotated[
+    Storage,
+    typer.Option(
+        help="How quantised weights are multiplied: as ComfyUI does for their format (int8 rounds the inputs "
+        "too), or with their values in the type to compute in."
+    ),
 ]
 CompatOption = Annotated[
     Compat,

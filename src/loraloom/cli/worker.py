@@ -94,6 +94,7 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         extra_model_paths=[Path(p) for p in settings["extra_model_paths"]],
         device=settings["device"],
         dtype=settings["dtype"],
+        storage=settings["storage"],
         compat=settings["compat"],
         strict_lora=settings["strict_lora"],
         custom_nodes=[Path(p) for p in settings["custom_nodes"]],

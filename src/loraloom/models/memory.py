@@ -23,7 +23,7 @@ from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
-from loraloom.models.resident import Resident, Storage
+from loraloom.models.resident import Arithmetic, Resident, Storage
 from loraloom.models.tiny_autoencoder import tiny_blueprint
 from loraloom.models.unmerged import Unmerged
 from loraloom.sampling.types import Network
@@ -54,13 +54,20 @@ class Memory:
 
     device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: the type networks compute in; "auto" is bfloat16
     where the device multiplies it natively, else float32. budget: bytes that weights may take in all;
-    None: what the device has.
+    None: what the device has. storage: how quantised weights are multiplied (`resident.Arithmetic`).
     """
 
-    def __init__(self, device: str = "auto", dtype: DtypeName = "auto", budget: int | None = None) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        dtype: DtypeName = "auto",
+        budget: int | None = None,
+        storage: Arithmetic = "native",
+    ) -> None:
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device)
         self.budget = budget
+        self.storage: Arithmetic = storage
         self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
 
     def network(self, model: DiffusionModel, beside: Stack = ()) -> Network:
@@ -132,7 +139,14 @@ class Memory:
             key = (kind, source, dtype, storage)
             if key not in self._residents:
                 self._make_room(kind, source, dtype, storage)
-                resident = Resident(blueprint, source, dtype=dtype, device=self.device, storage=storage)
+                resident = Resident(
+                    blueprint,
+                    source,
+                    dtype=dtype,
+                    device=self.device,
+                    storage=storage,
+                    arithmetic=self.storage,
+                )
                 self._residents[key] = kind, resident
             self._residents.move_to_end(key)
             resident = self._residents[key][1]
