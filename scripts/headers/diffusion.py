@@ -25,6 +25,7 @@ FLUX2_DEV = table("flux2", d=6144, n=8, m=48, c=15360)
 KLEIN_4B = without(table("flux2", d=3072, n=5, m=20, c=7680), "guidance_in")
 KLEIN_9B = without(table("flux2", d=4096, n=8, m=24, c=12288), "guidance_in")
 QWEN_IMAGE = table("qwen_image")
+QWEN_IMAGE_LAYERED = QWEN_IMAGE | {"time_text_embed.addition_t_embedding.weight": (2, 3072)}
 QWEN_IMAGE_21 = table("qwen_image_21")
 Z_IMAGE = table("z_image")
 
@@ -187,7 +188,7 @@ OTHERS = (
     bf16(
         "qwen_image_layered",
         "qwen_image_layered_bf16.safetensors",
-        QWEN_IMAGE | {"time_text_embed.addition_t_embedding.weight": (2, 3072)},
+        QWEN_IMAGE_LAYERED,
         0,
         "qwen_image",
         "as diffusers' class with use_additional_t_cond",

@@ -52,16 +52,24 @@ def sd21() -> Tensors:
     return typed("F32", under(MODEL, sd_unet(1024, linear=True)) | AUTOENCODER | encoder) | TRAINING
 
 
-def sdxl() -> Tensors:
+def sdxl_unet() -> Shapes:
     sizes = {"width": 320, "middle": 10, "context": 2048, "label": 2816, "resnets": 2}
-    unet = unet_shapes(levels=(1, 2, 4), depths=(0, 2, 10), linear=True, **sizes)
+    return unet_shapes(levels=(1, 2, 4), depths=(0, 2, 10), linear=True, **sizes)
+
+
+def refiner_unet() -> Shapes:
+    sizes = {"width": 384, "middle": 4, "context": 1280, "label": 2560, "resnets": 2}
+    return unet_shapes(levels=(1, 2, 4, 4), depths=(0, 4, 4, 0), linear=True, **sizes)
+
+
+def sdxl() -> Tensors:
     start = "conditioner.embedders."
     encoders = under(f"{start}0.transformer.", CLIP_L) | under(f"{start}1.model.", OPEN_CLIP_G)
-    return with_positions(f"{start}0.transformer.", typed("F16", under(MODEL, unet) | AUTOENCODER | encoders))
+    return with_positions(
+        f"{start}0.transformer.", typed("F16", under(MODEL, sdxl_unet()) | AUTOENCODER | encoders)
+    )
 
 
 def refiner() -> Tensors:
-    sizes = {"width": 384, "middle": 4, "context": 1280, "label": 2560, "resnets": 2}
-    unet = unet_shapes(levels=(1, 2, 4, 4), depths=(0, 4, 4, 0), linear=True, **sizes)
     encoder = under("conditioner.embedders.0.model.", OPEN_CLIP_G)
-    return typed("F16", under(MODEL, unet) | AUTOENCODER | encoder)
+    return typed("F16", under(MODEL, refiner_unet()) | AUTOENCODER | encoder)
