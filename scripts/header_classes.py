@@ -292,9 +292,7 @@ COMPARED: dict[str, Compared] = {
     "qwen3vl_4b": qwen_vision(components.QWEN3_4B | components.TOWER_4B, "Qwen3VLModel", QWEN3_4B, TOWER_4B),
     "qwen3vl_8b": qwen_vision(components.QWEN3_8B | components.TOWER_8B, "Qwen3VLModel", QWEN3_8B, TOWER_8B),
     "qwen_25_vl_7b": qwen_vision(table("qwen25_vl_7b"), "Qwen2_5_VLModel", QWEN25, TOWER_25),
-    "mistral_3_small": encoder(
-        table("mistral_3_small") | {"model.norm.weight": (5120,)}, "MistralModel", "model.", **MISTRAL
-    ),
+    "mistral_3_small": encoder(table("mistral_3_small"), "MistralModel", "model.", **MISTRAL),
     "gemma_2_2b": encoder(table("gemma_2_2b"), "Gemma2Model", "model."),
 }
 

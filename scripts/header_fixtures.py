@@ -25,7 +25,6 @@ from headers.components import AUTOENCODERS, TEXT
 from headers.diffusion import DIFFUSION
 from headers.loras import LORAS
 from headers.published import Published
-from headers.storage import CONVROT
 
 from loraloom.weights.header import BITS
 
@@ -36,7 +35,9 @@ FOLDER = Path(__file__).parent.parent / "tests/data/headers"
 
 def header_text(published: Published) -> tuple[int, int]:
     """Bytes of the file's header, and of its data."""
-    entries: dict[str, object] = {"__metadata__": dict(published.metadata)} if published.metadata else {}
+    entries: dict[str, object] = {}
+    if published.metadata is not None:
+        entries["__metadata__"] = dict(published.metadata)
     tensors = published.tensors()
     end = 0
     for name in sorted(
@@ -73,15 +74,14 @@ def fixture(kind: str, published: Published) -> bytes:
     """The fixture's gzipped JSON, the same each time."""
     said = (check_size(published), published.note)
     tensors = published.tensors()
-    marked = any(name.endswith(".comfy_quant") for name in tensors)
     content = {
         "file": published.file,
         "kind": kind,
         "family": published.family,
         "native": published.native,
         "source": "; ".join(part for part in said if part),
-        "metadata": dict(published.metadata),
-        "comfy_quant": CONVROT if marked else "",
+        "metadata": None if published.metadata is None else dict(published.metadata),
+        "comfy_quant": published.mark,
         "tensors": {name: [dtype, list(shape)] for name, (dtype, shape) in tensors.items()},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

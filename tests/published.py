@@ -32,7 +32,7 @@ class Fixture:
     family: str
     native: str
     source: str
-    metadata: dict[str, str]
+    metadata: dict[str, str] | None
     comfy_quant: str
     tensors: dict[str, tuple[str, tuple[int, ...]]]
 
@@ -53,7 +53,7 @@ def fixtures(kind: str) -> list[Fixture]:
 
 def write(fixture: Fixture, folder: Path) -> Path:
     """The file, sparse: of its data only what says something about the header is there, the rest is zero."""
-    entries: dict[str, object] = {"__metadata__": fixture.metadata} if fixture.metadata else {}
+    entries: dict[str, object] = {} if fixture.metadata is None else {"__metadata__": fixture.metadata}
     said: dict[int, bytes] = {}
     end = 0
     for name, (dtype, shape) in fixture.tensors.items():

@@ -6,7 +6,7 @@ from headers.autoencoders import kl_autoencoder, wan_autoencoder
 from headers.diffusion import DIGEST, HASHED
 from headers.layouts import Shapes, Tensors, table, typed, under
 from headers.published import PT, Published, diffusers
-from headers.storage import fp8_old, int8_convrot
+from headers.storage import CONVROT, FP8_MARK, fp8_marked, fp8_old, int8_convrot
 from headers.unets import CLIP_L, EMA, with_positions
 
 SD_KL = kl_autoencoder(4, quant=("", ""))
@@ -74,7 +74,7 @@ TOWER_4B = under("model.visual.", table("qwen3vl_tower", d=1024, n=24, i=4096, o
 TOWER_8B = under("model.visual.", table("qwen3vl_tower", d=1152, n=27, i=4304, o=4096))
 CLIP_G = table("clip", d=1280, n=32) | {"text_projection.weight": (1280, 1280)}
 T5 = table("t5xxl") | {"encoder.embed_tokens.weight": (32128, 4096)}
-TEKKEN = 14801223
+TEKKEN = 19399895
 """Bytes of Mistral Small 3's tekken.json, which ComfyUI's file carries as a tensor."""
 SPIECE = 4241003
 """Bytes of Gemma's sentencepiece model, likewise."""
@@ -86,7 +86,7 @@ def in_language_model(name: str) -> bool:
 
 def text(name: str, file: str, dtype: str, shapes: Shapes, size: int = 0, pt: bool = False) -> Published:
     """A text encoder in one type. pt: whether its metadata say so."""
-    metadata = PT if pt else {}
+    metadata = PT if pt else None
     note = "" if size else "names and shapes of its class; no exact size was at hand to compare with"
     return Published(name, file, lambda: typed(dtype, shapes), size, metadata=metadata, note=note)
 
@@ -106,7 +106,7 @@ TEXT = (
     text("t5xxl_fp8", "t5xxl_fp8_e4m3fn.safetensors", "F8_E4M3", T5, 4893934904),
     text("qwen_3_06b", "qwen_3_06b_base.safetensors", "BF16", QWEN3_06B, 1192135096, pt=True),
     text("qwen_3_4b", "qwen_3_4b.safetensors", "BF16", QWEN3_4B, 8044982048),
-    text("qwen_3_8b", "qwen_3_8b.safetensors", "BF16", QWEN3_8B_HEAD),
+    text("qwen_3_8b", "qwen_3_8b.safetensors", "BF16", QWEN3_8B_HEAD, 16381517176),
     text("qwen_25_vl_7b", "qwen_2.5_vl_7b.safetensors", "BF16", table("qwen25_vl_7b")),
     Published(
         "qwen_25_vl_7b_fp8_scaled",
@@ -115,20 +115,29 @@ TEXT = (
         9384670680,
         note=DIGEST,
     ),
-    text("qwen3vl_4b", "qwen3vl_4b_bf16.safetensors", "BF16", QWEN3_4B | TOWER_4B),
+    Published(
+        "qwen3vl_4b_fp8_scaled",
+        "qwen3vl_4b_fp8_scaled.safetensors",
+        lambda: fp8_marked(QWEN3_4B | TOWER_4B, lambda n: n.startswith("model.layers.") and "norm" not in n),
+        5242467968,
+        metadata=PT,
+        mark=FP8_MARK,
+        note="64 bytes long is each mark; what it says is a guess",
+    ),
     Published(
         "qwen3vl_8b_int8_convrot",
         "qwen3vl_8b_int8_convrot.safetensors",
         lambda: int8_convrot(QWEN3_8B_HEAD | TOWER_8B, lambda n: in_language_model(n) and "norm" not in n),
         9350798360,
         metadata=PT,
+        mark=CONVROT,
         note=HASHED,
     ),
     Published(
         "mistral_3_small_flux2",
         "mistral_3_small_flux2_bf16.safetensors",
         lambda: typed("BF16", table("mistral_3_small")) | {"tekken_model": ("U8", (TEKKEN,))},
-        note="names and shapes of its class; no exact size was at hand to compare with",
+        35584897447,
     ),
     Published(
         "gemma_2_2b",

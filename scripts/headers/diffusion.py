@@ -5,7 +5,7 @@ from __future__ import annotations
 from headers.autoencoders import kl_autoencoder
 from headers.layouts import Shapes, Tensors, table, typed, under, without
 from headers.published import PT, Published, diffusers
-from headers.storage import fp8, fp8_layers, fp8_old, int8_convrot
+from headers.storage import CONVROT, fp8, fp8_layers, fp8_old, in_float32, int8_convrot
 from headers.unets import refiner, sd15, sd21, sdxl
 
 SDXL_UNET: dict[str, object] = {
@@ -27,6 +27,7 @@ KLEIN_9B = without(table("flux2", d=4096, n=8, m=24, c=12288), "guidance_in")
 QWEN_IMAGE = table("qwen_image")
 QWEN_IMAGE_LAYERED = QWEN_IMAGE | {"time_text_embed.addition_t_embedding.weight": (2, 3072)}
 QWEN_IMAGE_21 = table("qwen_image_21")
+KREA2 = table("krea2")
 Z_IMAGE = table("z_image")
 
 
@@ -42,6 +43,12 @@ def sd35(**sizes: int) -> Tensors:
 
 def in_blocks(name: str) -> bool:
     return name.startswith(("double_blocks.", "single_blocks.", "transformer_blocks.", "blocks."))
+
+
+def krea2_linear(name: str) -> bool:
+    """Whether a weight is of a linear layer in Krea 2's blocks, those of the text included."""
+    in_any_block = name.startswith(("blocks.", "txtfusion.layerwise_blocks.", "txtfusion.refiner_blocks."))
+    return in_any_block and len(KREA2[name]) == 2
 
 
 def in_z_image_blocks(name: str) -> bool:
@@ -174,7 +181,8 @@ OTHERS = (
         lambda: int8_convrot(Z_IMAGE, in_z_image_blocks, "F32"),
         6201001296,
         "z_image",
-        unexplained=16,
+        {},
+        mark=CONVROT,
         note="its 202 tensors in I8, 202 in U8 and 453 in F32 are published as well",
     ),
     bf16("qwen_image", "qwen_image_bf16.safetensors", QWEN_IMAGE, 40861031488, "qwen_image", DIGEST),
@@ -200,15 +208,24 @@ OTHERS = (
         7256783064,
         "qwen_image21",
         PT,
+        mark=CONVROT,
         note=HASHED,
     ),
-    bf16(
-        "krea2",
+    Published(
+        "krea2_turbo",
         "krea2_turbo_bf16.safetensors",
-        table("krea2"),
-        25640191096,
+        lambda: in_float32(typed("BF16", KREA2), lambda name: not krea2_linear(name)),
+        26283332608,
         "krea2",
-        "the size is that of a published fine-tune with the same names",
+    ),
+    Published(
+        "krea2_turbo_int8_convrot",
+        "krea2_turbo_int8_convrot.safetensors",
+        lambda: in_float32(int8_convrot(KREA2, in_blocks), lambda name: name.endswith(".scale")),
+        13492686496,
+        "krea2",
+        {},
+        mark=CONVROT,
     ),
     Published(
         "sd35_large",

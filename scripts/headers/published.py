@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from headers.layouts import Tensors
 
@@ -17,8 +17,10 @@ class Published:
 
     size: in bytes, as published; 0: not known, or the file is in parts.
     family: of the diffusion network that it is, or is for.
+    metadata: None: the header has no place for any.
     unexplained: bytes of its header that are not known here (metadata, where nothing else is said).
     native: the fixture that holds the same network under the original names, for one in diffusers' layout.
+    mark: what its tensors "NAME.comfy_quant" say.
     old_writer: written before safetensors 0.3, which sorted by name alone and did not pad the header.
     """
 
@@ -27,10 +29,11 @@ class Published:
     tensors: Callable[[], Tensors]
     size: int = 0
     family: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    metadata: Mapping[str, str] | None = None
     unexplained: int = 0
     native: str = ""
     old_writer: bool = False
+    mark: str = ""
     note: str = ""
 
 
