@@ -10,6 +10,11 @@ from typing import cast
 
 MAX_BYTES = 16_000_000
 PREVIEWS = ("png", "jpg", "jpeg", "webp", "gif")
+SUFFIXES = (
+    *(f"{middle}.{kind}" for middle in (".preview", "") for kind in PREVIEWS),
+    ".civitai.info", ".metadata.json", ".json", ".description.txt", ".txt",
+)  # fmt: skip
+"""What follows a LoRA's stem in the names of the files beside it; pictures first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def view_of(job: Job, node_errors: dict[str, Any] | None = None) -> JobView:
         finished=job.finished,
         attempts=job.claims,
         worker_deaths=job.deaths,
-        outputs=_outputs(result.get("outputs", {})),
+        outputs=outputs_of(result.get("outputs", {})),
         receipts=result.get("receipts", []),
         warnings=result.get("warnings", []),
         timings=result.get("timings", {}),
@@ -113,7 +113,8 @@ def view_of(job: Job, node_errors: dict[str, Any] | None = None) -> JobView:
     )
 
 
-def _outputs(outputs: dict[str, Any]) -> list[OutputFile]:
+def outputs_of(outputs: dict[str, Any]) -> list[OutputFile]:
+    """The files among a job's outputs, in the order of its nodes."""
     found: list[OutputFile] = []
     for node, shown in outputs.items():
         for entries in cast("dict[str, Any]", shown).values():
@@ -138,6 +139,9 @@ def create_api(state: ServerState) -> FastAPI:
     api.add_exception_handler(LoraloomError, failures.handler("detail"))
     _add_jobs(api, state)
     _add_queue(api, state.dispatcher)
+    from loraloom.server.page_routes import add_page_routes  # it needs the models above
+
+    add_page_routes(api, state)
     return api
 
 

@@ -100,6 +100,7 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
             stop()
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
+            await state.library.stop()
             await state.dispatcher.stop()
 
     handlers = {HTTPException: _http_error, LoraloomError: failures.handler("error"), ClientDisconnect: _gone}

@@ -1,11 +1,10 @@
-"""What is served at /: ComfyUI's editor where it is installed, else a small page of our own."""
+"""What is served at /: ComfyUI's editor where it is installed, else a page of our own."""
 
 from __future__ import annotations
 
 import importlib.util
 import mimetypes
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -24,10 +23,16 @@ _TYPES = {
     ".mjs": "text/javascript",
     ".css": "text/css",
     ".json": "application/json",
+    ".html": "text/html",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
 }
 _OWN_POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; form-action 'none'; base-uri 'none'; frame-ancestors 'self'"
 )
+_OWN = Path(__file__).parent / "data" / "page"
+_FRESH = {"Cache-Control": "no-cache"}
 
 
 @cache
@@ -49,29 +54,20 @@ def frontend(request: Request) -> Path | None:
 
 async def index(request: Request) -> Response:
     static = frontend(request)
-    headers = {"Cache-Control": "no-cache"}
-    if static is not None:
-        return FileResponse(static / "index.html", headers=headers)
-    return _own("page.html", headers)
+    return _own("index.html") if static is None else FileResponse(static / "index.html", headers=_FRESH)
 
 
 async def own_page(_request: Request) -> Response:
-    return _own("page.html", {"Cache-Control": "no-cache"})
+    return _own("index.html")
 
 
 async def own_file(request: Request) -> Response:
-    name = str(request.path_params["name"])
-    if name not in ("page.js", "page.css"):
-        raise HTTPException(404)
-    return _own(name, {"Cache-Control": "no-cache"})
+    return _own(str(request.path_params["name"]))
 
 
-def _own(name: str, headers: dict[str, str]) -> Response:
-    content = resources.files("loraloom.server").joinpath(f"data/{name}").read_bytes()
-    media_type = _TYPES.get(Path(name).suffix, "text/html")
-    return Response(
-        content, media_type=media_type, headers={**headers, "Content-Security-Policy": _OWN_POLICY}
-    )
+def _own(name: str) -> Response:
+    """A file of our page, under a policy: nothing from elsewhere, no inline script."""
+    return _static(_OWN, name, {**_FRESH, "Content-Security-Policy": _OWN_POLICY})
 
 
 async def extensions(request: Request) -> Response:
@@ -104,12 +100,12 @@ async def static_file(request: Request) -> Response:
     return _static(static, str(request.path_params["name"]))
 
 
-def _static(root: Path, name: str) -> Response:
+def _static(root: Path, name: str, headers: dict[str, str] | None = None) -> Response:
     path = paths.inside(root, name)
     if not path.is_file():
         raise HTTPException(404)
     media_type = _TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0]
-    return FileResponse(path, media_type=media_type or "application/octet-stream")
+    return FileResponse(path, media_type=media_type or "application/octet-stream", headers=headers)
 
 
 def routes() -> list[Route]:
@@ -117,7 +113,7 @@ def routes() -> list[Route]:
     return [
         Route("/", index, methods=["GET"]),
         Route("/loraloom", own_page, methods=["GET"]),
-        Route("/loraloom/{name}", own_file, methods=["GET"]),
+        Route("/loraloom/{name:path}", own_file, methods=["GET"]),
         Route("/user.css", user_css, methods=["GET"]),
         Route("/templates/{name:path}", templates, methods=["GET"]),
         Route("/{name:path}", static_file, methods=["GET"]),

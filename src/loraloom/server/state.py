@@ -17,6 +17,7 @@ from loraloom.jobs.notices import Notice
 from loraloom.server import wire
 from loraloom.server.events import EventLog
 from loraloom.server.hub import Hub, encoded
+from loraloom.server.library_process import LibraryProcess
 from loraloom.server.listing import QueueListing
 from loraloom.server.settings import ServerSettings
 from loraloom.server.webhooks import Webhooks
@@ -63,6 +64,7 @@ class ServerState:
     webhooks: Webhooks
     log: Log = field(default_factory=Log)
     own: OwnChecks | None = None
+    library: LibraryProcess = field(default_factory=LibraryProcess)
     events: EventLog = field(default_factory=EventLog)
     queue_listing: QueueListing = field(init=False)
 

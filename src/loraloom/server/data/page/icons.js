@@ -1,0 +1,43 @@
+// Line drawings on a grid of 24.
+import { html } from "./html.js";
+
+const PATHS = {
+  draw: "M4 20l1-4L16.500 4.500a2.100 2.100 0 0 1 3 3L8 19l-4 1zM14 7l3 3",
+  gallery: "M4 5h16v14H4zM4 16l4.500-4.500 3.500 3.500 3-3L20 17M15.500 9h.01",
+  library: "M5 4v16M9.500 4v16M14 4.500l5 15M3 20h18",
+  queue: "M4 6h16M4 12h16M4 18h10",
+  training: "M4 19V5M4 19h16M7 15l4-5 3 3 5-7",
+  dice: "M5 5h14v14H5zM9 9h.01M15 9h.01M9 15h.01M15 15h.01M12 12h.01",
+  plus: "M12 5v14M5 12h14",
+  close: "M6 6l12 12M18 6L6 18",
+  up: "M12 19V5M6 11l6-6 6 6",
+  down: "M12 5v14M6 13l6 6 6-6",
+  first: "M5 4h14M12 20V9M7 13l5-5 5 5",
+  trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5",
+  pause: "M8 5v14M16 5v14",
+  play: "M7 4.500v15l12-7.500z",
+  stop: "M6 6h12v12H6z",
+  again: "M4 12a8 8 0 0 1 14-5.300L20 9M20 4v5h-5M20 12a8 8 0 0 1-14 5.300L4 15M4 20v-5h5",
+  vary: "M3 7h3c5 0 6 10 11 10h4M3 17h3c2 0 3.300-1.600 4.500-3.500M14 9.500C15 8 16 7 17.500 7H21M18 4l3 3-3 3M18 14l3 3-3 3",
+  compare: "M12 3v18M4 6h5v12H4M15 6h5v12h-5",
+  download: "M12 4v11M7 11l5 5 5-5M5 20h14",
+  file: "M6 3h8l5 5v13H6zM14 3v5h5",
+  search: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14zM16 16l5 5",
+  folder: "M3 6h6l2 2h10v11H3z",
+  swap: "M7 4L3 8l4 4M3 8h14M17 12l4 4-4 4M21 16H7",
+  check: "M5 12.500l4.500 4.500L19 7",
+  warning: "M12 4L2.500 20h19zM12 10v4M12 17h.01",
+  sun: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8zM12 2v2M12 20v2M4 12H2M22 12h-2M5 5l1.400 1.400M17.600 17.600L19 19M19 5l-1.400 1.400M6.400 17.600L5 19",
+  moon: "M20 14.500A8.500 8.500 0 1 1 9.500 4a7 7 0 0 0 10.500 10.500z",
+  auto: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 3v18M12 8l7-3M12 13l9-2M12 18l7-1",
+  edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",
+  grid: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z",
+  info: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 11v5M12 8h.01",
+  picture: "M4 5h16v14H4zM4 16l5-5 4 4 2-2 5 5M15 9h.01",
+  clock: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 7v5l3 2",
+  left: "M15 5l-7 7 7 7",
+  right: "M9 5l7 7-7 7",
+  copy: "M9 9h11v11H9zM5 15H4V4h11v1",
+};
+
+export const Icon = ({ name }) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false"><path d=${PATHS[name]} /></svg>`;

@@ -1,0 +1,180 @@
+"""Drawing without nodes, and any workflow as a form."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, fields
+from typing import Any, cast
+
+from fastapi import FastAPI, HTTPException, Request
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from loraloom.errors import InputError
+from loraloom.server import prompts
+from loraloom.server.bodies import read_bytes, read_object
+from loraloom.server.library_process import LibraryGone
+from loraloom.server.page_routes.cards import DRAWN, Card, card_of
+from loraloom.server.state import ServerState
+from loraloom.workflow.drawing import DrawSettings, graph_of, settings_of
+from loraloom.workflow.form import form_of
+from loraloom.workflow.graph import JSON
+from loraloom.workflow.implemented import known_schemas
+from loraloom.workflow.sources import Found, workflows_of
+from loraloom.workflow.validate import validate
+
+_SETTINGS: TypeAdapter[DrawSettings] = TypeAdapter(DrawSettings)
+MAX_FORMS = 40
+
+
+class FormProblem(BaseModel):
+    """node, input: where, as far as it has a place."""
+
+    node: str | None
+    message: str
+
+
+class WorkflowForm(BaseModel):
+    """One workflow of a file. prompt: in API format, ready for POST /v1/jobs once its values are set.
+
+    sections: the values by node. settings: those of a drawing, where it amounts to one. damage: why it
+    cannot be read, if so.
+    """
+
+    index: int
+    title: str
+    prompt: dict[str, Any] = Field(default_factory=dict)
+    sections: list[dict[str, Any]] = Field(default_factory=lambda: list[dict[str, Any]]())
+    settings: dict[str, Any] | None = None
+    problems: list[FormProblem] = Field(default_factory=lambda: list[FormProblem]())
+    damage: str | None = None
+
+
+class WorkflowForms(BaseModel):
+    workflows: list[WorkflowForm]
+
+
+class Base(BaseModel):
+    """kind: its folder. family, title: what it is, where its header says so.
+
+    size: the side of the pictures that it was trained on, 0 where that is not said. channels: of its latents.
+    """
+
+    name: str
+    kind: str
+    family: str = ""
+    title: str = ""
+    size: int = 0
+    channels: int = 4
+    text_kind: str = ""
+
+
+class Choices(BaseModel):
+    bases: list[Base]
+    loras: list[str]
+    vaes: list[str]
+    text_encoders: list[str]
+    text_kinds: list[str]
+    samplers: list[str]
+    schedulers: list[str]
+
+
+def settings_from(body: dict[str, JSON]) -> DrawSettings:
+    """The settings in a request's body; HTTPException 400 that says what is wrong."""
+    known = [field.name for field in fields(DrawSettings)]
+    if unknown := [name for name in body if name not in known]:
+        raise HTTPException(400, f"{unknown[0][:80]!r} is no setting of a drawing; known: {', '.join(known)}")
+    try:
+        return _SETTINGS.validate_python(body)
+    except ValidationError as error:
+        raise HTTPException(400, error.errors(include_url=False, include_input=False)) from error
+
+
+def add(api: FastAPI, state: ServerState) -> None:
+    limit = state.settings.max_json
+
+    @api.post("/draw", status_code=201, responses={400: {}, 413: {}, 429: {}},
+              openapi_extra={"requestBody": {"required": True, "content": {"application/json": {
+                  "schema": _SETTINGS.json_schema()}}}})  # fmt: skip
+    async def draw(request: Request) -> Card:
+        """Queue a drawing by its settings."""
+        settings = settings_from(await read_object(request, limit))
+        asked: dict[str, Any] = {
+            "prompt": graph_of(settings).to_api(),
+            "extra_data": {"preview_method": "auto", DRAWN: asdict(settings)},
+        }
+        try:
+            accepted = await prompts.accept(asked, state)
+        except prompts.BadPrompt as error:
+            raise HTTPException(400, error.body) from error
+        return card_of(await state.dispatcher.submit(accepted.request))
+
+    @api.get("/draw/choices")
+    async def choices() -> Choices:
+        """What a drawing may be made of."""
+        found = await asyncio.to_thread(choices_of, state)
+        known = await described(state, found.bases)
+        return found.model_copy(update={"bases": known})
+
+    @api.post("/workflows", responses={400: {}, 413: {}},
+              openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {
+                  "schema": {"type": "string"}}}}})  # fmt: skip
+    async def read_workflows(request: Request, name: str = "the file") -> WorkflowForms:
+        """The workflows in a file (JSON, a picture that carries one, a page), each as a form."""
+        content = await read_bytes(request, state.settings.max_upload)
+        return await asyncio.to_thread(forms_in, content, name[:200], state)
+
+
+def choices_of(state: ServerState) -> Choices:
+    files = state.files.list
+    return Choices(
+        bases=[Base(name=n, kind=k) for k in ("checkpoints", "diffusion_models") for n in files(k)],
+        loras=list(files("loras")),
+        vaes=list(files("vae")),
+        text_encoders=list(files("text_encoders")),
+        text_kinds=_fixed(state, "DualCLIPLoader", "type"),
+        samplers=_fixed(state, "KSampler", "sampler_name"),
+        schedulers=_fixed(state, "KSampler", "scheduler"),
+    )
+
+
+async def described(state: ServerState, bases: list[Base]) -> list[Base]:
+    """The bases with what their headers say; as they are where those cannot be asked."""
+    paths = [state.files.folders.find(base.kind, base.name) for base in bases]
+    files = [(base, str(path)) for base, path in zip(bases, paths, strict=True) if path is not None]
+    try:
+        facts = cast("list[dict[str, Any]]", await state.library.ask("bases", paths=[p for _, p in files]))
+    except LibraryGone:
+        return bases
+    return [base.model_copy(update=said) for (base, _), said in zip(files, facts, strict=True)]
+
+
+def _fixed(state: ServerState, class_type: str, name: str) -> list[str]:
+    """The fixed choices of an input."""
+    schema = state.schemas.get(class_type)
+    entry = schema.input(name) if schema else None
+    return [str(choice) for choice in (entry.choices if entry else ())]
+
+
+def forms_in(content: bytes, name: str, state: ServerState) -> WorkflowForms:
+    """Raises InputError for a file without workflows."""
+    found = workflows_of(content, name)[:MAX_FORMS]
+    return WorkflowForms(workflows=[_form(one, state) for one in found])
+
+
+def _form(found: Found, state: ServerState) -> WorkflowForm:
+    schemas = {**known_schemas(), **state.schemas}
+    try:
+        graph = found.graph(schemas)
+        report = validate(graph, state.schemas, state.files.list, None, state.own)
+        sections = form_of(report.graph, state.schemas, state.files.list)
+    except InputError as error:
+        return WorkflowForm(index=found.index, title=found.title, damage=str(error))
+    settings = settings_of(report.graph)
+    return WorkflowForm(
+        index=found.index,
+        title=found.title,
+        prompt=cast("dict[str, Any]", report.graph.to_api()),
+        sections=[asdict(section) for section in sections],
+        settings=asdict(settings) if settings else None,
+        problems=[FormProblem(node=p.node_id, message=p.line()) for p in report.problems],
+    )

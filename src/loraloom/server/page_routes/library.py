@@ -1,0 +1,168 @@
+"""The LoRA library: what there is, what each file is, and changes to its name, notes and picture."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from loraloom.server import paths
+from loraloom.server.bodies import read_bytes
+from loraloom.server.pictures import as_png, thumbnail
+from loraloom.server.state import ServerState
+from loraloom.workflow.graph import JSON
+
+_SUFFIXES = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".preview.gif",
+             ".png", ".jpg", ".jpeg", ".webp", ".gif")  # fmt: skip
+
+
+class LoraEntry(BaseModel):
+    """One file. family, base: what it is for, "" where unknown. preview: when its picture changed, or 0.
+
+    problem: why it cannot be used, if so. alike: equal for files whose tensors are most likely equal.
+    """
+
+    name: str
+    size: int
+    modified: float
+    family: str
+    base: str
+    title: str
+    rank: str
+    algebra: str
+    triggers: list[str]
+    tags: list[str]
+    notes: str
+    preview: float
+    alike: str
+    problem: str
+
+
+class LoraList(BaseModel):
+    """loras: those that are new or were read since the version asked for. read: of `total` files."""
+
+    loras: list[LoraEntry]
+    gone: list[str]
+    version: int
+    read: int
+    total: int
+
+
+class LoraHashes(BaseModel):
+    hashes: dict[str, str]
+    duplicates: list[str] = Field(description="Files with equal tensors.")
+
+
+class LoraChange(BaseModel):
+    """Another name ("folder/name.safetensors"), or notes; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+    new_name: str | None = None
+    description: str | None = Field(None, max_length=20_000)
+    activation_text: str | None = Field(None, max_length=2_000, description="Trigger words of your own.")
+    preferred_weight: float | None = Field(None, ge=-100, le=100)
+    notes: str | None = Field(None, max_length=20_000)
+
+
+class Done(BaseModel):
+    name: str
+
+
+def directories(state: ServerState) -> list[JSON]:
+    return [str(directory) for directory in state.files.folders.directories("loras")]
+
+
+def lora_path(state: ServerState, name: str) -> Path:
+    """The file of a LoRA; HTTPException 400, 403, 404 for a name that is none."""
+    paths.parts_of(name)
+    path = state.files.folders.find("loras", name)
+    if path is None:
+        raise HTTPException(404, f"there is no LoRA {name[:200]!r}")
+    return path
+
+
+def preview_of(path: Path) -> Path | None:
+    """The picture beside a model file."""
+    stem = path.with_suffix("").name
+    return next((p for suffix in _SUFFIXES if (p := path.with_name(stem + suffix)).is_file()), None)
+
+
+def add(api: FastAPI, state: ServerState) -> None:
+    _add_reading(api, state)
+    _add_changing(api, state)
+
+
+def _add_reading(api: FastAPI, state: ServerState) -> None:
+    listed = False
+
+    @api.get("/loras")
+    async def loras(since: Annotated[int, Query(ge=0)] = 0, scan: bool = False) -> LoraList:
+        """The LoRA files. They are read in the background: ask again with `since` until all are."""
+        nonlocal listed
+        fresh = scan or not listed or since == 0
+        listed = True
+        return LoraList(
+            **await state.library.ask("list", since=since, scan=fresh, directories=directories(state))
+        )
+
+    @api.get("/loras/inspect", responses={404: {}})
+    async def inspect(name: str, base: str = "", base_kind: str = "checkpoints") -> dict[str, Any]:
+        """Everything that a file's header and sidecars say; with a base, how it fits that."""
+        lora_path(state, name)
+        place = state.files.folders.find(base_kind, base) if base else None
+        where = None if place is None else str(place)
+        found: dict[str, Any] = await state.library.ask(
+            "inspect", name=name, base=where, directories=directories(state)
+        )
+        return {**found, "file": name, "previews": [Path(p).name for p in found["previews"]]}
+
+    @api.get("/loras/hashes", responses={404: {}})
+    async def hashes(name: str) -> LoraHashes:
+        """A file's hashes, and its duplicates. Large files take a moment the first time."""
+        lora_path(state, name)
+        return LoraHashes(**await state.library.ask("hashes", name=name, directories=directories(state)))
+
+    @api.get("/loras/preview", responses={404: {}})
+    async def preview(name: str, width: Annotated[int, Query(ge=16, le=2048)] = 256) -> Response:
+        """The picture beside a LoRA, at most `width` pixels wide, as WebP."""
+        picture = preview_of(lora_path(state, name))
+        if picture is None:
+            raise HTTPException(404, "there is no picture beside this LoRA")
+        return await thumbnail(picture, width, state.settings.max_pixels)
+
+
+def _add_changing(api: FastAPI, state: ServerState) -> None:
+    @api.patch("/loras", responses={400: {}, 404: {}})
+    async def change(name: str, to: LoraChange) -> Done:
+        """Rename a file with all that lies beside it, or write its notes."""
+        lora_path(state, name)
+        said = to.model_dump(exclude_none=True)
+        new_name = said.pop("new_name", None)
+        where = directories(state)
+        if said:
+            values: JSON = {key.replace("_", " "): value for key, value in said.items()}
+            await state.library.ask("note", name=name, values=values, directories=where)
+        if new_name is not None and new_name != name:
+            new_name = "/".join(paths.parts_of(new_name))
+            if not new_name:
+                raise HTTPException(400, "that is no file name")
+            await state.library.ask("rename", name=name, new_name=new_name, directories=where)
+        await state.library.ask("scan", directories=where)
+        return Done(name=new_name or name)
+
+    @api.put("/loras/preview", responses={400: {}, 404: {}, 413: {}},
+             openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {
+                 "schema": {"type": "string"}}}}})  # fmt: skip
+    async def set_preview(request: Request, name: str) -> Done:
+        """Give a LoRA a picture: the body is a PNG, JPEG or WebP."""
+        lora_path(state, name)
+        body = await read_bytes(request, state.settings.max_upload)
+        picture = await asyncio.to_thread(as_png, body, state.settings.max_pixels)
+        where = directories(state)
+        await state.library.ask("preview", picture, name=name, directories=where)
+        await state.library.ask("scan", directories=where)
+        return Done(name=name)

@@ -1,0 +1,66 @@
+"""Pictures made smaller, for lists of them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from functools import lru_cache
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"})
+FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
+_HEADERS = {
+    "Cache-Control": "private, max-age=60",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+MAX_PREVIEW = 1024
+
+
+async def thumbnail(path: Path, width: int, max_pixels: int) -> Response:
+    """A picture at most `width` pixels wide and high, as WebP. HTTPException 404 for what is none."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise HTTPException(404) from error
+    body = await asyncio.to_thread(_small, str(path), changed, width, max_pixels)
+    return Response(body, media_type="image/webp", headers=_HEADERS)
+
+
+@lru_cache(maxsize=512)
+def _small(path: str, _changed: int, width: int, max_pixels: int) -> bytes:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise HTTPException(404, f"the picture has more than {max_pixels} pixels")
+            picture.draft("RGB", (width, width))
+            small = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        raise HTTPException(404, "that file is no picture that can be read") from error
+    small.thumbnail((width, width))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=84)
+    return buffer.getvalue()
+
+
+def as_png(content: bytes, max_pixels: int) -> bytes:
+    """A picture of an upload as a plain PNG of at most `MAX_PREVIEW` pixels on a side.
+
+    HTTPException 400 for what is no picture, 413 for one that is too large."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise HTTPException(413, f"the picture has more than {max_pixels} pixels")
+            plain = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        raise HTTPException(400, "the upload is no picture that can be read") from error
+    plain.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
+    buffer = io.BytesIO()
+    plain.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,317 @@
+"""What the page asks for: drawings, forms, cards, pictures, LoRAs."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tests.lora.small_files import write_small_lora
+from tests.server.running import RunningServer
+
+from loraloom.demo.files import WORKFLOW
+from loraloom.server.page_routes.words import trouble_of
+
+Start = Callable[..., RunningServer]
+
+
+def picture(color: str = "red", size: tuple[int, int] = (64, 48), **texts: str) -> bytes:
+    info = PngInfo()
+    for key, value in texts.items():
+        info.add_text(key, value)
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def models(server: RunningServer) -> Path:
+    folder = server.folder / "models"
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "base.safetensors").write_bytes(b"")
+    return folder
+
+
+def until(found: Callable[[], Any], seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = found()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError("it did not come")
+
+
+# ---- The page itself ----
+
+
+def test_the_page_comes_under_a_strict_policy(server: RunningServer) -> None:
+    for path in ("/", "/loraloom"):
+        answer = server.http.get(path)
+        assert answer.headers["content-type"].startswith("text/html")
+        policy = answer.headers["content-security-policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert "<script>" not in answer.text
+        assert " style=" not in answer.text
+    for name, kind in (("app.js", "text/javascript"), ("theme.css", "text/css"),
+                       ("icon.svg", "image/svg+xml"),
+                       ("vendor/preact.mjs", "text/javascript"),
+                       ("vendor/inter-latin-wght-normal.woff2", "font/woff2")):  # fmt: skip
+        assert server.http.get(f"/loraloom/{name}").headers["content-type"].startswith(kind)
+    for name in ("../page.py", "%2e%2e/page.py", "..%2fpage.py", "nothing.js", ""):
+        assert server.http.get(f"/loraloom/{name}").status_code in (400, 403, 404)
+
+
+def test_every_module_that_a_module_names_is_there(server: RunningServer) -> None:
+    waiting, seen = ["app.js"], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        answer = server.http.get(f"/loraloom/{name}")
+        assert answer.status_code == 200, name
+        folder = "vendor/" if name.startswith("vendor/") else ""
+        named = [
+            line.split('from "./')[1].split('"')[0] for line in answer.text.splitlines() if 'from "./' in line
+        ]
+        waiting += [folder + found for found in named]
+    assert len(seen) > 15
+
+
+# ---- Drawing ----
+
+
+def test_choices_name_what_there_is(server: RunningServer) -> None:
+    write_small_lora(models(server) / "loras" / "a.safetensors")
+    found = until(lambda: (c := server.http.get("/v1/draw/choices").json())["loras"] and c)
+    assert found["bases"][0]["name"] == "base.safetensors"
+    assert found["loras"] == ["a.safetensors"]
+    assert "euler" in found["samplers"]
+    assert "karras" in found["schedulers"]
+
+
+def test_a_drawing_becomes_a_card_with_its_settings(start_server: Start) -> None:
+    server = start_server("--paused")
+    write_small_lora(models(server) / "loras" / "a.safetensors")
+    loras = [{"name": "a.safetensors", "model": 0.5, "on": False}]
+    asked = {"base": "base.safetensors", "prompt": "a rose", "seed": (1 << 64) - 1, "loras": loras}
+    answer = server.http.post("/v1/draw", json=asked)
+    assert answer.status_code == 201, answer.text
+    card = answer.json()
+    assert (card["title"], card["status"]) == ("a rose", "pending")
+    assert card["settings"]["seed"] == (1 << 64) - 1
+    assert card["settings"]["loras"] == [{"name": "a.safetensors", "model": 0.5, "clip": None, "on": False}]
+    listed = server.http.get("/v1/cards").json()
+    assert [c["id"] for c in listed["waiting"]] == [card["id"]]
+    assert listed["paused"]
+    assert server.http.post("/v1/cards/cancel").status_code == 204
+    ended = server.http.get("/v1/cards").json()
+    assert (ended["waiting_total"], ended["finished"][0]["status"]) == (0, "cancelled")
+    assert server.http.post("/v1/cards/clear").status_code == 204
+    assert server.http.get("/v1/cards").json()["finished_total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"base": "base.safetensors", "nonsense": 1}, "no setting"),
+        ({"base": "base.safetensors", "steps": "many"}, "steps"),
+        ({"base": ""}, "no base model"),
+        ({"base": "missing.safetensors"}, "missing.safetensors"),
+        ({"base": "base.safetensors", "sampler": "magic"}, "magic"),
+        ({"base": "base.safetensors", "width": -5}, "width"),
+        ({"base": "../base.safetensors"}, "base.safetensors"),
+        ({"base": "base.safetensors", "base_kind": "anything"}, "checkpoints"),
+        ({"base": "base.safetensors", "loras": [{"name": "no.safetensors"}]}, "no.safetensors"),
+    ],
+)
+def test_a_drawing_that_cannot_be_is_explained(
+    server: RunningServer, asked: dict[str, Any], said: str
+) -> None:
+    models(server)
+    answer = server.http.post("/v1/draw", json=asked)
+    assert answer.status_code == 400
+    assert said in answer.text
+
+
+# ---- Forms ----
+
+
+def test_a_picture_with_a_workflow_becomes_a_form(server: RunningServer) -> None:
+    models(server)
+    content = picture(workflow=WORKFLOW.read_text())
+    answer = server.http.post("/v1/workflows?name=rose.png", content=content)
+    assert answer.status_code == 200, answer.text
+    (form,) = answer.json()["workflows"]
+    assert form["settings"]["base"] == "loraloom-demo.safetensors"
+    assert any("loraloom-demo.safetensors" in p["message"] for p in form["problems"])
+    assert {s["class_type"] for s in form["sections"]} >= {"KSampler", "LoraLoader"}
+    assert form["prompt"]["3"]["class_type"] == "CLIPTextEncode"
+
+
+def test_a_page_with_two_workflows_becomes_two_forms(server: RunningServer) -> None:
+    content = Path("examples/lora-tutorial.md").read_bytes()
+    found = server.http.post("/v1/workflows?name=page.md", content=content).json()["workflows"]
+    assert len(found) == 2
+    assert all(form["sections"] for form in found)
+
+
+@pytest.mark.parametrize("content", [b"", b"no workflow here", b"\x00\x01binary", picture()])
+def test_a_file_without_a_workflow_is_refused_in_words(server: RunningServer, content: bytes) -> None:
+    answer = server.http.post("/v1/workflows?name=x", content=content)
+    assert answer.status_code == 400
+    assert len(answer.json()["detail"]) > 10
+
+
+# ---- Pictures ----
+
+
+def write(folder: Path, name: str, content: bytes) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_pictures_are_listed_shown_deleted_and_brought_back(start_server: Start) -> None:
+    server = start_server()
+    out = server.folder / "output"
+    prompt = {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": "hello <b>"}}}
+    write(out, "first.png", picture(prompt=json.dumps(prompt)))
+    write(out, "deep/second.png", picture("blue"))
+    write(out, ".hidden/third.png", picture())
+    write(out, "note.txt", b"text")
+    listed = server.http.get("/v1/pictures").json()
+    assert {(p["subfolder"], p["filename"]) for p in listed["pictures"]} == {
+        ("", "first.png"),
+        ("deep", "second.png"),
+    }
+    small = server.http.get("/v1/pictures/thumbnail?name=second.png&subfolder=deep&width=16")
+    assert (small.headers["content-type"], Image.open(io.BytesIO(small.content)).width) == ("image/webp", 16)
+    facts = server.http.get("/v1/pictures/facts?name=first.png").json()
+    assert (facts["title"], facts["width"], facts["has_workflow"]) == ("hello <b>", 64, True)
+    form = server.http.get("/v1/pictures/workflows?name=first.png").json()["workflows"][0]
+    assert form["sections"][0]["fields"][0]["value"] == "hello <b>"
+    moved = server.http.post("/v1/pictures/delete", json={"names": ["deep/second.png"]}).json()["names"]
+    assert moved == [".bin/deep/second.png"]
+    assert server.http.get("/v1/pictures").json()["total"] == 1
+    assert server.http.get("/v1/pictures?bin=true").json()["pictures"][0]["subfolder"] == ".bin/deep"
+    write(out, "deep/second.png", picture("green"))
+    back = server.http.post("/v1/pictures/restore", json={"names": ["deep/second.png"]}).json()["names"]
+    assert back == ["deep/second (1).png"]
+    server.http.post("/v1/pictures/delete", json={"names": ["first.png"]})
+    assert server.http.post("/v1/pictures/empty-bin").status_code == 204
+    assert server.http.get("/v1/pictures?bin=true").json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["../user/queue.db", "/etc/passwd", "..\\x.png", "note.txt", "", "a\x00.png"]
+)
+def test_pictures_outside_the_folder_are_not_served(server: RunningServer, name: str) -> None:
+    write(server.folder / "output", "note.txt", b"text")
+    for path in ("facts", "workflows", "thumbnail"):
+        answer = server.http.get(f"/v1/pictures/{path}", params={"name": name})
+        assert answer.status_code in (400, 403, 404)
+    answer = server.http.post("/v1/pictures/delete", json={"names": [name]})
+    assert answer.status_code in (400, 403, 404)
+
+
+# ---- The library ----
+
+
+def loras(server: RunningServer) -> dict[str, Any]:
+    def found() -> Any:
+        listed = server.http.get("/v1/loras?scan=true").json()
+        return listed["read"] == listed["total"] and listed
+
+    return {entry["name"]: entry for entry in until(found)["loras"]}
+
+
+def test_the_library_from_listing_to_renaming(start_server: Start) -> None:
+    server = start_server()
+    folder = models(server) / "loras"
+    write_small_lora(folder / "ink.safetensors", metadata={"modelspec.trigger_phrase": "<i>ink</i>"})
+    write_small_lora(folder / "copy.safetensors", metadata={"modelspec.title": "copy"})
+    assert loras(server)["ink.safetensors"]["triggers"] == ["<i>ink</i>"]
+    page = server.http.get("/v1/loras/inspect?name=ink.safetensors").json()
+    assert (page["title"], page["ranks"]) == ("Stable Diffusion 1.5", {"4": 1})
+    assert str(server.folder) not in json.dumps(page)
+    hashes = server.http.get("/v1/loras/hashes?name=ink.safetensors").json()
+    assert (len(hashes["hashes"]["sha256"]), hashes["duplicates"]) == (64, ["copy.safetensors"])
+    set_picture = server.http.put("/v1/loras/preview?name=ink.safetensors", content=picture(size=(400, 300)))
+    assert set_picture.status_code == 200
+    shown = server.http.get("/v1/loras/preview?name=ink.safetensors&width=100")
+    assert Image.open(io.BytesIO(shown.content)).size == (100, 75)
+    to = {"new_name": "styles/wash.safetensors", "notes": "my note", "activation_text": "wash"}
+    renamed = server.http.patch("/v1/loras?name=ink.safetensors", json=to)
+    assert renamed.json() == {"name": "styles/wash.safetensors"}, renamed.text
+    entry = loras(server)["styles/wash.safetensors"]
+    assert (entry["notes"], entry["triggers"]) == ("my note", ["wash"])
+    assert entry["preview"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        ("missing.safetensors", {"notes": "x"}),
+        ("../outside.safetensors", {"notes": "x"}),
+        ("ink.safetensors", {"new_name": "../up.safetensors"}),
+        ("ink.safetensors", {"new_name": "/abs.safetensors"}),
+        ("ink.safetensors", {"new_name": "ink.png"}),
+        ("ink.safetensors", {"new_name": ""}),
+        ("ink.safetensors", {"new_name": "copy.safetensors"}),
+        ("ink.safetensors", {"preferred_weight": 1e9}),
+        ("ink.safetensors", {"path": "x"}),
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(server: RunningServer, name: str, to: dict[str, Any]) -> None:
+    folder = models(server) / "loras"
+    write_small_lora(folder / "ink.safetensors")
+    write_small_lora(folder / "copy.safetensors")
+    before = sorted(p.name for p in server.folder.rglob("*.safetensors"))
+    answer = server.http.patch("/v1/loras", params={"name": name}, json=to)
+    assert answer.status_code in (400, 403, 404, 422)
+    assert sorted(p.name for p in server.folder.rglob("*.safetensors")) == before
+
+
+def test_a_preview_is_a_picture(server: RunningServer) -> None:
+    write_small_lora(models(server) / "loras" / "ink.safetensors")
+    loras(server)
+    answer = server.http.put("/v1/loras/preview?name=ink.safetensors", content=b"<svg onload=alert(1)>")
+    assert answer.status_code == 400
+    assert server.http.get("/v1/loras/preview?name=ink.safetensors").status_code == 404
+
+
+def test_a_damaged_file_says_what_is_wrong(server: RunningServer) -> None:
+    write(models(server) / "loras", "pickle.safetensors", b"PK\x03\x04" + bytes(100))
+    entry = until(lambda: loras(server).get("pickle.safetensors"))
+    assert "zip archive" in entry["problem"]
+    answer = server.http.get("/v1/loras/inspect?name=pickle.safetensors")
+    assert (answer.status_code, "zip archive" in answer.text) == (400, True)
+
+
+# ---- Words ----
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "advice"),
+    [
+        ("loraloom.errors.OutOfMemory", "CUDA error: out of memory", "smaller size"),
+        ("quarantined", "the worker ended 2 times", "retry"),
+        ("loraloom.errors.ModelFileError", "a.safetensors: cut short: 5 bytes", "Download"),
+        ("loraloom.errors.InputError", "x.safetensors: nothing of this LoRA fits", "Switch this LoRA off"),
+        ("ValueError", "something else", "details"),
+    ],
+)
+def test_trouble_says_what_to_do(kind: str, message: str, advice: str) -> None:
+    found = trouble_of({"type": kind, "message": message, "title": "KSampler", "class_type": "KSampler"})
+    assert found is not None
+    assert advice in found.advice
+    assert found.where == "KSampler"
+    assert trouble_of(None) is None
