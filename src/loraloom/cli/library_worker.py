@@ -21,7 +21,7 @@ from loraloom.jobs import frames
 from loraloom.jobs.worker import die_with_parent
 from loraloom.lora import keeping
 from loraloom.lora.file import read_lora
-from loraloom.lora.identity import HashIndex
+from loraloom.lora.hashes import HashIndex
 from loraloom.lora.inspect import fit_lines, page_of
 from loraloom.lora.library import Entry, Library
 from loraloom.lora.metadata import facts
@@ -149,14 +149,15 @@ def _base(path: str, _changed: int) -> dict[str, Any]:
         header = read_header(path)
         family = recognise(header).family
     except LoraloomError:
-        return {"family": "", "title": "", "size": 0, "channels": 4, "text_kind": ""}
+        return {"family": "", "title": "", "size": 0, "channels": 4, "text_kind": "", "encoders": ()}
     size = facts(header.metadata).get("resolution", "").split("x")[0].split("×")[0]
     return {
         "family": family.name,
         "title": family.title,
         "size": int(size) if size.isdigit() else 0,
-        "channels": family.latent.channels,
-        "text_kind": family.text_kind,
+        "channels": family.latents.channels,
+        "text_kind": next(iter(family.prompt.types), family.prompt.name),
+        "encoders": family.prompt.encoders,
     }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
 from loraloom.lora.sidecars import SUFFIXES, read_sidecars
 
@@ -56,20 +56,10 @@ def write_notes(path: Path, values: Mapping[str, object]) -> None:
     known = read_sidecars(path).user
     text = json.dumps({**known, **values}, indent=4, ensure_ascii=False)
     stem = path.with_suffix("")
-    _write(stem.with_name(stem.name + ".json"), text.encode())
+    write_file(stem.with_name(stem.name + ".json"), text.encode())
 
 
 def write_preview(path: Path, picture: bytes) -> None:
     """Put a PNG beside a LoRA, as <stem>.preview.png."""
     stem = path.with_suffix("")
-    _write(stem.with_name(stem.name + PREVIEW), picture)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
-            file.write(content)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    write_file(stem.with_name(stem.name + PREVIEW), picture)

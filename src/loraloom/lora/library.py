@@ -9,21 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from loraloom.errors import LoraloomError
-from loraloom.lora.family import base_of, title_of
+from loraloom.atomic_file import write_file
+from loraloom.errors import InputError, LoraloomError
+from loraloom.lora.algebras import recognise
 from loraloom.lora.file import LoraFile, read_lora
-from loraloom.lora.identity import cache_file
+from loraloom.lora.hashes import cache_file
 from loraloom.lora.metadata import facts
-from loraloom.lora.recognise import recognise
-from loraloom.lora.scale import rank_of
+from loraloom.lora.origin import base_of, title_of
 from loraloom.lora.sidecars import SUFFIXES, read_sidecars
 from loraloom.lora.triggers import frequent_tags, triggers_of
 from loraloom.weights.header import open_regular
@@ -168,13 +168,8 @@ class Library:
         """Write the cache file; one that cannot be written costs time only."""
         with self._lock:
             data = {k.entry.path: [k.state, asdict(k.entry)] for k in self._files.values() if k.read}
-        try:
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.cache.parent, delete=False, encoding="utf-8") as f:
-                json.dump({"version": FORMAT, "files": data}, f)
-            os.replace(f.name, self.cache)
-        except OSError:
-            return
+        with suppress(InputError):
+            write_file(self.cache, json.dumps({"version": FORMAT, "files": data}).encode())
 
 
 def read_entry(name: str, path: Path, preview: float = 0) -> Entry:
@@ -208,7 +203,7 @@ def _rank(file: LoraFile) -> str:
     for module in file.modules[:_MODULES_LOOKED_AT]:
         shapes = file.shapes(module)
         for one in recognise(shapes)[0]:
-            rank = rank_of(one, {role.split(".")[0]: shapes[role] for role in one.roles})
+            rank = one.algebra.rank(one.pick(shapes))
             if rank is not None:
                 ranks[rank] += 1
     return str(ranks.most_common(1)[0][0]) if ranks else ""
@@ -218,7 +213,7 @@ def _algebra(file: LoraFile) -> str:
     kinds: Counter[str] = Counter()
     for module in file.modules[:_MODULES_LOOKED_AT]:
         for one in recognise(file.shapes(module))[0]:
-            kinds["dora" if {"dora", "magnitude"} & set(one.roles) else one.kind] += 1
+            kinds[one.label] += 1
     return kinds.most_common(1)[0][0] if kinds else ""
 
 

@@ -66,6 +66,7 @@ class Base(BaseModel):
     size: int = 0
     channels: int = 4
     text_kind: str = ""
+    encoders: list[str] = Field(default_factory=lambda: list[str](), description="Its text encoders' kinds.")
 
 
 class Choices(BaseModel):

@@ -36,15 +36,16 @@ export function chooseBase(base) {
   });
 }
 
-/** The text encoders and the VAE that a bare network of a family most likely goes with, by their names. */
+/** The text encoders and the VAE that a bare network most likely goes with, by their names. */
 function parts(base) {
-  const { text_encoders: encoders, vaes } = choices.value;
-  const named = (pattern) => encoders.find((name) => pattern.test(name));
-  const wanted = base.family === "flux" ? [named(/clip_l/i), named(/t5/i)] : [encoders[0]];
+  const { text_encoders: files, vaes } = choices.value;
+  const plain = (text) => text.toLowerCase().replace(/[^a-z0-9]/g, "");
+  const named = (kind) => files.find((name) => plain(name).includes(plain(kind)));
+  const wanted = base.encoders.length ? base.encoders : [""];
   return {
-    text_encoders: wanted.map((name) => name ?? ""),
+    text_encoders: wanted.map((kind) => named(kind) ?? named(kind.replace(/_?xxl$/, "")) ?? (wanted.length === 1 ? files[0] : undefined) ?? ""),
     text_kind: base.text_kind,
-    vae: vaes.find((name) => (base.family === "flux" ? /(^|\/)ae\b/i.test(name) : false)) ?? vaes[0] ?? "",
+    vae: vaes.find((name) => base.family === "flux" && /(^|\/)ae\b/i.test(name)) ?? vaes[0] ?? "",
   };
 }
 
