@@ -84,35 +84,39 @@ def in_language_model(name: str) -> bool:
     return name.startswith("model.layers.") or name in ("model.embed_tokens", "lm_head")
 
 
-def text(name: str, file: str, dtype: str, shapes: Shapes, size: int = 0, pt: bool = False) -> Published:
+def text(
+    name: str, file: str, kind: str, dtype: str, shapes: Shapes, size: int = 0, pt: bool = False
+) -> Published:
     """A text encoder in one type. pt: whether its metadata say so."""
     metadata = PT if pt else None
     note = "" if size else "names and shapes of its class; no exact size was at hand to compare with"
-    return Published(name, file, lambda: typed(dtype, shapes), size, metadata=metadata, note=note)
+    return Published(name, file, lambda: typed(dtype, shapes), size, kind, metadata, note=note)
 
 
 TEXT = (
-    text("clip_l", "clip_l.safetensors", "F16", CLIP_L, 246144152, pt=True),
-    text("clip_g", "clip_g.safetensors", "F16", CLIP_G, 1389382176, pt=True),
+    text("clip_l", "clip_l.safetensors", "clip_l", "F16", CLIP_L, 246144152, pt=True),
+    text("clip_g", "clip_g.safetensors", "clip_g", "F16", CLIP_G, 1389382176, pt=True),
     Published(
         "clip_h",
         "text_encoder/model.safetensors of stable-diffusion-2-1",
         lambda: with_positions("", typed("F32", table("clip", d=1024, n=23))),
         1361597018,
+        family="clip_h",
         metadata=PT,
         old_writer=True,
     ),
-    text("t5xxl_fp16", "t5xxl_fp16.safetensors", "F16", T5, 9787841024),
-    text("t5xxl_fp8", "t5xxl_fp8_e4m3fn.safetensors", "F8_E4M3", T5, 4893934904),
-    text("qwen_3_06b", "qwen_3_06b_base.safetensors", "BF16", QWEN3_06B, 1192135096, pt=True),
-    text("qwen_3_4b", "qwen_3_4b.safetensors", "BF16", QWEN3_4B, 8044982048),
-    text("qwen_3_8b", "qwen_3_8b.safetensors", "BF16", QWEN3_8B_HEAD, 16381517176),
-    text("qwen_25_vl_7b", "qwen_2.5_vl_7b.safetensors", "BF16", table("qwen25_vl_7b")),
+    text("t5xxl_fp16", "t5xxl_fp16.safetensors", "t5xxl", "F16", T5, 9787841024),
+    text("t5xxl_fp8", "t5xxl_fp8_e4m3fn.safetensors", "t5xxl", "F8_E4M3", T5, 4893934904),
+    text("qwen_3_06b", "qwen_3_06b_base.safetensors", "qwen3", "BF16", QWEN3_06B, 1192135096, pt=True),
+    text("qwen_3_4b", "qwen_3_4b.safetensors", "qwen3", "BF16", QWEN3_4B, 8044982048),
+    text("qwen_3_8b", "qwen_3_8b.safetensors", "qwen3", "BF16", QWEN3_8B_HEAD, 16381517176),
+    text("qwen_25_vl_7b", "qwen_2.5_vl_7b.safetensors", "qwen25vl", "BF16", table("qwen25_vl_7b")),
     Published(
         "qwen_25_vl_7b_fp8_scaled",
         "qwen_2.5_vl_7b_fp8_scaled.safetensors",
         lambda: fp8_old(table("qwen25_vl_7b"), lambda n: n not in ("model.embed_tokens", "lm_head"), "BF16"),
         9384670680,
+        family="qwen25vl",
         note=DIGEST,
     ),
     Published(
@@ -120,6 +124,7 @@ TEXT = (
         "qwen3vl_4b_fp8_scaled.safetensors",
         lambda: fp8_marked(QWEN3_4B | TOWER_4B, lambda n: n.startswith("model.layers.") and "norm" not in n),
         5242467968,
+        family="qwen3vl",
         metadata=PT,
         mark=FP8_MARK,
         note="64 bytes long is each mark; what it says is a guess",
@@ -129,6 +134,7 @@ TEXT = (
         "qwen3vl_8b_int8_convrot.safetensors",
         lambda: int8_convrot(QWEN3_8B_HEAD | TOWER_8B, lambda n: in_language_model(n) and "norm" not in n),
         9350798360,
+        family="qwen3vl",
         metadata=PT,
         mark=CONVROT,
         note=HASHED,
@@ -138,11 +144,13 @@ TEXT = (
         "mistral_3_small_flux2_bf16.safetensors",
         lambda: typed("BF16", table("mistral_3_small")) | {"tekken_model": ("U8", (TEKKEN,))},
         35584897447,
+        family="mistral3",
     ),
     Published(
         "gemma_2_2b",
         "gemma_2_2b_fp16.safetensors",
         lambda: typed("F16", table("gemma_2_2b")) | {"spiece_model": ("U8", (SPIECE,))},
         5232958283,
+        family="gemma2",
     ),
 )

@@ -16,7 +16,7 @@ class Published:
     """One file.
 
     size: in bytes, as published; 0: not known, or the file is in parts.
-    family: of the diffusion network that it is, or is for.
+    family: of the diffusion network that it is, or is for; the kind of a text encoder.
     metadata: None: the header has no place for any.
     unexplained: bytes of its header that are not known here (metadata, where nothing else is said).
     native: the fixture that holds the same network under the original names, for one in diffusers' layout.
