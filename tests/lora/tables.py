@@ -41,6 +41,11 @@ def model(name: str) -> Component:
         for key, value in table["lora_keys"].items()
         if key.startswith(prefix)
     }
+    names |= {
+        key.removeprefix(NATIVE): target_of(value)
+        for key, value in table["lora_keys"].items()
+        if key.endswith(".linear1_qkv")
+    }
     shapes = {
         key.removeprefix(NATIVE): tuple(shape)
         for key, shape in table["weights"].items()

@@ -41,6 +41,7 @@ FLUX = Component(
         "transformer_blocks.0.attn.to_k": Target("double_blocks.0.img_attn.qkv.weight", (H, 2 * H)),
         "transformer_blocks.0.attn.to_v": Target("double_blocks.0.img_attn.qkv.weight", (2 * H, 3 * H)),
         "norm_out.linear": Target("final_layer.adaLN_modulation.1.weight", None, True),
+        "single_blocks.0.linear1_qkv": Target("single_blocks.0.linear1.weight", (0, 3 * H)),
     },
 )
 """A narrow Flux: everything that its fused layers need."""

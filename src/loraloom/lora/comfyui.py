@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.module_names import encoders_in
+from loraloom.models.encoder import encoder_kinds
 from loraloom.models.recognition import family_named
 
 SKIPPED = "ComfyUI v0.3.64 does not load it (compat comfyui)"
@@ -36,25 +38,31 @@ def _native_names(component: Component) -> Iterator[str]:
 def _family_names(component: Component) -> Iterator[str]:
     family = family_named(component.family)
     if family is not None:
-        aliases = family.lora_aliases(component.shapes)
-        yield from (name for path in aliases for name in family.lora.comfyui(path))
+        for path, target in component.names.items():
+            if target.weight in component.shapes:
+                yield from family.lora.comfyui(path)
 
 
 def _text_names(component: Component) -> Iterator[str]:
-    encoders = {path.split(".", 1)[0] for path in component.names}
+    kinds = encoder_kinds()
+    present = encoders_in(path.split(".", 1)[0] for path in component.names)
     for path, target in component.names.items():
         if target.weight not in component.shapes or not target.weight.endswith(".weight"):
             continue
         encoder, rest = path.split(".", 1)
-        flat = rest.replace(".", "_")
         yield "text_encoders." + target.weight.removesuffix(".weight")
-        if encoder == "t5xxl":
-            yield "lora_te3_" + flat
-            if "clip_g" not in encoders:
-                yield "lora_te2_" + flat
-        elif rest.endswith(_TEXT_MODULES):
-            second = encoder == "clip_g" and "clip_l" in encoders
-            yield ("text_encoder_2." if second else "text_encoder.") + rest
-            yield ("lora_te2_" if second else "lora_te_") + flat
-            if not second:
-                yield "lora_te1_" + flat
+        if rest.endswith(_TEXT_MODULES) and kinds[encoder].lora.root == "text_model.":
+            yield from _clip_names(rest, is_second=present.index(encoder) == 1)
+        elif rest.startswith("encoder."):
+            for number in {present.index(encoder) + 1, kinds[encoder].lora.number}:
+                yield f"lora_te{number}_" + rest.replace(".", "_")
+        elif len(present) == 1 and rest.startswith(root := kinds[encoder].lora.root):
+            yield "lora_te_" + rest.removeprefix(root).replace(".", "_")
+
+
+def _clip_names(path: str, *, is_second: bool) -> Iterator[str]:
+    flat = path.replace(".", "_")
+    yield ("text_encoder_2." if is_second else "text_encoder.") + path
+    yield ("lora_te2_" if is_second else "lora_te_") + flat
+    if not is_second:
+        yield "lora_te1_" + flat

@@ -20,12 +20,11 @@ from loraloom.lora.writing import (
     refuse_not_finite,
     write_lora,
 )
+from loraloom.models.recognition import family_named
 from loraloom.weights.patch import Target
 
 LEAST = 1e-6
 """‖ΔW‖ / ‖W‖ below which a weight counts as unchanged: conversions between file types move weights more."""
-
-_METADATA: Mapping[str, str] = {"sd15": "sd_v1", "sd20": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,9 @@ def extract(
     if not changed:
         raise InputError("the two checkpoints have the same weights: there is nothing to extract")
     family = next(iter(original.components.values())).family
-    base = {"ss_base_model_version": _METADATA[family]} if family in _METADATA else {}
+    known = family_named(family)
+    said = "" if known is None else known.lora.base_version
+    base = {"ss_base_model_version": said} if said else {}
     write_lora(out, written, {**base, "ss_network_dim": str(rank), "ss_network_module": "networks.lora"})
     return f"{changed} weights differ, {kept / total if total else 1:.4%} of their ‖ΔW‖² kept"
 

@@ -8,12 +8,15 @@ whether the path exists.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
 from loraloom.lora.component import Component, ComponentName
+from loraloom.models.encoder import encoder_kinds
+from loraloom.models.recognition import family_named
 from loraloom.weights.patch import Target
 
 Style = Literal["flat", "dotted"]
@@ -42,50 +45,57 @@ PREFIXES: tuple[Prefix, ...] = (
     Prefix("diffusion_model.", "model", "dotted", "native"),
     Prefix("unet.", "model", "dotted", "diffusers"),
     Prefix("transformer.", "model", "dotted", "diffusers"),
-    Prefix("lora_te_", "clip", "flat", "kohya", 1),
-    Prefix("lora_te1_", "clip", "flat", "kohya", 1),
-    Prefix("lora_te2_", "clip", "flat", "kohya", 2),
-    Prefix("lora_te3_", "clip", "flat", "kohya", 3),
-    Prefix("lora_te.", "clip", "dotted", "onetrainer", 1),
-    Prefix("lora_te1.", "clip", "dotted", "onetrainer", 1),
-    Prefix("lora_te2.", "clip", "dotted", "onetrainer", 2),
-    Prefix("lora_te3.", "clip", "dotted", "onetrainer", 3),
-    Prefix("text_encoder.", "clip", "dotted", "diffusers", 1),
-    Prefix("text_encoder_1.", "clip", "dotted", "diffusers", 1),
-    Prefix("text_encoder_2.", "clip", "dotted", "diffusers", 2),
-    Prefix("text_encoder_3.", "clip", "dotted", "diffusers", 3),
-    Prefix("text_encoders.clip_l.", "clip", "dotted", "native", "clip_l"),
-    Prefix("text_encoders.clip_g.", "clip", "dotted", "native", "clip_g"),
-    Prefix("text_encoders.t5xxl.", "clip", "dotted", "native", "t5xxl"),
-    Prefix("clip_l.", "clip", "dotted", "omi", "clip_l"),
-    Prefix("clip_g.", "clip", "dotted", "omi", "clip_g"),
-    Prefix("t5xxl.", "clip", "dotted", "omi", "t5xxl"),
-    Prefix("t5.", "clip", "dotted", "omi", "t5xxl"),
 )
+
+_ENCODER_PREFIXES: tuple[tuple[str, Style, str], ...] = (
+    ("lora_te{}_", "flat", "kohya"),
+    ("lora_te{}.", "dotted", "onetrainer"),
+    ("text_encoder{}.", "dotted", "diffusers"),
+)
+MOST_ENCODERS = 4
+
+
+@cache
+def prefixes() -> tuple[Prefix, ...]:
+    """All ways to begin a module name: those of text encoders by their number, or by what each is called."""
+    found = list(PREFIXES)
+    for text, style, dialect in _ENCODER_PREFIXES:
+        for number in range(1, MOST_ENCODERS + 1):
+            written = f"_{number}" if dialect == "diffusers" else str(number)
+            found.append(Prefix(text.format(written), "clip", style, dialect, number))
+        found.append(Prefix(text.format(""), "clip", style, dialect, 1))
+    for name, kind in encoder_kinds().items():
+        for native in kind.lora.native:
+            found.append(Prefix(f"text_encoders.{native}.", "clip", "dotted", "native", name))
+            found.append(Prefix(f"{native}.", "clip", "dotted", "omi", name))
+    return tuple(found)
+
 
 PEFT_WRAPPER = "base_model.model."
 WRAPPERS = (PEFT_WRAPPER, "_orig_mod.", "module.", "state_dict.", "model_state_dict.", "lora_state_dict.")
 """What PEFT, torch.compile, data parallelism and checkpoints put before a path; may stand before or after a
 prefix."""
 
-ENCODER_ORDER = ("clip_l", "clip_h", "clip_g", "t5xxl")
-"""The order in which kohya and diffusers number the text encoders that a family has."""
+
+def encoders_in(names: Iterable[str]) -> tuple[str, ...]:
+    """Text encoders in the order in which kohya and diffusers number those that a family has."""
+    kinds = encoder_kinds()
+    known = [name for name in dict.fromkeys(names) if name in kinds]
+    return tuple(sorted(known, key=lambda name: kinds[name].lora.place))
+
 
 REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
         (r"\.processor\.(to_[qkv])$", r".\1"),
         (r"(?:\.processor)?\.to_out$", r".to_out.0"),
-        (r"^(double_blocks\.\d+)\.processor\.(qkv|proj)1$", r"\1.img_attn.\2"),
-        (r"^(double_blocks\.\d+)\.processor\.(qkv|proj)2$", r"\1.txt_attn.\2"),
-        (r"^(single_blocks\.\d+)\.processor\.qkv$", r"\1.linear1_qkv"),
-        (r"^(single_blocks\.\d+)\.processor\.proj$", r"\1.linear2"),
         (r"(\.self_attn)\.to_([qkv])$", r"\1.\2_proj"),
         (r"(\.self_attn)\.to_out(?:\.0)?$", r"\1.out_proj"),
         (r"\.base_layer$", ""),
     )
 )
-"""Old and foreign path endings → the path of today: attention processors of diffusers 0.16–0.24, XLabs."""
+"""Old and foreign path endings → the path of today: attention processors of diffusers 0.16–0.24. Families add
+their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +115,22 @@ class Name:
 
 TRAILING, REPEATED, INSIDE = "an underscore at the end", "a prefix twice", "a prefix of another program"
 
-_INNER = re.compile(
-    r"\.(?=(?:"
-    + "|".join(
-        re.escape(prefix.text)
-        for prefix in PREFIXES
-        if prefix.style == "flat" or prefix.text == "diffusion_model."
-    )
-    + "))"
-)
-"""Where a prefix that can be nothing else begins behind a prefix that is unknown."""
+
+@cache
+def _inner() -> re.Pattern[str]:
+    """Where a prefix that can be nothing else begins behind a prefix that is unknown."""
+    sure = (one.text for one in prefixes() if one.style == "flat" or one.text == "diffusion_model.")
+    return re.compile(r"\.(?=(?:" + "|".join(map(re.escape, sure)) + "))")
 
 
 def take_apart(module: str) -> Name:
     """Wrapper and prefix off a module name. A name without prefix is bare: some component may know it."""
     path, wrapped = _unwrap(module)
-    found = next((prefix for prefix in PREFIXES if _begins(path, prefix.text)), None)
+    found = next((prefix for prefix in prefixes() if _begins(path, prefix.text)), None)
     slip = ""
-    if found is None and (inner := _INNER.search(path)):
+    if found is None and (inner := _inner().search(path)):
         path, slip = path[inner.end() :], INSIDE
-        found = next((prefix for prefix in PREFIXES if _begins(path, prefix.text)), None)
+        found = next((prefix for prefix in prefixes() if _begins(path, prefix.text)), None)
     if found is None:
         return Name(None, path, "dotted", "peft" if wrapped else "bare")
     rest, inner_wrapper = _unwrap(path.removeprefix(found.text))
@@ -164,7 +170,10 @@ class Names:
             {path.replace(".", "_"): path for path in reversed(paths)}
         )
         present = {path.split(".", 1)[0] for path in paths}
-        self.encoders = tuple(name for name in ENCODER_ORDER if name in present)
+        self.encoders = encoders_in(present)
+        family = family_named(component.family)
+        own = () if family is None else family.lora.rewrites
+        self._rewrites = (*REWRITES, *((re.compile(pattern), new) for pattern, new in own))
 
     def target(self, name: Name) -> Target | None:
         """Where a module goes; None where this component has no such module."""
@@ -186,32 +195,22 @@ class Names:
         if encoder is None:
             return
         yield f"{encoder}.{name.path}"
-        yield f"{encoder}.text_model.{name.path}"
+        yield f"{encoder}.{encoder_kinds()[encoder].lora.root}{name.path}"
 
     def _encoder(self, which: str | int) -> str | None:
         if isinstance(which, str):
             return which if which in self.encoders else None
-        if which == 3 and "t5xxl" in self.encoders:  # kohya numbers T5 3 even where CLIP-G is absent
-            return "t5xxl"
-        if which == 2 and self.encoders == ("clip_g",):  # SDXL's refiner has the second encoder only
-            return "clip_g"
+        numbered = (name for name in self.encoders if encoder_kinds()[name].lora.number == which)
+        if found := next(numbered, None):
+            return found
         return self.encoders[which - 1] if which <= len(self.encoders) else None
 
     def _dotted(self, path: str) -> Target | None:
         target = self.component.find(path)
         if target is not None:
             return target
-        for pattern, new in REWRITES:
+        for pattern, new in self._rewrites:
             changed, count = pattern.subn(new, path)
-            if count and (target := self.component.find(changed) or self._query_key_value(changed)):
+            if count and (target := self.component.find(changed)):
                 return target
-        return self._query_key_value(path)
-
-    def _query_key_value(self, path: str) -> Target | None:
-        """The q, k, v rows of Flux's fused single-block layer, which also holds the MLP."""
-        if not path.endswith(".linear1_qkv"):
-            return None
-        whole = self.component.find(path.removesuffix("_qkv"))
-        if whole is None:
-            return None
-        return Target(whole.weight, (0, 3 * self.component.shapes[whole.weight][1]))
+        return None

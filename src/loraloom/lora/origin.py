@@ -4,141 +4,119 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass
+from functools import cache
 
-from loraloom.lora.algebras import recognise
-from loraloom.lora.file import LoraFile
+from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.module_names import take_apart
+from loraloom.models.family import LoraSign
+from loraloom.models.recognition import families
 
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "sd15": "Stable Diffusion 1.5",
-        "sd20": "Stable Diffusion 2",
-        "sdxl": "Stable Diffusion XL",
-        "sdxl_refiner": "the SDXL refiner",
-        "sd3": "Stable Diffusion 3",
-        "flux": "Flux.1",
-        "flux2": "Flux.2",
-        "chroma": "Chroma",
-        "qwen_image": "Qwen-Image",
-        "z_image": "Z-Image",
-        "wan": "Wan",
-        "hunyuan_video": "HunyuanVideo",
-        "hidream": "HiDream",
-        "text": "a text encoder",
-    }
+
+@dataclass(frozen=True, slots=True)
+class OtherModel:
+    """A model that Loraloom does not run, whose LoRAs it knows by sight. said: as `Family.said`."""
+
+    name: str
+    title: str
+    signs: tuple[LoraSign, ...] = ()
+    said: tuple[str, ...] = ()
+
+
+OTHERS: tuple[OtherModel, ...] = (
+    OtherModel(
+        "sd3",
+        "Stable Diffusion 3",
+        (
+            LoraSign(r"joint_blocks_\d+_"),
+            LoraSign(r"^transformer_blocks_\d+_(attn2?_|ff_|norm1_)", (1536, 2432), 2.0),
+            LoraSign(r"^transformer_blocks_\d+_(attn_(add|to_add)_|ff_context_)", weight=0.5),
+        ),
+        ("stable-diffusion-3", "sd3"),
+    ),
+    OtherModel(
+        "flux2", "Flux.2", (LoraSign(r"stream_modulation|to_qkv_mlp_proj", weight=3.0),), ("flux-2", "flux2")
+    ),
+    OtherModel("chroma", "Chroma", (LoraSign(r"distilled_guidance_layer", weight=9.0),), ("chroma",)),
+    OtherModel(
+        "qwen_image",
+        "Qwen-Image",
+        (
+            LoraSign(r"transformer_blocks_\d+_(img|txt)_(mlp|mod)_", weight=9.0),
+            LoraSign(r"^transformer_blocks_\d+_attn_", (3072,)),
+        ),
+        ("qwen",),
+    ),
+    OtherModel("wan", "Wan", (LoraSign(r"^blocks_\d+_(self_attn|cross_attn|ffn)"),), ("wan",)),
+    OtherModel(
+        "hunyuan_video",
+        "HunyuanVideo",
+        (LoraSign(r"img_mlp_fc1|img_mod_linear|individual_token_refiner", weight=9.0),),
+        ("hunyuan",),
+    ),
+    OtherModel("hidream", "HiDream", (LoraSign(r"(double|single)_stream_blocks", weight=3.0),), ("hidream",)),
+    OtherModel("lumina2", "Lumina 2", (), ("lumina",)),
 )
-"""Family name → what people call it."""
 
-_PATHS: tuple[tuple[str, str], ...] = (
-    (r"img_mlp_fc1|img_mod_linear|individual_token_refiner", "hunyuan_video"),
-    (r"distilled_guidance_layer", "chroma"),
-    (r"(double|single)_stream_modulation|to_qkv_mlp_proj", "flux2"),
-    (r"(double|single)_stream_blocks", "hidream"),
-    (r"transformer_blocks_\d+_(img|txt)_(mlp|mod)_", "qwen_image"),
-    (r"single_transformer_blocks_|double_blocks_\d+_|single_blocks_\d+_", "flux"),
-    (r"^transformer_blocks_\d+_(attn2?_|ff_|norm1_)", "joint"),
-    (r"joint_blocks_\d+_", "sd3"),
-    (r"^layers_\d+_(attention|feed_forward|adaLN)|(noise|context)_refiner_", "z_image"),
-    (r"^blocks_\d+_(self_attn|cross_attn|ffn)", "wan"),
-    (r"(down|up|input|output)_blocks?_\d|mid(dle)?_block_", "unet"),
-)
-"""Flattened path pattern → family; the first that matches counts. "unet", "joint": to be told by shapes."""
+TEXT, TEXT_TITLE = "text", "a text encoder"
+"""What a file is for that changes text encoders alone."""
 
-_PATTERNS = tuple((re.compile(pattern), family) for pattern, family in _PATHS)
 
-_CONTEXT = MappingProxyType({768: "sd15", 1024: "sd20", 2048: "sdxl"})
-"""Width of the text that a UNet's cross-attention reads → family."""
-
-_METADATA: tuple[tuple[str, str], ...] = (
-    ("stable-diffusion-xl", "sdxl"), ("sdxl", "sdxl"), ("stable-diffusion-v1", "sd15"), ("sd_v1", "sd15"),
-    ("sd1", "sd15"), ("stable-diffusion-v2", "sd20"), ("sd_v2", "sd20"), ("stable-diffusion-3", "sd3"),
-    ("sd3", "sd3"), ("flux-2", "flux2"), ("flux2", "flux2"), ("flux", "flux"), ("chroma", "chroma"),
-    ("qwen", "qwen_image"), ("z-image", "z_image"), ("z_image", "z_image"), ("lumina", "z_image"),
-    ("wan", "wan"),    ("hunyuan", "hunyuan_video"), ("hidream", "hidream"),
-)  # fmt: skip
+@cache
+def _known() -> tuple[tuple[str, str, tuple[LoraSign, ...], tuple[str, ...]], ...]:
+    """Name, title, signs and said names of everything that a LoRA may be for."""
+    ours = [(family.name, family.title, family.lora.signs, family.said) for family in families()]
+    names = {name for name, *_ in ours}
+    return (*ours, *((o.name, o.title, o.signs, o.said) for o in OTHERS if o.name not in names))
 
 
 def base_of(file: LoraFile) -> str | None:
-    """The family that a file was made for: by its shapes, and by its metadata where those are silent."""
-    votes: Counter[str] = Counter()
+    """The family that a file was made for: by its names and shapes, by its metadata where those are silent,
+    or speak for several alike."""
+    votes: dict[str, float] = defaultdict(float)
+    is_text = False
     for module in file.modules:
         name = take_apart(module.name)
         if name.component == "clip":
+            is_text = True
             continue
-        path = name.path.replace(".", "_")
-        family = next((family for pattern, family in _PATTERNS if pattern.search(path)), None)
-        if family is not None:
-            votes[family] += 1
-    if len(votes) > 1:
-        del votes["joint"]  # others say more
-    if votes:
-        family = votes.most_common(1)[0][0]
-        match family:
-            case "unet":
-                return _unet_of(file)
-            case "joint":
-                return _joint_transformer_of(file)
-            case _:
-                return family
+        path, widths = name.path.replace(".", "_"), _widths(file, module)
+        for family, _, signs, _ in _known():
+            votes[family] += sum(_speaks(sign, path, widths) for sign in signs)
     said = said_base(file.metadata)
-    if said is not None:
-        return said
-    text = any(take_apart(module.name).component == "clip" for module in file.modules)
-    return "text" if text else None
+    most = max(votes.values(), default=0)
+    if most:
+        best = [family for family, count in votes.items() if count == most]
+        return best[0] if len(best) == 1 else said if said in best else None
+    return said or (TEXT if is_text else None)
 
 
-def _unet_of(file: LoraFile) -> str | None:
-    """Which Stable Diffusion a UNet's LoRA is for, by the width of the text that cross-attention reads."""
-    deep = False
-    for module in file.modules:
-        if "attn2" in module.name and re.search(r"to_[kv]", module.name):
-            shapes = file.shapes(module)
-            for found in recognise(shapes)[0]:
-                width = found.algebra.inputs(found.pick(shapes))
-                if width is not None and width in _CONTEXT:
-                    return _CONTEXT[width]
-        deep = deep or re.search(r"transformer_blocks[._][1-9]", module.name) is not None
-    return "sdxl" if deep else said_base(file.metadata)
+def _speaks(sign: LoraSign, path: str, widths: frozenset[int]) -> float:
+    fits = not sign.widths or not widths.isdisjoint(sign.widths)
+    return sign.weight if fits and re.search(sign.path, path) else 0.0
 
 
-def _joint_transformer_of(file: LoraFile) -> str | None:
-    """Which model with joint attention a LoRA of its two-stream blocks alone is for, in diffusers' names:
-    by their width, and by how many there are where widths are the same."""
-    width, last, joint = 0, 0, False
-    for module in file.modules:
-        name = take_apart(module.name).path.replace(".", "_")
-        found = re.match(r"transformer_blocks_(\d+)_(attn2?_(?:to_[qkv]|add_[qkv]_proj)?|ff_context)?", name)
-        if found is None:
-            continue
-        last = max(last, int(found[1]))
-        joint = joint or "_add" in name or "_context" in name
-        down = module.tensors.get("down")
-        if down is not None and (found[2] or "").endswith(("to_q", "to_k", "to_v", "_proj")):
-            width = file.header.tensors[down].shape[-1]
-    if width == _WIDE:
-        return "flux" if last < _FLUX_BLOCKS else "qwen_image"
-    return "sd3" if joint else said_base(file.metadata)
-
-
-_WIDE, _FLUX_BLOCKS = 3072, 19
-"""The width of Flux.1's and of Qwen-Image's blocks, and how many with two streams Flux.1 has."""
+def _widths(file: LoraFile, module: Module) -> frozenset[int]:
+    """Columns of the matrices that a module's change is made of: the weight's among them."""
+    shapes = (file.header.tensors[key].shape for key in module.tensors.values())
+    return frozenset(shape[-1] for shape in shapes if len(shape) > 1)
 
 
 def said_base(metadata: Mapping[str, str]) -> str | None:
-    """The family that the metadata names."""
+    """The family that the metadata names: the longest of the names that are part of it."""
     for key in ("modelspec.architecture", "ss_base_model_version", "ss_architecture"):
         text = metadata.get(key, "").lower()
-        for part, family in _METADATA:
-            if part in text:
-                return family
+        found = [(len(part), name) for name, _, _, said in _known() for part in said if part in text]
+        if found:
+            return max(found)[1]
     return None
 
 
 def title_of(family: str | None) -> str:
-    return TITLES.get(family, family) if family else "an unknown model"
+    titles = {name: title for name, title, *_ in _known()} | {TEXT: TEXT_TITLE}
+    return titles.get(family, family) if family else "an unknown model"
 
 
 def trainer_of(file: LoraFile) -> str:

@@ -19,7 +19,9 @@ from loraloom.lora.algebras import Found
 from loraloom.lora.algorithms import full, lora
 from loraloom.lora.component import Component, ComponentName, Shape
 from loraloom.lora.factored import Factored
-from loraloom.lora.module_names import ENCODER_ORDER
+from loraloom.lora.module_names import encoders_in
+from loraloom.models.family import LoraFacts
+from loraloom.models.recognition import family_named
 from loraloom.weights.patch import Target
 
 Dialect = Literal["kohya", "native", "diffusers"]
@@ -30,9 +32,6 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-
-_DIFFUSERS_NAMED = frozenset({"sd15", "sd20"})
-"""Families whose kohya names are diffusers' (later ones use the native names)."""
 
 
 class Speller:
@@ -61,20 +60,19 @@ class Speller:
         return self._components[component].shapes[weight][0]
 
     def _model(self, target: Target) -> str | None:
-        family = self._components["model"].family
+        family = family_named(self._components["model"].family)
+        facts = LoraFacts() if family is None else family.lora
         path = self._paths["model"].get(target)
         stem = target.weight.removesuffix(".weight") if target.rows is None and not target.swapped else None
         match self.dialect:
             case "native":
                 return None if stem is None else "diffusion_model." + stem
             case "kohya":
-                chosen = path if family in _DIFFUSERS_NAMED else stem
+                chosen = path if facts.kohya == "module" else stem
                 chosen = chosen or stem
                 return None if chosen is None else "lora_unet_" + chosen.replace(".", "_")
             case _:
-                prefix = "transformer." if "transformer" in (path or "").split("_blocks")[0] else "unet."
-                prefix = "transformer." if family not in ("sd15", "sd20", "sdxl") else prefix
-                return None if path is None else prefix + path
+                return None if path is None else facts.dotted + path
 
     def _text(self, target: Target) -> str | None:
         path = self._paths["clip"].get(target)
@@ -84,7 +82,7 @@ class Speller:
             return None
         encoder, rest = path.split(".", 1)
         present = {known.split(".", 1)[0] for known in self._components["clip"].names}
-        order = [name for name in ENCODER_ORDER if name in present]
+        order = encoders_in(present)
         number = order.index(encoder) + 1 if encoder in order else 1
         if self.dialect == "kohya":
             prefix = "lora_te_" if len(order) == 1 else f"lora_te{number}_"

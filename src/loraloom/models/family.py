@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from loraloom.errors import ModelFileError
 from loraloom.models.latent_format import LatentFormat
@@ -92,22 +92,37 @@ def prefixed(*prefixes: str) -> Callable[[str], Iterator[str]]:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSign:
+    """Something about a module of a LoRA file that speaks for a family.
+
+    path: pattern (`re`) within its flattened path, "transformer_blocks_0_img_mlp_…". widths: the inputs that
+    such modules have in published models; none: any. weight: how much it says, beside other signs."""
+
+    path: str
+    widths: tuple[int, ...] = ()
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class LoraFacts:
     """What LoRA files for a family look like.
 
-    paths: patterns (`re`) that flattened module paths ("transformer_blocks_0_img_mlp_…") of this family's
-        LoRAs show, and of no other's.
-    context_width: width of the text that cross-attention reads, where paths alone do not tell.
+    signs: by what a file is told to be for it.
     text_is_fixed: whether LoRAs leave the text encoders as they are.
     rewrites: foreign endings of module paths (pattern, replacement).
+    kohya: whose paths kohya's trainers flatten: the module's, or the native ones.
+    dotted: what diffusers puts before the module's paths.
+    base_version: what kohya's trainers call the base (ss_base_model_version).
     comfyui: module path → the names under which ComfyUI reads it, beside the native ones that it reads for
         every family ("lora_unet_", "diffusion_model.").
     """
 
-    paths: tuple[str, ...] = ()
-    context_width: int | None = None
+    signs: tuple[LoraSign, ...] = ()
     text_is_fixed: bool = True
     rewrites: tuple[tuple[str, str], ...] = ()
+    kohya: Literal["module", "native"] = "native"
+    dotted: str = "transformer."
+    base_version: str = ""
     comfyui: Callable[[str], Iterable[str]] = prefixed("transformer.", "lycoris_")
 
 
@@ -115,16 +130,14 @@ class LoraFacts:
 class TrainingFacts:
     """What training a LoRA for a family needs to know.
 
-    architecture, base_version: what the header of the file says (modelspec, kohya).
-    flat, dotted: prefixes of the module's paths in files of kohya's and of diffusers' spelling.
+    architecture: what the header of the file says (modelspec).
+    flat: what stands before the module's flattened paths.
     text: text encoders that may get adapters, in order.
     stated_prediction: modelspec's word for what the network predicts; "": not said.
     """
 
     architecture: str
-    base_version: str
     flat: str = "lora_unet_"
-    dotted: str = "transformer."
     text: tuple[str, ...] = ()
     stated_prediction: str = ""
     implementation: str = "diffusers"

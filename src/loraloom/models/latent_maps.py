@@ -35,11 +35,19 @@ def fit(values: Tensor, x: Tensor) -> Tensor:
     return values[: len(x)]
 
 
-def patches(x: Tensor) -> tuple[Tensor, int, int]:
-    """(B, C, H, W) → (B, rows · columns, 4C) with rows and columns; odd sizes go on from the other side."""
+def padded_to_patches(x: Tensor, patch: int = PATCH) -> Tensor:
+    """(…, H, W) with sides that patches divide; odd sizes go on from the other side."""
     height, width = x.shape[-2:]
-    if height % PATCH or width % PATCH:
-        x = F.pad(x, (0, width % PATCH, 0, height % PATCH), mode="circular")
+    if height % patch == 0 and width % patch == 0:
+        return x
+    more = (0, -width % patch, 0, -height % patch)
+    flat = x.reshape(-1, *x.shape[-3:]) if x.dim() > 4 else x
+    return F.pad(flat, more, mode="circular").reshape(*x.shape[:-2], height + more[3], width + more[1])
+
+
+def patches(x: Tensor) -> tuple[Tensor, int, int]:
+    """(B, C, H, W) → (B, rows · columns, 4C) with rows and columns, channels first within a token."""
+    x = padded_to_patches(x)
     batch, channels, height, width = x.shape
     rows, columns = height // PATCH, width // PATCH
     tokens = x.reshape(batch, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)

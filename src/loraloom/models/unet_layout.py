@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Config, Module, from_shapes
+from loraloom.models.family import Config, LoraFacts, LoraSign, Module, from_shapes
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import Names, Row, Shapes
 
@@ -231,6 +232,26 @@ def _blocks_of_diffusers(shapes: Shapes) -> Iterator[tuple[str, str]]:
                 yield block, f"{ways}.{level}.{sampler}.0"
                 index += ours == "input_blocks"
             level += 1
+
+
+def unet_lora(
+    context: int, *, deep: bool = False, kohya: Literal["module", "native"] = "native", base_version: str = ""
+) -> LoraFacts:
+    """context: width of the text that cross-attention reads. deep: whether a level has several blocks.
+    kohya, base_version: as in `LoraFacts`."""
+    signs = (
+        LoraSign(r"(down|up|input|output)_blocks?_\d|mid(dle)?_block_"),
+        LoraSign(r"attn2_to_[kv]$", (context,)),
+        *([LoraSign(r"transformer_blocks_[1-9]")] if deep else []),
+    )
+    return LoraFacts(
+        signs=signs,
+        text_is_fixed=False,
+        kohya=kohya,
+        dotted="unet.",
+        base_version=base_version,
+        comfyui=comfyui_names,
+    )
 
 
 def unet_module(heads: Callable[[int], int]) -> Module:

@@ -15,46 +15,31 @@ from torch import Tensor
 
 from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
+from loraloom.models.family import Family, TrainingFacts
 from loraloom.training.adapters import Adapter, written
 from loraloom.training.dataset import Example, tag_frequency
 from loraloom.training.kind import kinds
 from loraloom.training.settings import Settings
 
-KOHYA = {"model": "lora_unet_", "clip_l": "lora_te_", "clip_l+": "lora_te1_", "clip_g": "lora_te2_"}
-"""Prefixes of kohya's trainers; "clip_l+": where the model has a second encoder."""
-DIFFUSERS = {
-    "unet": "unet.",
-    "transformer": "transformer.",
-    "clip_l": "text_encoder.",
-    "clip_g": "text_encoder_2.",
-}
-ARCHITECTURES = {
-    "sd15": "stable-diffusion-v1/lora",
-    "sd20": "stable-diffusion-v2-768-v/lora",
-    "sdxl": "stable-diffusion-xl-v1-base/lora",
-    "flux": "flux-1-dev/lora",
-}
-BASE_VERSIONS = {"sd15": "sd_v1", "sd20": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
-
 Adapters = Mapping[str, Adapter]
 """By component: "model", "clip_l", "clip_g"."""
 
 
-def kohya_tensors(adapters: Adapters, family: str) -> dict[str, Tensor]:
+def kohya_tensors(adapters: Adapters, family: Family) -> dict[str, Tensor]:
     """Tensors under kohya's names: "lora_unet_down_blocks_….lora_down.weight", with alphas.
 
-    Flux.1 goes by the path of its diffusers module, "lora_transformer_…", as OneTrainer writes it: its own
-    names fuse layers that are trained apart."""
+    Families whose own names fuse layers that are trained apart go by the paths of the module, behind a prefix
+    that ComfyUI reads (`TrainingFacts.flat`)."""
     found: dict[str, Tensor] = {}
+    facts = training_facts(family)
     for component, adapter in adapters.items():
-        key = "clip_l+" if component == "clip_l" and family != "sd15" else component
-        prefix = "lora_transformer_" if component == "model" and family == "flux" else KOHYA[key]
+        prefix = facts.flat if component == "model" else _numbered("lora_te{}_", "", component, family)
         for path, tensors in written(adapter, "kohya"):
             found |= {prefix + path.replace(".", "_") + ending: tensor for ending, tensor in tensors.items()}
     return found
 
 
-def diffusers_tensors(adapters: Adapters, family: str) -> dict[str, Tensor]:
+def diffusers_tensors(adapters: Adapters, family: Family) -> dict[str, Tensor]:
     """Tensors under diffusers' names: "unet.….lora_A.weight", the scale multiplied in.
 
     InputError for kinds that diffusers' loader does not know."""
@@ -62,10 +47,26 @@ def diffusers_tensors(adapters: Adapters, family: str) -> dict[str, Tensor]:
     for component, adapter in adapters.items():
         if not kinds()[adapter.settings.kind].in_diffusers:
             raise InputError(f"diffusers has no names for {adapter.settings.kind}; write kohya's")
-        key = ("transformer" if family == "flux" else "unet") if component == "model" else component
+        is_model = component == "model"
+        prefix = family.lora.dotted if is_model else _numbered("text_encoder{}.", "_", component, family)
         for path, tensors in written(adapter, "diffusers"):
-            found |= {DIFFUSERS[key] + path + ending: tensor for ending, tensor in tensors.items()}
+            found |= {prefix + path + ending: tensor for ending, tensor in tensors.items()}
     return found
+
+
+def training_facts(family: Family) -> TrainingFacts:
+    """InputError for a family that is not trained."""
+    if family.training is None:
+        raise InputError(f"{family.title} is not trained here")
+    return family.training
+
+
+def _numbered(prefix: str, joint: str, encoder: str, family: Family) -> str:
+    """A prefix with the number that an encoder has among those of its family, as kohya ("lora_te1_", a single
+    one without) and diffusers ("text_encoder.", "text_encoder_2.") number them."""
+    place = family.prompt.encoders.index(encoder) + 1
+    bare = len(family.prompt.encoders) == 1 or (joint and place == 1)
+    return prefix.format("" if bare else f"{joint}{place}")
 
 
 def kohya_hashes(content: bytes) -> tuple[str, str]:
@@ -78,7 +79,7 @@ def kohya_hashes(content: bytes) -> tuple[str, str]:
 
 def metadata(
     settings: Settings,
-    family: str,
+    family: Family,
     examples: Sequence[Example],
     facts: Mapping[str, str],
 ) -> dict[str, str]:
@@ -97,7 +98,7 @@ def metadata(
         "ss_network_dim": str(adapter.rank),
         "ss_network_alpha": str(adapter.alpha or adapter.rank),
         "ss_network_args": json.dumps(arguments),
-        "ss_base_model_version": BASE_VERSIONS[family],
+        "ss_base_model_version": family.lora.base_version,
         "ss_sd_model_name": settings.model.checkpoint.name,
         "ss_resolution": f"({run.resolution}, {run.resolution})",
         "ss_batch_size_per_device": str(run.batch),
@@ -119,16 +120,14 @@ def metadata(
         "ss_dataset_dirs": json.dumps(_folders(examples)),
         "ss_tag_frequency": json.dumps(tag_frequency(examples), ensure_ascii=False),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURES[family],
-        "modelspec.implementation": "diffusers"
-        if family == "flux"
-        else "https://github.com/Stability-AI/generative-models",
+        "modelspec.architecture": training_facts(family).architecture,
+        "modelspec.implementation": training_facts(family).implementation,
         "modelspec.title": settings.name,
         "modelspec.resolution": f"{run.resolution}x{run.resolution}",
         "modelspec.date": datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat(),
     }
-    if family in ("sd15", "sdxl"):
-        found["modelspec.prediction_type"] = "epsilon"
+    if stated := training_facts(family).stated_prediction:
+        found["modelspec.prediction_type"] = stated
     if trigger:
         found["modelspec.trigger_phrase"] = trigger
     return found | dict(facts) | settings.metadata

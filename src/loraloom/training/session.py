@@ -10,19 +10,19 @@ from typing import TypeAlias
 from torch import nn
 
 from loraloom.errors import InputError
+from loraloom.models.family import Family
 from loraloom.models.memory import Memory
 from loraloom.sampling.types import Cond
 from loraloom.training.adapters import Adapter, inject
 from loraloom.training.buckets import Plan, Size, bucket_of, bucket_sizes
 from loraloom.training.conditioning import CachedText, LearningText
 from loraloom.training.dataset import Example, Split, read_examples, remarks, split
+from loraloom.training.export import training_facts
 from loraloom.training.latents import LatentCache
 from loraloom.training.model import Handles, LiveNetwork, fingerprint, load_network, load_text, open_model
 from loraloom.training.settings import Settings
 
 Conditioner: TypeAlias = Callable[[str], Cond]
-TEXT_TRAINABLE = {"sd15": ("clip_l",), "sdxl": ("clip_l", "clip_g")}
-"""Family → encoders that get adapters where the text encoder is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Session:
     remarks: tuple[str, ...]
 
     @property
-    def family(self) -> str:
-        return self.handles.model.family.name
+    def family(self) -> Family:
+        return self.handles.model.family
 
     def network_parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters of the diffusion network, "model.path.name"."""
@@ -65,9 +65,11 @@ def _named(component: str, adapter: Adapter) -> dict[str, nn.Parameter]:
 def open_session(settings: Settings) -> Session:
     """Read the data, encode what is not cached, load the network and put the adapters in."""
     handles = open_model(settings.model)
-    family = handles.model.family.name
-    if settings.adapter.text_encoder and family not in TEXT_TRAINABLE:
-        raise InputError(f"the text encoders of {family} are not trained: set adapter.text_encoder to false")
+    family = handles.model.family
+    if settings.adapter.text_encoder and not training_facts(family).text:
+        raise InputError(
+            f"the text encoders of {family.title} are not trained: set adapter.text_encoder to false"
+        )
     examples = read_examples(settings.data)
     found = split(examples, settings.validation.share)
     everything = (*found.training, *found.validation)
@@ -107,7 +109,7 @@ def _conditioner(
     roles = tuple(part.role for part in handles.text.parts)
     live = load_text(handles.text, settings.run, roles)
     if settings.adapter.text_encoder:
-        for number, role in enumerate(TEXT_TRAINABLE[handles.model.family.name]):
+        for number, role in enumerate(training_facts(handles.model.family).text):
             adapters[role] = inject(live.modules[role], settings.adapter, settings.run.seed + 1 + number)
         return LearningText(live, handles.text)
     key = fingerprint(*(part.weights for part in handles.text.parts))

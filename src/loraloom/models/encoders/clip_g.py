@@ -28,5 +28,5 @@ ENCODER = EncoderKind(
         "conditioner.embedders.0.model.",
         "text_encoders.clip_g.transformer.",
     ),
-    lora=LoraNames(3, ("clip_g",)),
+    lora=LoraNames(3, ("clip_g",), number=2),
 )

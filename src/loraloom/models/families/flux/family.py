@@ -14,6 +14,7 @@ from loraloom.models.family import (
     Config,
     Family,
     LoraFacts,
+    LoraSign,
     Module,
     Shapes,
     TrainingFacts,
@@ -133,7 +134,11 @@ FAMILY = Family(
     said=("flux-1", "flux1", "flux.1", "flux"),
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
     lora=LoraFacts(
-        paths=(r"single_transformer_blocks_|double_blocks_\d+_|single_blocks_\d+_",),
+        base_version="flux1",
+        signs=(
+            LoraSign(r"single_transformer_blocks_|double_blocks_\d+_|single_blocks_\d+_"),
+            LoraSign(r"^transformer_blocks_(\d|1[0-8])_(attn_|ff_|norm1_)", (3072,), 1.5),
+        ),
         rewrites=(
             (r"^(double_blocks\.\d+)\.processor\.(qkv|proj)1$", r"\1.img_attn.\2"),
             (r"^(double_blocks\.\d+)\.processor\.(qkv|proj)2$", r"\1.txt_attn.\2"),
@@ -143,6 +148,7 @@ FAMILY = Family(
         comfyui=comfyui_names,
     ),
     training=TrainingFacts(
-        architecture="flux-1-dev/lora", base_version="flux1", flat="lora_transformer_", dotted="transformer."
+        architecture="flux-1-dev/lora",
+        flat="lora_transformer_",
     ),
 )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
+from loraloom.models.family import Family, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
 from loraloom.models.text.recipes import SD15
 from loraloom.models.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
     UNetNames,
-    comfyui_names,
     eight_heads,
+    unet_lora,
     unet_module,
 )
 
@@ -31,11 +31,9 @@ FAMILY = Family(
     prediction=discrete("eps"),
     prompt=SD15,
     said=("stable-diffusion-v1", "sd_v1", "sd_1", "sd1"),
-    lora=LoraFacts(context_width=768, text_is_fixed=False, comfyui=comfyui_names),
+    lora=unet_lora(768, kohya="module", base_version="sd_v1"),
     training=TrainingFacts(
         architecture="stable-diffusion-v1/lora",
-        base_version="sd_v1",
-        dotted="unet.",
         text=("clip_l",),
         stated_prediction="epsilon",
         implementation="https://github.com/Stability-AI/generative-models",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
+from loraloom.models.family import Family, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
 from loraloom.models.text.recipes import SD20
 from loraloom.models.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
     UNetNames,
-    comfyui_names,
     heads_of_64,
+    unet_lora,
     unet_module,
 )
 
@@ -48,11 +48,9 @@ FAMILY = Family(
     prediction=prediction,
     prompt=SD20,
     said=("stable-diffusion-v2", "sd_v2", "sd_2"),
-    lora=LoraFacts(context_width=1024, text_is_fixed=False, comfyui=comfyui_names),
+    lora=unet_lora(1024, kohya="module", base_version="sd_v2"),
     training=TrainingFacts(
         architecture="stable-diffusion-v2-768-v/lora",
-        base_version="sd_v2",
-        dotted="unet.",
         implementation="https://github.com/Stability-AI/generative-models",
     ),
 )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from loraloom.models.family import Family, LoraFacts, Shapes, TrainingFacts
+from loraloom.models.family import Family, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
 from loraloom.models.text.recipes import SDXL
 from loraloom.models.unet_layout import (
     SDXL_LATENT,
     UNET_MARKS,
     UNetNames,
-    comfyui_names,
     heads_of_64,
     read_layout,
+    unet_lora,
     unet_module,
 )
 
@@ -33,11 +33,9 @@ FAMILY = Family(
     prediction=discrete("eps"),
     prompt=SDXL,
     said=("stable-diffusion-xl-v1-base", "stable-diffusion-xl", "sdxl_base", "sdxl"),
-    lora=LoraFacts(context_width=2048, text_is_fixed=False, comfyui=comfyui_names),
+    lora=unet_lora(2048, deep=True, base_version="sdxl_base_v1-0"),
     training=TrainingFacts(
         architecture="stable-diffusion-xl-v1-base/lora",
-        base_version="sdxl_base_v1-0",
-        dotted="unet.",
         text=("clip_l", "clip_g"),
         stated_prediction="epsilon",
         implementation="https://github.com/Stability-AI/generative-models",

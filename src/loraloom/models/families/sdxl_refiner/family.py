@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from loraloom.models.family import Family, LoraFacts, Shapes
+from loraloom.models.family import Family, Shapes
 from loraloom.models.predictions import discrete
 from loraloom.models.text.recipes import REFINER
 from loraloom.models.unet_layout import (
     SDXL_LATENT,
     UNET_MARKS,
     UNetNames,
-    comfyui_names,
     heads_of_64,
     read_layout,
+    unet_lora,
     unet_module,
 )
 
@@ -33,5 +33,5 @@ FAMILY = Family(
     prediction=discrete("eps"),
     prompt=REFINER,
     said=("stable-diffusion-xl-v1-refiner",),
-    lora=LoraFacts(context_width=1280, text_is_fixed=False, comfyui=comfyui_names),
+    lora=unet_lora(1280, deep=True),
 )
