@@ -11,6 +11,8 @@ from loraloom.weights.patch import NameTable, Target
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from loraloom.weights.packed import Packed
+
 Shape: TypeAlias = "tuple[int, ...]"
 
 ComponentName: TypeAlias = Literal["model", "clip"]
@@ -27,6 +29,7 @@ class Component:
     names: further module names → target: diffusers' names, with rows where the native weight is fused.
 
     read: native weight → its values, mapped where possible; None where only the header is at hand.
+    quantised: native weight → it as it is stored, where it is quantised.
 
     For the diffusion network ("model") names are module paths ("down_blocks.0.attentions.0.proj_in").
     For the text encoders ("clip") every module path and every native weight name starts with the encoder:
@@ -38,6 +41,7 @@ class Component:
     shapes: Mapping[str, Shape]
     names: NameTable = field(default_factory=lambda: dict[str, Target]())
     read: Callable[[str], Tensor] | None = None
+    quantised: Callable[[str], Packed | None] | None = None
 
     def find(self, path: str) -> Target | None:
         """The target of a module path, or of a parameter path that ends in .bias or .scale."""

@@ -9,18 +9,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from loraloom.lora.receipt import BlockEffect, Effect
+from loraloom.weights.packed import Packed
 from loraloom.weights.patch import Rows
 
 MAX_SAMPLED = 1 << 19
 """Elements of a weight from which its norm is estimated instead of summed."""
 
 Read = Callable[[str], Tensor]
+
+Quantised = Callable[[str], "Packed | None"]
+"""Native weight → it as it is stored, where it is quantised."""
 
 _BLOCK = re.compile(
     r"^(?P<block>(?:input_blocks|output_blocks|double_blocks|single_blocks|joint_blocks|transformer_blocks"
@@ -45,14 +50,18 @@ def block_of(weight: str) -> str:
     return found["block"] or f"{found['encoder']} {found['layer']}"
 
 
-def effect_of(component: str, patches: Mapping[str, Sequence[Measured]], read: Read) -> Effect:
-    """The change at strength 1. read: native weight → its values, mapped where that is possible."""
+def effect_of(
+    component: str, patches: Mapping[str, Sequence[Measured]], read: Read, quantised: Quantised | None = None
+) -> Effect:
+    """The change at strength 1. read: native weight → its values, mapped where that is possible; quantised:
+    those that are stored so, as they are stored."""
     blocks: dict[str, list[float]] = {}
     for weight, changes in patches.items():
-        stored = read(weight)
-        delta = sum(change.norm(_rows(stored, change.rows)) ** 2 for change in changes)
+        packed = None if quantised is None else quantised(weight)
+        delta = sum(change.norm(_rows(partial(read, weight), change.rows)) ** 2 for change in changes)
+        norm = _norm(read(weight)) if packed is None else _norm_of_packed(packed)
         sums = blocks.setdefault(block_of(weight), [0.0, 0.0, 0.0])
-        for index, value in enumerate((delta, _norm(stored) ** 2, 1.0)):
+        for index, value in enumerate((delta, norm**2, 1.0)):
             sums[index] += value
     found = tuple(
         BlockEffect(block, int(count), math.sqrt(delta / base) if base else 0.0)
@@ -62,10 +71,11 @@ def effect_of(component: str, patches: Mapping[str, Sequence[Measured]], read: R
     return Effect(component, math.sqrt(total[0]), math.sqrt(total[1]), found)
 
 
-def _rows(stored: Tensor, rows: Rows) -> Callable[[], Tensor]:
+def _rows(read: Callable[[], Tensor], rows: Rows) -> Callable[[], Tensor]:
     """The rows of a weight in float32, made when they are asked for."""
 
     def weight() -> Tensor:
+        stored = read()
         part = stored if rows is None else stored[rows[0] : rows[1]]
         return part.to(torch.float32, copy=True)
 
@@ -77,5 +87,15 @@ def _norm(stored: Tensor) -> float:
     if stored.dim() < 2 or stored.numel() <= MAX_SAMPLED:
         return float(torch.linalg.vector_norm(stored.to(torch.float32)))
     step = math.ceil(stored.numel() / MAX_SAMPLED)
-    sample = stored[::step].to(torch.float32)
-    return float(torch.linalg.vector_norm(sample)) * math.sqrt(len(stored) / len(sample))
+    return _norm_of_sample(stored[::step].to(torch.float32), len(stored))
+
+
+def _norm_of_packed(packed: Packed) -> float:
+    """As `_norm`, with no more rows widened than are looked at."""
+    step = math.ceil(math.prod(packed.shape) / MAX_SAMPLED)
+    rows = torch.arange(0, packed.shape[0], step, device=packed.device)
+    return _norm_of_sample(packed.take(rows, torch.float32), packed.shape[0])
+
+
+def _norm_of_sample(sample: Tensor, rows: int) -> float:
+    return float(torch.linalg.vector_norm(sample)) * math.sqrt(rows / len(sample))

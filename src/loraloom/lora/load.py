@@ -165,9 +165,9 @@ def _measured(
     survival: list[Survival] = []
     for name, part in components.items():
         if part.read is not None and patches[name]:
-            effects.append(effect_of(name, patches[name], part.read))
-            if (loss := survival_of(name, patches[name], part.read)) is not None:
-                survival.append(loss)
+            effects.append(effect_of(name, patches[name], part.read, part.quantised))
+            if part.quantised and (found := survival_of(name, patches[name], part.quantised)) is not None:
+                survival.append(found)
     return receipt.measured(tuple(effects), tuple(survival))
 
 

@@ -71,16 +71,28 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Survival:
-    """What merging a LoRA into a base of 8 bits would lose: ‖Q(W+Δ) − W − Δ‖ / ‖Δ‖, by a sample.
+    """How a LoRA is put on a quantised base, and what storing the sum in the base's format again would lose.
 
-    lost: 0 if all survives; near 1 and beyond, nothing recognisable. storage: the base's type. weights: how
-    many were sampled. Such a base keeps its weights and runs low-rank changes beside them, losing nothing.
+    storage: the format of the weights that it changes (the most frequent one). beside: quantised weights
+    that stay as they are, with the change running beside them, exact. merged: quantised weights that are
+    widened and carry the change in the type to compute in, because it has no factors.
+    lost: ‖Q(W+Δ) − W − Δ‖ / ‖Δ‖ by a sample of `weights` weights, which neither way does: 0 if all would
+    survive, near 1 and beyond nothing recognisable; None where the format's rounding is not known.
     """
 
     component: str
     storage: str
-    lost: float
+    lost: float | None
     weights: int
+    beside: int = 0
+    merged: int = 0
+
+    def __str__(self) -> str:
+        ways = [f"{self.beside} beside {self.storage} weights"] if self.beside else []
+        if self.merged:
+            ways.append(f"{self.merged} {self.storage} weights widened")
+        lost = "" if self.lost is None else f" (requantising would lose {self.lost:.0%} of it)"
+        return " and ".join(ways) + lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +177,7 @@ class Receipt:
         if self.strength_clip is not None:
             parts.append(f"clip {self.strength_clip:g}")
         parts += [f"‖ΔW‖/‖W‖ {effect.component} {effect.relative:.3g}" for effect in self.effects]
-        parts += [
-            f"beside {loss.storage} weights (merging would lose {loss.lost:.0%} of it)"
-            for loss in self.survival
-        ]
+        parts += [str(way) for way in self.survival]
         left_out = sum(len(entry.modules) for entry in self.ignored)
         if left_out:
             parts.append(f"{left_out} left out by design")

@@ -81,7 +81,9 @@ def named_parts(path: Path) -> set[ComponentName]:
 def _components(model: DiffusionModel, clip: TextEncoders | None) -> dict[ComponentName, Component]:
     family = model.family.name
     components: dict[ComponentName, Component] = {
-        "model": Component(family, model.weights.shapes, model.lora_aliases(), model.weights.map)
+        "model": Component(
+            family, model.weights.shapes, model.lora_aliases(), model.weights.map, model.weights.quantised
+        )
     }
     if clip is not None:
         components["clip"] = _text_component(clip, family)
@@ -90,4 +92,4 @@ def _components(model: DiffusionModel, clip: TextEncoders | None) -> dict[Compon
 
 def _text_component(clip: TextEncoders, family: str) -> Component:
     text = WeightSource.joined(part.weights for part in clip.parts)
-    return Component(family, text.shapes, clip.lora_aliases(), text.map)
+    return Component(family, text.shapes, clip.lora_aliases(), text.map, text.quantised)

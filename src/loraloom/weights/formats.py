@@ -168,6 +168,22 @@ class Format:
         the format's name."""
         raise ModelFileError(f"{self.title} is read here, but not written")
 
+    def rounded(self, values: Tensor, parts: Parts, settings: Settings) -> Tensor | None:
+        """Other values (n, in), float32, as they would be after being stored as this weight is; None where
+        that is not known."""
+        from loraloom.weights.packed import packed_as
+
+        del parts
+        if type(self).pack is Format.pack:
+            return None
+        found = packed_as(self, values, self.option(settings))
+        return None if found is None else found.widened(values.dtype)
+
+    def option(self, settings: Settings) -> str:
+        """What `pack` needs to be told in order to store a weight as one with these settings is."""
+        del settings
+        return ""
+
 
 def by_row(part: Tensor, rows: int) -> Tensor:
     """A scale as () or (rows, 1); everything else as it is."""

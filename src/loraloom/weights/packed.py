@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.errors import ModelFileError
-from loraloom.weights.formats import Format, Parts, Settings, Shape, formats
+from loraloom.weights.dtypes import DTYPE_NAMES
+from loraloom.weights.formats import Format, Layer, Parts, Settings, Shape, TensorInfo, formats
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,11 @@ class Packed:
         values = self._each(lambda part: part[chosen], len(chosen)).widened(dtype)
         return values[back].reshape(*index.shape, *self.shape[1:])
 
+    def rounded(self, values: Tensor) -> Tensor | None:
+        """Other values for some rows (n, in), float32, as they would be after being stored as this weight is;
+        None where that is not known."""
+        return self.format.rounded(values, self.parts, self.settings)
+
     def to(self, device: torch.device) -> Packed:
         return replace(self, parts={role: part.to(device) for role, part in self.parts.items()})
 
@@ -135,6 +141,23 @@ def _for_rows(packed: Packed, role: str) -> Tensor:
     """A part with an entry for each row."""
     part = packed.parts[role]
     return part if part.dim() else part.expand(packed.shape[0], 1)
+
+
+def packed_as(format: Format, values: Tensor, option: str = "") -> Packed | None:
+    """Values (rows, in), float32, in a storage format; None where they cannot be stored so. option: see
+    `Format.pack`."""
+    made = format.pack(values, option)
+    if made is None:
+        return None
+    tensors, said = made
+    infos = {
+        name: TensorInfo(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), 0, tensor.nbytes)
+        for name, tensor in tensors.items()
+    }
+    shape, packing = format.describe(Layer("", infos, said))
+    names = {id(info): name for name, info in infos.items()}
+    parts = {role: tensors[names[id(info)]] for role, info in packing.parts.items()}
+    return Packed.of(format.name, parts, said, shape)
 
 
 def narrowed(values: Tensor) -> Packed:

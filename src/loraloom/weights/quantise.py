@@ -20,10 +20,11 @@ from torch import Tensor
 
 from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
+from loraloom.weights.dtypes import DTYPE_NAMES, DTYPES
 from loraloom.weights.formats import Format, TensorInfo, formats
 from loraloom.weights.gguf_header import TYPES
 from loraloom.weights.marks import MARK, METADATA
-from loraloom.weights.tensor_file import DTYPES, TensorFile
+from loraloom.weights.tensor_file import TensorFile
 
 SMALLEST = 4096
 """Values of the smallest matrix that is quantised."""
@@ -35,7 +36,6 @@ WRITTEN = ("int8", "int8:convrot", "fp8", "fp8:e5m2", "mxfp8", "nvfp4", "convrot
 
 _NETWORK = ("model.diffusion_model.", "diffusion_model.")
 _NUMBERED = re.compile(r"\.\d+\..*\.weight|^[a-z_]*(blocks|layers)\.\d+\..*\.weight")
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
 
 Said: TypeAlias = Callable[[str], None]
@@ -150,7 +150,7 @@ class _Safetensors:
             dtype = DTYPES.get(info.dtype) if info.is_readable else torch.float32
             for key, tensor in self._made(name, torch.empty(info.shape, dtype=dtype, device="meta")).items():
                 plans[key] = {
-                    "dtype": _DTYPE_NAMES[tensor.dtype],
+                    "dtype": DTYPE_NAMES[tensor.dtype],
                     "shape": list(tensor.shape),
                     "data_offsets": [place, place + tensor.nbytes],
                 }

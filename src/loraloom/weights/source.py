@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
+from loraloom.weights.dtypes import DTYPES
 from loraloom.weights.formats import TensorInfo
 from loraloom.weights.packed import Packed, joined
 from loraloom.weights.patch import Rows
-from loraloom.weights.tensor_file import DTYPES, TensorFile
+from loraloom.weights.tensor_file import TensorFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,10 @@ class WeightSource:
         if any(piece.transposed or piece.info.packing is None for piece in entry):
             return None
         return joined([piece.packed(mapped=mapped) for piece in entry])
+
+    def quantised(self, native: str) -> Packed | None:
+        """As `packed`, on the file's own pages where that is possible; None for weights that are not."""
+        return self.packed(native, mapped=True)
 
     def stored(self, native: str) -> Tensor:
         """The values as the file has them; of a quantised weight, without its scales."""

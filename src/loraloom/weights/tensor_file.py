@@ -19,31 +19,13 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
+from loraloom.weights.dtypes import DTYPES
 from loraloom.weights.formats import TensorInfo
 from loraloom.weights.header import FileIdentity, Header, open_regular, read_header
 from loraloom.weights.packed import Packed
 
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
-    {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "F8_E4M3": torch.float8_e4m3fn,
-        "F8_E5M2": torch.float8_e5m2,
-        "I64": torch.int64,
-        "I32": torch.int32,
-        "I16": torch.int16,
-        "I8": torch.int8,
-        "U8": torch.uint8,
-        "BOOL": torch.bool,
-        "C64": torch.complex64,
-    }
-)
-"""Data type names of the format that tensors can be read in → torch's."""
-
 _PART_DTYPES = MappingProxyType({**DTYPES, "F8_E8M0": torch.uint8})
-"""As above, for what packed weights are made of: bits that their format knows how to read."""
+"""As `DTYPES`, for what packed weights are made of: bits that their format knows how to read."""
 
 _READ_AT_ONCE = 1 << 26
 

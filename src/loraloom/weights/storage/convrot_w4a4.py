@@ -43,6 +43,9 @@ class _Int4(Format):
         turned = rotated(x, _group(settings))
         return integer_product(turned, _signed(parts["weight"]), parts["scale"], levels)
 
+    def option(self, settings: Settings) -> str:
+        return str(_group(settings))
+
     def pack(self, weight: Tensor, option: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         import torch
 

@@ -58,6 +58,16 @@ class _Float(Format):
         scale = parts.get("scale")
         return y if scale is None else y * scale.reshape(-1).to(x.dtype)
 
+    def rounded(self, values: Tensor, parts: Parts, settings: Settings) -> Tensor | None:
+        """With a scale of its own where the weight has one, else as it is."""
+        import torch
+
+        del settings
+        dtype = parts["weight"].dtype
+        limit = torch.finfo(dtype).max
+        scale = (values.abs().max() / limit).clamp_min(1e-30) if "scale" in parts else 1.0
+        return (values / scale).clamp_(-limit, limit).to(dtype).to(values.dtype) * scale
+
     def pack(self, weight: Tensor, option: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         import torch
 

@@ -49,6 +49,21 @@ class _Gguf(Format):
         values = stored if stored.is_floating_point() else dequantised(stored, settings["format"])
         return values.reshape(shape).to(dtype)
 
+    def rounded(self, values: Tensor, parts: Parts, settings: Settings) -> Tensor | None:
+        import torch
+        from gguf import GGMLQuantizationType
+        from gguf.quants import quantize
+
+        from loraloom.weights.gguf_blocks import dequantised
+
+        del parts
+        kind = settings["format"]
+        try:
+            stored = quantize(values.contiguous().cpu().numpy(), GGMLQuantizationType[kind])
+        except NotImplementedError:
+            return None
+        return dequantised(torch.from_numpy(stored), kind)
+
 
 def _are_blocks(kind: str, columns: int) -> bool:
     from loraloom.weights.gguf_names import BLOCK_SIZES

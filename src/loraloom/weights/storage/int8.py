@@ -42,6 +42,10 @@ class _Int8(Format):
         group = _group(settings)
         return integer_product(rotated(x, group) if group else x, parts["weight"], parts["scale"])
 
+    def option(self, settings: Settings) -> str:
+        group = _group(settings)
+        return f"convrot{group}" if group else ""
+
     def pack(self, weight: Tensor, option: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """option: "" (by row), "convrot" or "convrot256" (turned in groups, where the columns allow it)."""
         import torch
