@@ -69,6 +69,9 @@ class SessionRunner:
             )
         return {"torch": torch.__version__, "devices": devices}
 
+    def declared(self) -> JSON:
+        return None  # the server has asked node packs itself, before it began
+
     def check(self, request: Request) -> list[JSON]:
         graph = parse_api(dict(request.prompt))
         needed = order(graph.nodes, request.targets or graph.nodes)
