@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from loraloom.models import memory as memory_module
+from loraloom.models.activations import DECODER_MAPS, picture_bytes
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.models.handles import Autoencoder
 from loraloom.nodes import inpainting
 from loraloom.runtime.services import services
 from tests import tiny_models
+from tests.no_memory import Fail, both_kinds
 from tests.nodes.runs import PlainRun
 
 
@@ -52,8 +55,9 @@ def test_tiles_give_nearly_the_same_picture(run: PlainRun, vae: Autoencoder) -> 
     assert encoded.shape == samples.shape
 
 
+@both_kinds
 def test_too_little_memory_falls_back_to_tiles(
-    run: PlainRun, vae: Autoencoder, monkeypatch: pytest.MonkeyPatch
+    run: PlainRun, vae: Autoencoder, monkeypatch: pytest.MonkeyPatch, fail: Fail
 ) -> None:
     network = services(run).memory.autoencoder(vae)
     samples = torch.randn(1, 4, 2, 160, generator=torch.Generator().manual_seed(3))
@@ -62,10 +66,34 @@ def test_too_little_memory_falls_back_to_tiles(
 
     def small(latent: torch.Tensor) -> torch.Tensor:
         if latent.shape[-1] == 160:
-            raise torch.OutOfMemoryError("too large")
+            fail()
         return plain(latent)
 
     monkeypatch.setattr(network, "_decode", small)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RuntimeError):
         small(samples)
-    assert network.decode(samples).shape == expected.shape
+    assert torch.equal(network.decode(samples), expected)
+
+
+def test_tiles_are_as_large_as_memory_allows(
+    run: PlainRun, vae: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = services(run).memory.autoencoder(vae)
+    samples = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(3))
+    picture = network.decode(samples)  # 320 × 320 pixels
+    sizes: list[int] = []
+    plain = network._decode  # pyright: ignore[reportPrivateUsage]
+
+    def seen(latent: torch.Tensor) -> torch.Tensor:
+        sizes.append(latent.shape[-2] * latent.shape[-1])
+        return plain(latent)
+
+    monkeypatch.setattr(network, "_decode", seen)
+    for pixels, largest in ((320 * 320, 40 * 40), (256 * 256, 32 * 32), (0, 16 * 16)):
+        room = picture_bytes(network._config, pixels, 4, DECODER_MAPS)  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(memory_module, "available_memory", lambda device, room=room: room)
+        sizes.clear()
+        assert network.decode(samples).shape == picture.shape
+        assert max(sizes) == largest
+        sizes.clear()
+    assert network.encode(picture).shape == samples.shape

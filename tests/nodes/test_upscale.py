@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from loraloom.errors import InputError, ModelFileError
+from loraloom.models import upscaling
 from loraloom.models.upscaling import open_upscaler
 from loraloom.nodes import upscale
+from tests.no_memory import Fail, both_kinds
 from tests.nodes.runs import PlainRun
 
 needs_spandrel = pytest.mark.skipif(find_spec("spandrel") is None, reason="spandrel is not installed")
@@ -60,6 +62,31 @@ def test_tiles_do_not_show(model: Path) -> None:
     tiled = loaded(image, torch.device("cpu"))
     left = loaded(image[:, :, :400], torch.device("cpu"))
     torch.testing.assert_close(tiled[:, :, :760], left[:, :, :760])
+
+
+@needs_spandrel
+@both_kinds
+def test_tiles_are_as_large_as_memory_allows(
+    model: Path, monkeypatch: pytest.MonkeyPatch, fail: Fail
+) -> None:
+    loaded = open_upscaler(model)
+    image = torch.rand(1, 8, 520, 3, generator=torch.Generator().manual_seed(3))
+    whole = loaded(image, torch.device("cpu"))
+    plain, widths = loaded._one, list[int]()  # pyright: ignore[reportPrivateUsage]
+
+    def short(tile: Tensor) -> Tensor:
+        widths.append(tile.shape[-1])
+        if tile.shape[-1] > 128:
+            fail()
+        return plain(tile)
+
+    monkeypatch.setattr(loaded, "_one", short)
+    torch.testing.assert_close(loaded(image, torch.device("cpu")), whole, atol=1e-3, rtol=0)
+    assert widths[:3] == [512, 256, 128]
+    widths.clear()
+    monkeypatch.setattr(upscaling, "available_memory", lambda device: 0)
+    torch.testing.assert_close(loaded(image, torch.device("cpu")), whole, atol=1e-3, rtol=0)
+    assert max(widths) == 128
 
 
 @needs_spandrel

@@ -10,6 +10,7 @@ import torch
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import ModelFolders
+from loraloom.models.autoencoder_network import TinyDecoder
 from loraloom.models.families.flux.family import FAMILY as FLUX
 from loraloom.models.families.sd15.family import FAMILY as SD15
 from loraloom.models.memory import Memory
@@ -17,6 +18,7 @@ from loraloom.nodes.loaders import load_vae
 from loraloom.runtime.previews import LatentPreview, Previews
 from loraloom.sampling.types import Step
 from tests.models.test_tiny_autoencoder import halves, written
+from tests.no_memory import Fail, both_kinds
 from tests.nodes.runs import PlainRun
 
 DENOISED = torch.randn(1, 4, 8, 6, generator=torch.Generator().manual_seed(1))
@@ -95,3 +97,15 @@ def test_tiny_autoencoders_are_offered_where_both_halves_are(tmp_path: Path) -> 
     vae = load_vae("taesd", run=run)
     assert vae.tiny_latent == (0.18215, 0.0)
     assert folders.find("tiny_vae", "taesdxl") is None and folders.find("tiny_vae", "other") is None
+
+
+@both_kinds
+def test_without_memory_for_the_decoder_colours_are_mixed(
+    tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "vae_approx", "taesd", "decoder", halves(width=8)[1])
+    preview, _ = shown(tmp_path)
+    mixed = preview.picture(method="latent2rgb")
+    assert preview.picture().tobytes() != mixed.tobytes()
+    monkeypatch.setattr(TinyDecoder, "__call__", lambda self, latent: fail())
+    assert preview.picture().tobytes() == mixed.tobytes()

@@ -16,6 +16,7 @@ from loraloom.sampling.run import completed, mask_like, sample
 from loraloom.sampling.samplers.registry import method, sampler_names
 from loraloom.sampling.schedules import between, sigmas_for
 from loraloom.sampling.types import Cond, Parametrisation, Step
+from tests.no_memory import Fail, both_kinds
 from tests.sampling.toy import NEGATIVE, PARITY, POSITIVE, Toy, noise, toy
 
 FIGURES = np.load(PARITY / "samplers.npz")
@@ -252,14 +253,15 @@ def test_noise_of_another_shape_is_refused() -> None:
         )
 
 
-def test_the_batch_shrinks_when_memory_is_short() -> None:
+@both_kinds
+def test_the_batch_shrinks_when_memory_is_short(fail: Fail) -> None:
     network = toy()
     sigmas = sigmas_for(network.parametrisation, "karras", 3)
     plenty = run(network, "euler", sigmas, seed=1)
 
     def short(x: Tensor, out: Tensor) -> Tensor:
         if x.shape[0] > 1:
-            raise torch.OutOfMemoryError("too much")
+            fail()
         return out
 
     network.hook = short
@@ -268,11 +270,50 @@ def test_the_batch_shrinks_when_memory_is_short() -> None:
     assert [batch for batch, _ in network.calls] == [2] + [1] * 6
 
 
-def test_too_little_memory_for_one_is_an_error_that_says_so() -> None:
+@both_kinds
+def test_latents_of_one_batch_are_evaluated_apart_when_memory_is_short(fail: Fail) -> None:
+    network = toy()
+    latent = torch.zeros(3, 4, 8, 8)
+
+    def sampled() -> Tensor:
+        steps = sample(
+            network, CFG(POSITIVE, NEGATIVE, 5.0), latent=latent, noise=noise(1, 3, 4, 8, 8),
+            method=method("euler"), sigmas=sigmas_for(network.parametrisation, "karras", 2), seed=1,
+        )  # fmt: skip
+        return completed(steps).latent
+
+    plenty = sampled()
+
+    def short(x: Tensor, out: Tensor) -> Tensor:
+        if x.shape[0] > 2:
+            fail()
+        return out
+
+    network.hook = short
+    network.calls.clear()
+    torch.testing.assert_close(sampled(), plenty)
+    assert [batch for batch, _ in network.calls] == [6, 3] + [1] * 12
+
+
+def test_other_errors_of_a_network_are_not_taken_for_too_little_memory() -> None:
+    network = toy()
+
+    def broken(x: Tensor, out: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    network.hook = broken
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(network, "euler", sigmas_for(network.parametrisation, "karras", 3), seed=1)
+    assert len(network.calls) == 1
+
+
+@both_kinds
+def test_too_little_memory_for_one_is_an_error_that_says_so(fail: Fail) -> None:
     network = toy()
 
     def none(x: Tensor, out: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("too much")
+        fail()
+        return out
 
     network.hook = none
     with pytest.raises(OutOfMemory, match="smaller picture"):

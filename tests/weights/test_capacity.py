@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from loraloom.weights import capacity
-from loraloom.weights.capacity import available_memory
+from loraloom.weights.capacity import available_memory, is_allocation_failure
 
 CPU = torch.device("cpu")
 
@@ -44,3 +44,22 @@ def test_a_containers_limit_counts_without_what_it_would_give_back(system: Path)
 
 def test_the_real_system_has_some_memory() -> None:
     assert 0 < available_memory(CPU) <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError("MPS backend out of memory")]
+)
+def test_errors_of_allocators_are_known(error: Exception) -> None:
+    assert is_allocation_failure(error)
+
+
+def test_the_real_error_of_the_cpus_allocator_is_known() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 56, dtype=torch.uint8)
+    assert type(raised.value) is RuntimeError
+    assert is_allocation_failure(raised.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes"), ValueError("out of memory"), KeyError("x")])
+def test_other_errors_are_no_failures_to_allocate(error: Exception) -> None:
+    assert not is_allocation_failure(error)

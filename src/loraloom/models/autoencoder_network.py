@@ -14,17 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import InputError, ModelFileError
+from loraloom.models.activations import DECODER_MAPS, ENCODER_MAPS, picture_bytes
 from loraloom.models.resident import Resident
 from loraloom.models.tiles import in_tiles
 from loraloom.models.tiny_autoencoder import tiny_decoder_blueprint
+from loraloom.weights.capacity import is_allocation_failure
 from loraloom.weights.source import WeightSource
 from loraloom.weights.tensor_file import TensorFile
+
+TILES = (512, 256, 128)
+"""Sides of tiles in pixels, from the size that costs least time."""
 
 
 class AutoencoderNetwork:
     """A KL autoencoder ready to run.
 
-    module: gives the resident module each time it is about to be used.
+    module: gives the resident module each time it is about to be used. has_room: whether so many bytes can be
+    had for computing.
     """
 
     def __init__(
@@ -33,11 +39,13 @@ class AutoencoderNetwork:
         config: Mapping[str, object],
         dtype: torch.dtype,
         device: torch.device,
+        has_room: Callable[[int], bool] = lambda needed: True,
     ) -> None:
         self._module = module
         self._config = config
         self._dtype = dtype
         self._device = device
+        self._has_room = has_room
 
     @property
     def latent_channels(self) -> int:
@@ -50,15 +58,24 @@ class AutoencoderNetwork:
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, C, h, w) → (B, H, W, 3) float32 in [0, 1]; in tiles where the memory does not suffice."""
-        return self._or_in_tiles(
-            lambda: self._pictures(latent, self._decode), lambda: self.decode_tiled(latent)
+        pixels = latent.shape[-2] * latent.shape[-1] * self.downscale**2
+        return self._as_memory_allows(
+            lambda: self._pictures(latent, self._decode),
+            lambda tile: self.decode_tiled(latent, tile, tile // 8),
+            pixels,
+            DECODER_MAPS,
         )
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, H, W, 3 or more) in [0, 1] → (B, C, h, w) float32: the mean of the posterior, nothing drawn.
 
         A picture whose sides are no multiples of `downscale` loses its edges evenly."""
-        return self._or_in_tiles(lambda: self._latents(image, self._encode), lambda: self.encode_tiled(image))
+        return self._as_memory_allows(
+            lambda: self._latents(image, self._encode),
+            lambda tile: self.encode_tiled(image, tile, tile // 8),
+            image.shape[1] * image.shape[2],
+            ENCODER_MAPS,
+        )
 
     def decode_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64) -> Tensor:
         """As `decode`, in tiles of about tile × tile pixels: the mean of three tilings, one of wide and one
@@ -76,12 +93,22 @@ class AutoencoderNetwork:
             image, lambda one: _mean_of_tilings(self._encode, one, tilings, overlap, 1 / self.downscale)
         )
 
-    def _or_in_tiles(self, whole: Callable[[], Tensor], tiled: Callable[[], Tensor]) -> Tensor:
-        try:
-            return whole()
-        except torch.OutOfMemoryError:
-            pass  # leaving the handler lets go of what the failed attempt holds
-        return tiled()
+    def _as_memory_allows(
+        self, whole: Callable[[], Tensor], tiled: Callable[[int], Tensor], pixels: int, maps: int
+    ) -> Tensor:
+        """The picture at once, or in the largest tiles for which there is memory."""
+        self._module()  # the weights come first: what is free beside them counts
+        for tile in (0, *TILES):
+            smallest = tile == TILES[-1]
+            needed = picture_bytes(self._config, tile**2 or pixels, self._dtype.itemsize, maps)
+            if not smallest and not self._has_room(needed):
+                continue
+            try:
+                return tiled(tile) if tile else whole()
+            except (RuntimeError, MemoryError) as error:
+                if smallest or not is_allocation_failure(error):
+                    raise
+        raise AssertionError("the smallest tiles either succeed or raise")
 
     @torch.inference_mode()
     def _pictures(self, latent: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
@@ -125,8 +152,9 @@ class TinyAutoencoderNetwork(AutoencoderNetwork):
         dtype: torch.dtype,
         device: torch.device,
         latent: tuple[float, float],
+        has_room: Callable[[int], bool] = lambda needed: True,
     ) -> None:
-        super().__init__(module, config, dtype, device)
+        super().__init__(module, config, dtype, device, has_room)
         self._scale, self._shift = latent
 
     def _decode(self, latent: Tensor) -> Tensor:

@@ -64,7 +64,8 @@ class DiffusionNetwork:
 
     module: gives the resident module, with the right weights in it, each time it is about to be used.
     dtype, device: the type it computes in, and where. around: what acts on the module during each call.
-    options: what nodes attached to the model, by name, for the family's functions.
+    options: what nodes attached to the model, by name, for the family's functions. reserve: makes room for
+    computing with such inputs; torch.OutOfMemoryError where there is too little for so many at once.
     """
 
     family: Family
@@ -76,6 +77,7 @@ class DiffusionNetwork:
     around: Around = _nothing
     options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
     skipped: Skipped = ()
+    reserve: Callable[[Tensor, Inputs], None] = lambda x, inputs: None
 
     @property
     def latents(self) -> LatentFormat:
@@ -102,6 +104,7 @@ class DiffusionNetwork:
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
         module = self.module()
+        self.reserve(x, inputs)
         with self.around(module), self._without_skipped(module):
             return self.family.network.forward(module, x, timestep.to(x.device), inputs, self._run()).float()
 

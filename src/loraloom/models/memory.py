@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loraloom.errors import InputError, OutOfMemory
+from loraloom.models.activations import hidden_width, step_bytes
 from loraloom.models.autoencoder_layout import autoencoder_blueprint
 from loraloom.models.autoencoder_network import AutoencoderNetwork, TinyAutoencoderNetwork
 from loraloom.models.diffusion_network import Around, DiffusionNetwork
@@ -26,8 +28,9 @@ from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, T
 from loraloom.models.resident import Arithmetic, Resident, Storage
 from loraloom.models.tiny_autoencoder import tiny_blueprint
 from loraloom.models.unmerged import Unmerged
+from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Network
-from loraloom.weights.capacity import available_memory, has_native_bfloat16
+from loraloom.weights.capacity import available_memory, has_native_bfloat16, is_allocation_failure
 from loraloom.weights.patch import Stack
 from loraloom.weights.source import WeightSource
 
@@ -46,7 +49,10 @@ LARGE_TEXT_ENCODER = 2_000_000_000
 """Parameters from which a text encoder follows the network's type instead of float32."""
 
 MARGIN = 256 << 20
-"""Bytes kept free beside the weights, for what computing with them needs at least."""
+"""Bytes kept free when weights are loaded; what a step or a picture takes is made room for at the call."""
+
+DOUBT = 2
+"""How far off an estimate of what computing takes may be."""
 
 
 class Memory:
@@ -75,6 +81,13 @@ class Memory:
 
         beside: LoRAs that run beside the weights, which therefore need not be patched for them."""
         blueprint = model.family.blueprint(model.weights.shapes)
+        width, pixels = hidden_width(model.weights.shapes), model.family.latents.pixels
+        key = _key("network", model.weights, self.dtype, _storage(model))
+
+        def reserve(x: Tensor, inputs: Inputs) -> None:
+            needed = step_bytes(blueprint.config, width, pixels, x, inputs, self.dtype.itemsize)
+            self._reserve(needed, x.shape[0], key)
+
         return DiffusionNetwork(
             family=model.family,
             module=self._network_lease(model, blueprint),
@@ -84,15 +97,17 @@ class Memory:
             device=self.device,
             around=_around(model, blueprint, beside),
             options=dict(model.options),
+            reserve=reserve,
         )
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
         latent = vae.tiny_latent
         blueprint = (autoencoder_blueprint if latent is None else tiny_blueprint)(vae.weights.shapes)
         lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype)
+        has_room = partial(self.has_room, kept=_key("autoencoder", vae.weights, self.dtype))
         if latent is None:
-            return AutoencoderNetwork(lease, blueprint.config, self.dtype, self.device)
-        return TinyAutoencoderNetwork(lease, blueprint.config, self.dtype, self.device, latent)
+            return AutoencoderNetwork(lease, blueprint.config, self.dtype, self.device, has_room)
+        return TinyAutoencoderNetwork(lease, blueprint.config, self.dtype, self.device, latent, has_room)
 
     def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]:
         """Role → text encoder with the stack applied. Valid until the next call of this object."""
@@ -136,17 +151,22 @@ class Memory:
         storage: Storage = "quantized",
     ) -> Callable[[], nn.Module]:
         def module() -> nn.Module:
-            key = (kind, source, dtype, storage)
+            key = _key(kind, source, dtype, storage)
             if key not in self._residents:
                 self._make_room(kind, source, dtype, storage)
-                resident = Resident(
-                    blueprint,
-                    source,
-                    dtype=dtype,
-                    device=self.device,
-                    storage=storage,
-                    arithmetic=self.storage,
-                )
+                try:
+                    resident = Resident(
+                        blueprint,
+                        source,
+                        dtype=dtype,
+                        device=self.device,
+                        storage=storage,
+                        arithmetic=self.storage,
+                    )
+                except (RuntimeError, MemoryError) as error:
+                    if not is_allocation_failure(error):
+                        raise
+                    raise self._too_large(kind, source, dtype, storage) from error
                 self._residents[key] = kind, resident
             self._residents.move_to_end(key)
             resident = self._residents[key][1]
@@ -158,23 +178,48 @@ class Memory:
     def _make_room(self, kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage) -> None:
         """Evict until the weights fit; OutOfMemory with the figures when nothing is left to evict."""
         needed = weights_bytes(source, dtype, storage) + MARGIN
-        while needed > (free := self._free()):
+        while needed > self._free():
             if not self._evict():
-                names = ", ".join(file.path.name for file in source.files)
-                raise OutOfMemory(
-                    f"{names}: the {_KINDS[kind]} needs {needed / 1e9:.2f} GB as"
-                    f" {str(dtype).removeprefix('torch.')}; {max(free, 0) / 1e9:.2f} GB are available on"
-                    f" {self.device}. Close other programs, or use a"
-                    " smaller type (--dtype bf16) or an 8-bit file"
-                )
+                raise self._too_large(kind, source, dtype, storage)
+
+    def _too_large(
+        self, kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage
+    ) -> OutOfMemory:
+        names = ", ".join(file.path.name for file in source.files)
+        needed = weights_bytes(source, dtype, storage) + MARGIN
+        return OutOfMemory(
+            f"{names}: the {_KINDS[kind]} needs {needed / 1e9:.2f} GB as"
+            f" {str(dtype).removeprefix('torch.')}; {max(self._free(), 0) / 1e9:.2f} GB are available on"
+            f" {self.device}. Close other programs, or use a"
+            " smaller type (--dtype bf16) or an 8-bit file"
+        )
+
+    def has_room(self, needed: int, kept: Hashable = None) -> bool:
+        """Whether so many bytes are free to compute with; others than `kept` leave until they are."""
+        while needed > available_memory(self.device):
+            if not self._evict(kept):
+                return False
+        return True
+
+    def _reserve(self, needed: int, batch: int, kept: Hashable) -> None:
+        """Make room for one evaluation. torch.OutOfMemoryError where fewer latents at once would need less,
+        or where so much is missing that the system would end the process: `needed` is an estimate."""
+        if torch.is_grad_enabled() or self.has_room(needed, kept):
+            return
+        free = available_memory(self.device)
+        if batch > 1 or needed > DOUBT * free:
+            raise torch.OutOfMemoryError(f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
 
     def _free(self) -> int:
         free = available_memory(self.device)
         return free if self.budget is None else min(free, self.budget - self.resident_bytes)
 
-    def _evict(self) -> bool:
-        """Drop the resident that was not used for longest, text encoders first; whether there was one."""
-        keys = [key for key, (kind, _) in self._residents.items() if kind == "text"] or list(self._residents)
+    def _evict(self, kept: Hashable = None) -> bool:
+        """Drop the resident that was not used for longest, text encoders first; whether there was one.
+
+        kept: one that stays, because it is about to be used."""
+        others = {key: kind for key, (kind, _) in self._residents.items() if key != kept}
+        keys = [key for key, kind in others.items() if kind == "text"] or list(others)
         if not keys:
             return False
         del self._residents[keys[0]]
@@ -184,6 +229,11 @@ class Memory:
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _key(kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage = "quantized") -> Hashable:
+    """What a resident is found by."""
+    return kind, source, dtype, storage
 
 
 def _around(model: DiffusionModel, blueprint: Blueprint, beside: Stack) -> Around:

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.models.tiles import in_tiles
+from loraloom.weights.capacity import available_memory, is_allocation_failure
 from loraloom.weights.tensor_file import TensorFile
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32
+MAPS = 3
+"""Maps of the enlarged tile that a network holds at once: what a convolution reads, writes and activates."""
 
 
 class Upscaler:
@@ -35,19 +38,27 @@ class Upscaler:
     def __call__(self, image: Tensor, device: torch.device) -> Tensor:
         """(B, H, W, 3) in [0, 1] → (B, scale · H, scale · W, 3), in tiles, small ones where memory is short.
 
-        Raises torch.OutOfMemoryError when the smallest do not fit either."""
+        Raises what the allocator raises when the smallest do not fit either."""
         self._network.to(device).eval()
         tile = TILE
+        while tile > SMALLEST_TILE and self._bytes(tile) > available_memory(device):
+            tile //= 2
         while True:
             try:
                 upscaled = in_tiles(
                     self._one, image.movedim(-1, 1).to(device), (tile, tile), OVERLAP, self.scale
                 )
                 return upscaled.movedim(1, -1).clamp(0, 1).float().cpu()
-            except torch.OutOfMemoryError:
-                if tile <= SMALLEST_TILE:
+            except (RuntimeError, MemoryError) as error:
+                if tile <= SMALLEST_TILE or not is_allocation_failure(error):
                     raise
             tile //= 2
+
+    def _bytes(self, tile: int) -> int:
+        """What one tile takes: a few maps of its enlarged size, as wide as the widest convolution."""
+        parameters = list(self._network.model.parameters())
+        width = max((p.shape[0] for p in parameters if p.ndim == 4), default=1)
+        return MAPS * (tile * self.scale) ** 2 * width * self._network.dtype.itemsize
 
     def _one(self, tile: Tensor) -> Tensor:
         return self._network(tile.to(self._network.dtype)).float()

@@ -16,6 +16,7 @@ from loraloom.models.autoencoder_network import TinyDecoder
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.memory import Memory
 from loraloom.sampling.types import Step
+from loraloom.weights.capacity import is_allocation_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,10 @@ class LatentPreview:
     def _decoded(self, decoder: TinyDecoder, longest_side: int) -> PillowImage.Image:
         try:
             pixels = decoder(self.latent)
-        except torch.OutOfMemoryError:  # the network needs it more
+        except (RuntimeError, MemoryError) as error:
+            if not is_allocation_failure(error):
+                raise
+            # The network needs the memory more.
             return self._mixed(longest_side)
         picture = _as_picture(pixels)
         picture.thumbnail((longest_side, longest_side), PillowImage.Resampling.BICUBIC)

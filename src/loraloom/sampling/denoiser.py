@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from loraloom.sampling.guidance import Blocks, Guidance, MaskRule, Moment, Sampl
 from loraloom.sampling.hooks import Adapt, Change, Hooks, HookStrengths
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SkipsLayers
+from loraloom.weights.capacity import is_allocation_failure
 
 KEPT_CHANGES = 4
 """How many networks with LoRAs of single conditionings are kept from step to step."""
@@ -51,7 +53,7 @@ class Evaluation:
         self._adapt = adapt
         self._adapted: OrderedDict[Change, Network] = OrderedDict()
         self._strengths = HookStrengths(network.parametrisation)
-        self._most = max(1, sum(len(entries) for entries in sides.values()))
+        self._most = sys.maxsize  # latents at once
 
     @property
     def parametrisation(self) -> Parametrisation:
@@ -67,9 +69,9 @@ class Evaluation:
         predicted: dict[int, Tensor] = {}
         waiting = list(pieces)
         while waiting:
-            group = [piece for piece in waiting if piece.joins(waiting[0])][: self._most]
+            group = [piece for piece in waiting if piece.joins(waiting[0])]
             network = self._network_for(waiting[0].entry.hooks, float(sigma), skip)
-            for piece, denoised in zip(group, self._run(network, group, sigma), strict=False):
+            for piece, denoised in zip(group, self._run(network, group, sigma), strict=True):
                 predicted[id(piece)] = denoised
             waiting = [piece for piece in waiting if id(piece) not in predicted]
         found = {
@@ -99,27 +101,33 @@ class Evaluation:
         return self._adapted[change]
 
     def _run(self, network: Network, group: Sequence[_Piece], sigma: Tensor) -> Sequence[Tensor]:
-        """x0 of each piece; of the first ones only where memory does not hold all at once."""
+        """x0 of each piece, in as few batches as memory allows."""
         parametrisation = network.parametrisation
-        while True:
-            x = torch.cat([piece.x for piece in group])
-            levels = sigma.to(x.device).expand(x.shape[0])
+        x = torch.cat([piece.x for piece in group])
+        levels = sigma.to(x.device).expand(len(x))
+        scaled = parametrisation.scale_input(x, levels)
+        times = parametrisation.timestep(levels).float()
+        inputs = Inputs.joined([piece.inputs for piece in group], len(group[0].x))
+        outputs: list[Tensor] = []
+        done = 0
+        while done < len(x):
+            rows = slice(done, done + min(self._most, len(x)))
             try:
-                output = network(
-                    parametrisation.scale_input(x, levels),
-                    parametrisation.timestep(levels).float(),
-                    Inputs.joined([piece.inputs for piece in group], len(group[0].x)),
-                )
-            except torch.OutOfMemoryError as error:
-                if len(group) == 1:
+                output = network(scaled[rows], times[rows], inputs.rows(rows)).float()
+            except (RuntimeError, MemoryError) as error:
+                if not is_allocation_failure(error):
+                    raise
+                self._most = len(scaled[rows]) // 2
+                if not self._most:
+                    reason = str(error).partition("\n")[0]
                     raise OutOfMemory(
                         "There is not enough memory on the device for one step at this size. "
-                        "Choose a smaller picture or batch, or a smaller dtype."
+                        f"Choose a smaller picture, or a smaller dtype. ({reason})"
                     ) from error
-                self._most = len(group) // 2
-                group = group[: self._most]
-                continue
-            return parametrisation.denoised(x, output.float(), levels).chunk(len(group))
+            else:
+                outputs.append(output)
+                done = rows.stop
+        return parametrisation.denoised(x, torch.cat(outputs), levels).chunk(len(group))
 
 
 def _pieces(name: str, entries: Sequence[Entry], x: Tensor) -> list[_Piece]:

@@ -95,6 +95,13 @@ class Inputs:
         """With the maps cut to an area."""
         return replace(self, maps={name: crop(one) for name, one in self.maps.items()}) if self.maps else self
 
+    def rows(self, rows: slice) -> Inputs:
+        """Some rows of a batch."""
+        part = self.mapped(lambda tensor: tensor[rows])
+        lengths = {name: None if t.lengths is None else t.lengths[rows] for name, t in part.tokens.items()}
+        tokens = {name: replace(t, lengths=lengths[name]) for name, t in part.tokens.items()}
+        return replace(part, tokens=tokens)
+
     def joins(self, other: Inputs) -> bool:
         """Whether both can be in one batch."""
         return (

@@ -1,4 +1,4 @@
-"""How much memory is left, and what the processor computes in, as the operating system says."""
+"""How much memory is left, which errors say that there was too little, and what a processor computes in."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ _CGROUPS = (
     ),
 )
 
+_ALLOCATORS_SAY = (
+    "can't allocate memory",  # the CPU's, on POSIX
+    "not enough memory: you tried to allocate",  # the CPU's, on Windows
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
+
 
 def available_memory(device: torch.device) -> int:
     """Bytes that can be allocated on a device now: free memory and what the system would give back."""
@@ -24,6 +31,14 @@ def available_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(psutil.virtual_memory().available, _cgroup_memory())
+
+
+def is_allocation_failure(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had. Accelerators raise torch.OutOfMemoryError; the
+    allocator of the CPU, Metal's and cuBLAS raise a plain RuntimeError, with their own words for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _ALLOCATORS_SAY)
 
 
 def _text(path: str) -> str:
