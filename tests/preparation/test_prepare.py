@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from loraloom.cli.main import exit_code_of
-from loraloom.errors import LoraloomError
+from loraloom.errors import LoraloomError, WorkflowError
 from loraloom.lora.hashes import hashes_of
 from loraloom.session import Session
+from tests.workflow.pictures_samples import png
+from tests.workflow.ui_samples import link, node, workflow
 
 TEXTS = "{a|b|c|d|e} {rose|cat|dog|apple|pizza} {1|2|3|4|5}"
 
@@ -268,3 +270,34 @@ def test_a_source_in_memory_is_prepared_alike(session: Session, root: Path) -> N
     wanted = by_python(root, session)(api(), **changes).graph
     assert session.prepare(api(), **changes).to_api() == wanted
     assert session.prepare(session.prepare(api()), **changes).to_api() == wanted
+
+
+def test_a_picture_with_an_older_prompt_runs_by_its_workflow(
+    root: Path, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """VAEDecodeTiled got three inputs since; the editor's workflow gives them their defaults."""
+    prompt = api() | {
+        "6": {
+            "class_type": "VAEDecodeTiled",
+            "inputs": {"samples": ["3", 0], "vae": ["1", 2], "tile_size": 512},
+        },
+        "7": {"class_type": "SaveImage", "inputs": {"images": ["6", 0], "filename_prefix": "x"}},
+    }
+    editor = workflow(
+        node(1, "CheckpointLoaderSimple", values=["base.safetensors"], outputs=["MODEL", "CLIP", "VAE"]),
+        node(3, "EmptyLatentImage", values=[64, 64, 1], outputs=["LATENT"]),
+        node(6, "VAEDecodeTiled", values=[512], inputs=[("samples", "LATENT", 1), ("vae", "VAE", 2)],
+             outputs=["IMAGE"]),
+        node(7, "SaveImage", values=["x"], inputs=[("images", "IMAGE", 3)]),
+        links=[link(1, 3, 0, 6, 0), link(2, 1, 2, 6, 1), link(3, 6, 0, 7, 0)],
+    )  # fmt: skip
+    picture = png({"prompt": json.dumps(prompt), "workflow": json.dumps(editor)})
+    graph = session.prepare(picture, set={"6.tile_size": 256})
+    assert graph.nodes["6"].inputs["tile_size"] == 256
+    assert graph.nodes["6"].inputs["overlap"] == 64
+    assert any("Required input is missing: overlap" in n and "'workflow' is used" in n for n in graph.notes)
+    (root / "old.png").write_bytes(picture)
+    assert exit_code_of(["validate", "old.png", "--models", "models"]) == 0
+    assert "'workflow' is used" in capsys.readouterr().err
+    with pytest.raises(WorkflowError, match="overlap"):
+        session.prepare(png({"prompt": json.dumps(prompt)}))

@@ -135,6 +135,19 @@ def test_prompts_that_cannot_run_are_refused_in_comfyuis_words(
     assert set(answer.json()["error"]) == {"type", "message", "details", "extra_info"}
 
 
+def test_a_workflow_in_another_form_is_told_what_it_is(server: RunningServer) -> None:
+    editor = {"last_node_id": 1, "nodes": [{"id": 1, "type": "SaveImage"}], "links": [], "version": 0.4}
+    error = server.http.post("/prompt", json={"prompt": editor}).json()["error"]
+    assert error["type"] == "invalid_prompt"
+    assert "editor's format" in error["message"] and "Export (API)" in error["message"]
+    for body in (editor, prompt()):
+        error = server.http.post("/prompt", json=body).json()["error"]
+        assert (error["type"], error["details"]) == (
+            "no_prompt",
+            'send {"prompt": …} with the workflow in it',
+        )
+
+
 def test_missing_inputs_are_listed_by_node(server: RunningServer) -> None:
     answer = server.http.post(
         "/prompt", json={"prompt": {"9": {"class_type": "SaveImage", "inputs": {}}}}

@@ -299,3 +299,76 @@ def test_reading_workflows_needs_no_tensor_library() -> None:
     subprocess.run(
         [sys.executable, "-c", script], check=True, env={"PYTHONPATH": "src"}, cwd=Path(__file__).parents[2]
     )
+
+
+BROKEN = ("a red rose, plain words", '{"1": {"class_type": "Emp', "", "[1, 2]", '"words"')
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("whole", ["prompt", "workflow"])
+def test_a_picture_is_read_by_the_text_that_is_whole(whole: str, broken: str) -> None:
+    other = "workflow" if whole == "prompt" else "prompt"
+    data = png({other: broken, whole: json.dumps(API if whole == "prompt" else UI)})
+    (found,) = read_source(data)
+    graph = found.graph()
+    assert inputs_of(data) == [WANTED]
+    assert any(f"'{other}' is no workflow" in note and f"'{whole}' is used" in note for note in graph.notes)
+
+
+def test_a_picture_whose_prompt_has_a_broken_node_is_read_by_its_workflow() -> None:
+    data = png({"prompt": json.dumps({"1": {"class_type": "X", "inputs": 3}}), "workflow": json.dumps(UI)})
+    graph = read_source(data)[0].graph()
+    assert {key: dict(node.inputs) for key, node in graph.nodes.items()}["1"] == WANTED["1"]
+    assert "text 'workflow' is used" in graph.notes[0]
+
+
+def test_a_picture_whose_texts_are_both_broken_says_why() -> None:
+    with pytest.raises(WorkflowError, match="text 'prompt' is not valid JSON"):
+        read_source(png({"prompt": "words", "workflow": "{"}))
+
+
+@pytest.mark.parametrize("comment", ["made by hand", 1, None, ["a"], {}, {"by": "hand"}])
+def test_what_is_no_node_is_left_out_of_an_api_workflow(comment: Any) -> None:
+    data = {"_comment": comment, **API, "version": 1}
+    (found,) = read_source(json.dumps(data))
+    graph = found.graph()
+    assert list(graph.nodes) == ["1", "2"]
+    assert "'_comment', 'version'" in graph.notes[0]
+    assert inputs_of(json.dumps({"prompt": data})) == [WANTED]
+
+
+def test_a_node_without_a_class_is_no_comment() -> None:
+    (found,) = read_source(json.dumps({**API, "3": {"inputs": {"x": 1}}}))
+    with pytest.raises(WorkflowError, match="node 3 has no class_type"):
+        found.graph()
+
+
+TEXTS = {
+    "cp932": "赤い花", "gb18030": "一只红玫瑰", "cp1252": "une fleur fanée", "euc_kr": "빨간 장미",
+    "cp1251": "красная роза",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_text_that_is_not_utf_8_is_refused(encoding: str) -> None:
+    prompt = {**API, "3": {"class_type": "CLIPTextEncode", "inputs": {"text": TEXTS[encoding]}}}
+    data = json.dumps(prompt, ensure_ascii=False).encode(encoding)
+    with pytest.raises(InputError, match="not UTF-8 text: byte 0x.*Save it as UTF-8") as caught:
+        read_source(data)
+    if encoding in ("cp932", "gb18030"):
+        assert f"'{TEXTS[encoding]}' in {encoding}" in str(caught.value)
+
+
+def test_a_page_may_say_its_encoding() -> None:
+    prompt = {**API, "3": {"class_type": "CLIPTextEncode", "inputs": {"text": TEXTS["cp932"]}}}
+    page = f'<html><meta charset="shift_jis"><pre>{json.dumps(prompt, ensure_ascii=False)}</pre>'
+    assert inputs_of(page.encode("cp932"))[0]["3"]["text"] == TEXTS["cp932"]
+
+
+def test_strange_bytes_beside_the_workflow_do_no_harm() -> None:
+    assert inputs_of(f"caf\xe9\n{json.dumps(API)}".encode("cp1252")) == [WANTED]
+
+
+def test_lone_surrogates_in_a_given_text() -> None:
+    prompt = {"3": {"class_type": "CLIPTextEncode", "inputs": {"text": "a\ud800b"}}}
+    assert inputs_of(json.dumps(prompt, ensure_ascii=False)) == [{"3": {"text": "a\ufffdb"}}]

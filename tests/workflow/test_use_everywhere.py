@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from loraloom.errors import WorkflowError
+from loraloom.workflow.core_classes import core_schemas
 from loraloom.workflow.ui_format import parse_ui
+from loraloom.workflow.validate import validate
 from tests.workflow.ui_samples import Ui, host, link, node, subgraph, workflow
 
 
@@ -94,3 +97,6 @@ def test_a_file_without_the_list_is_told_why() -> None:
     del ui["extra"]
     (note,) = parse_ui(ui).notes
     assert "node 20 (Anything Everywhere)" in note and "ue_links" in note
+    report = validate(parse_ui(ui), core_schemas(), lambda _: [])
+    with pytest.raises(WorkflowError, match="note: node 20 \\(Anything Everywhere\\)"):
+        report.raise_if_bad()

@@ -73,10 +73,7 @@ def validate_command(
     # Every workflow of the source, unless one is chosen: checking all costs nothing.
     reports = [
         (found, replace(report, notes=(*report.notes, *lora_notes(report.graph, folders))))
-        for found, graph in read_workflows(
-            source, workflow or "all", changes, preparation.known, preparation.folders
-        )
-        for report in [preparation.report(graph)]
+        for found, report in preparation.reports(source, workflow or "all", changes)
     ]
     if as_json:
         typer.echo(json.dumps({"workflows": [report_json(f, r) for f, r in reports]}, indent=1))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
+from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
 from loraloom.preparation.lora_notes import lora_notes, with_renamed_loras
 from loraloom.workflow.core_classes import core_schemas
@@ -104,10 +105,37 @@ class Preparation:
         Raises InputError, WorkflowError, MissingModelsError."""
         known = self.known
         if isinstance(source, Graph):
-            graphs = [changed(source, changes, known, self.folders)]
+            reports = [self.report(changed(source, changes, known, self.folders))]
         else:
-            graphs = [graph for _, graph in read_workflows(source, workflow, changes, known, self.folders)]
-        return [_noted(ready, lora_notes(ready, self.folders)) for ready in map(self.checked, graphs)]
+            reports = [report for _, report in self.reports(source, workflow, changes)]
+        return [_noted(ready, lora_notes(ready, self.folders)) for ready in map(_ready, reports)]
+
+    def reports(
+        self, source: Source, workflow: int | str | None = None, changes: Changes = Changes()
+    ) -> list[tuple[Found, Report]]:
+        """The workflows of a source, and what is right and wrong with each. Raises InputError, WorkflowError.
+
+        Of a picture with two texts the one that can run counts: an older API prompt lacks the inputs that
+        its classes got since, and the editor's workflow beside it gives them their defaults."""
+        return [
+            (found, self._better(found, self.report(graph), changes))
+            for found, graph in read_workflows(source, workflow, changes, self.known, self.folders)
+        ]
+
+    def _better(self, found: Found, report: Report, changes: Changes) -> Report:
+        if found.other is None or not report.errors:
+            return report
+        known = self.known
+        try:
+            graph = found.other.graph(known, Queueing.fresh(changes.seed))
+            second = self.report(changed(graph, changes, known, self.folders))
+        except InputError:
+            return report
+        if second.errors:
+            return report
+        first = report.errors[0].line()
+        note = f"the picture's text 'prompt' cannot run here ({first}): its text 'workflow' is used"
+        return replace(second, notes=(note, *second.notes))
 
     def changed(self, graph: Graph, changes: Changes) -> Graph:
         """A graph that is ready, with further changes, checked again; no further hints on its LoRAs."""
@@ -115,14 +143,17 @@ class Preparation:
 
     def checked(self, graph: Graph) -> Graph:
         """The graph with files and values as they are spelled here. Raises what `prepare` raises."""
-        report = self.report(graph)
-        report.raise_if_bad()
-        return _noted(report.graph, report.notes)
+        return _ready(self.report(graph))
 
     def report(self, graph: Graph) -> Report:
         """What is right and wrong with a graph, LoRAs that were renamed found by their hash."""
         graph = with_renamed_loras(graph, self.folders)
         return validate(graph, self.runnable, self.folders.list, own=self.own)
+
+
+def _ready(report: Report) -> Graph:
+    report.raise_if_bad()
+    return _noted(report.graph, report.notes)
 
 
 def _noted(graph: Graph, notes: Iterable[str]) -> Graph:

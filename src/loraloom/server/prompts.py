@@ -14,7 +14,7 @@ from loraloom.jobs.job import Request
 from loraloom.jobs.messages import read_problem
 from loraloom.server.state import ServerState
 from loraloom.server.webhook_address import parse as parse_address
-from loraloom.workflow.api_format import parse_api
+from loraloom.workflow.api_format import is_api, parse_api
 from loraloom.workflow.graph import JSON, Graph
 from loraloom.workflow.implemented import known_schemas
 from loraloom.workflow.report import Problem, Report
@@ -139,7 +139,12 @@ def _graph(body: Mapping[str, JSON], state: ServerState) -> tuple[Graph, dict[st
             return graph, extra
         prompt = body.get("prompt")
         if prompt is None:
-            raise problem("no_prompt", "No prompt provided", "No prompt provided")
+            details = (
+                'send {"prompt": …} with the workflow in it'
+                if is_api(dict(body)) or is_ui(dict(body))
+                else ""
+            )
+            raise problem("no_prompt", "No prompt provided", details or "No prompt provided")
         if not isinstance(prompt, dict):
             raise problem("invalid_prompt", f"prompt is a {type(prompt).__name__}, expected an object")
         return parse_api(prompt), extra

@@ -7,18 +7,34 @@ from loraloom.workflow.graph import JSON, Graph, GraphNode, Link, Value
 
 
 def is_api(data: JSON) -> bool:
-    """Whether a JSON value looks like an API workflow: every entry an object, at least one with a class."""
-    if not isinstance(data, dict) or not data:
+    """Whether a JSON value looks like an API workflow: an object with at least one node."""
+    if not isinstance(data, dict):
         return False
-    nodes = [entry for entry in data.values() if isinstance(entry, dict)]
-    return len(nodes) == len(data) and any("class_type" in node for node in nodes)
+    return any(isinstance(entry, dict) and "class_type" in entry for entry in data.values())
+
+
+def without_comments(data: dict[str, JSON]) -> tuple[dict[str, JSON], tuple[str, ...]]:
+    """An API workflow without what people write beside its nodes, and the keys of that: what has neither a
+    class nor inputs is no node."""
+    nodes: dict[str, JSON] = {
+        key: entry
+        for key, entry in data.items()
+        if isinstance(entry, dict) and ("class_type" in entry or "inputs" in entry)
+    }
+    return nodes, tuple(key for key in data if key not in nodes)
 
 
 def parse_api(data: dict[str, JSON], *, ui: dict[str, JSON] | None = None, origin: str = "") -> Graph:
-    """The graph of a workflow in API format; raises WorkflowError that names the node that is wrong.
+    """The graph of a workflow in API format; raises WorkflowError that names the node that is wrong, or says
+    that this is the editor's format.
 
     Links to nodes that are not there are kept: validation reports them.
     """
+    if isinstance(data.get("nodes"), list):
+        raise WorkflowError(
+            "this is a workflow in the editor's format (a list of nodes), and the API format is expected:"
+            " export it in the editor with Export (API), or turn it over with `loraloom convert`"
+        )
     nodes = {node_id: _node(node_id, entry) for node_id, entry in data.items()}
     return Graph(nodes=nodes, ui=ui, origin=origin)
 

@@ -13,7 +13,7 @@ from loraloom.workflow.graph import JSON
 
 MAX_DEPTH = 128
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SMART_QUOTES = "“”„‟″＂"
 
@@ -56,15 +56,15 @@ def mended(value: object, depth: int = 4 * MAX_DEPTH) -> JSON:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
+        return SURROGATE.sub("\ufffd", value)
     if depth == 0:
         return None
     if isinstance(value, dict):
         items = cast("dict[object, object]", value).items()
-        return {_SURROGATE.sub("\ufffd", str(k)): mended(v, depth - 1) for k, v in items}
+        return {SURROGATE.sub("\ufffd", str(k)): mended(v, depth - 1) for k, v in items}
     if isinstance(value, list | tuple):
         return [mended(item, depth - 1) for item in cast("list[object]", value)]
-    return _SURROGATE.sub("\ufffd", str(value))
+    return SURROGATE.sub("\ufffd", str(value))
 
 
 def _finite(text: str) -> float | None:

@@ -74,7 +74,8 @@ class Report:
             lines = "".join(f"\n  {problem.line()}" for problem in self.problems[:50])
             more = f"\n  and {len(self.problems) - 50} more" if len(self.problems) > 50 else ""
             origin = f"{self.graph.origin}: " if self.graph.origin else ""
-            raise WorkflowError(f"{origin}the workflow cannot run:{lines}{more}")
+            notes = "".join(f"\n  note: {note}" for note in self.graph.notes[:10])
+            raise WorkflowError(f"{origin}the workflow cannot run:{lines}{more}{notes}")
         if self.missing:
             raise MissingModelsError(self.missing)
 
