@@ -83,6 +83,15 @@ NEWER_CHOICES = {
     ),
     ("DualCLIPLoader", "type"): "hunyuan_video_15 kandinsky5 kandinsky5_image ltxv newbie ace",
 }
+# Outputs that classes got later, by the workflows that use them.
+LATER_OUTPUTS = {
+    "PreviewAny": [("STRING", "STRING")],
+    "SaveImage": [("images", "IMAGE")],
+    "PreviewImage": [("images", "IMAGE")],
+    "MaskPreview": [("mask", "MASK")],
+    "SaveVideo": [("video", "VIDEO")],
+    "SaveSVGNode": [("svg", "SVG")],
+}
 FRONTEND_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "GetNode", "SetNode"}
 
 
@@ -100,6 +109,7 @@ def row(name: str, entry: dict) -> dict:
         [n, t, True] if is_list else ([n, t] if n != t else t)
         for n, t, is_list in zip(entry["output_name"], entry["output"], entry["output_is_list"], strict=True)
     ]
+    out["outputs"] += [[n, t, False, True] for n, t in LATER_OUTPUTS.get(name, ())]
     if entry["display_name"] != name:
         out["title"] = entry["display_name"]
     out["category"] = entry["category"]

@@ -67,6 +67,9 @@ def test_a_second_pass_whose_size_is_computed(session: Session) -> None:
         ),
         "size": entry("GetImageSize", image=["fit", 0]),
         "show": entry("PreviewAny", source=["size", 0]),
+        "again": entry("PreviewAny", source=["show", 0]),
+        "kept": entry("SaveImage", images=["decode", 0], filename_prefix="before"),
+        "seen": entry("PreviewImage", images=["kept", 0]),
         "batch": entry("BatchImagesNode", **{"images.image0": ["fit", 0], "images.image1": ["decode", 0]}),
         "save": entry(
             "SaveImageAdvanced",
@@ -81,8 +84,9 @@ def test_a_second_pass_whose_size_is_computed(session: Session) -> None:
     for output in run.outputs:
         with PillowImage.open(output.path) as picture:
             sizes.append(picture.size)
-    assert sizes == [(96, 96), (96, 96)]
+    assert sorted(sizes) == [(96, 96), (96, 96), (128, 128), (128, 128)]
     assert run.ui["show"] == {"text": ["96"]}
+    assert run.ui["again"] == {"text": ["96"]}
     assert any("nowhere" in warning for warning in run.warnings)
 
 

@@ -107,6 +107,9 @@ def test_uploaded_pictures_come_back_and_nothing_else_is_stored(server: RunningS
     assert small.headers["content-type"] == "image/webp"
     for name, content in (("x.svg", b"<svg/>"), ("x.png", b"<html>"), ("x.html", png)):
         assert server.http.post("/upload/image", files={"image": (name, content)}).status_code == 400
+    for name, stored in (("blob", "blob.png"), ("Shot 10.22.33", "Shot 10.22.33.png"), ("a.jfif", "a.jfif")):
+        answer = server.http.post("/upload/image", files={"image": (name, png)})
+        assert (answer.status_code, answer.json()["name"]) == (200, stored)
     mask = server.http.post(
         "/upload/mask",
         files={"image": ("mask.png", png)},

@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Protocol, TypeAlias, TypeVar, cast
 
@@ -147,6 +147,7 @@ def node(
     outputs: Sequence[str] | None = None,
     output_types: Sequence[str] | None = None,
     output_is_list: Sequence[bool] | None = None,
+    later_outputs: bool = False,
     output_node: bool = False,
     input_is_list: bool = False,
     hidden: Mapping[str, str] | None = None,
@@ -162,6 +163,7 @@ def node(
 
     outputs: names of the outputs, by default their types.
     output_types: instead of those in the return annotation (for a function that returns a NodeResult).
+    later_outputs: whether ComfyUI's class got its outputs after v0.3.64 (see `schema.Output`).
     hidden: what ComfyUI calls hidden inputs, for `/object_info`; the function itself takes `run`.
     v3: `/object_info` prints the class in the manner of ComfyUI's second generation of nodes.
     Raises TypeError when a parameter's annotation says no input type.
@@ -172,7 +174,10 @@ def node(
         schema = NodeSchema(
             name=name,
             inputs=signature.second_generation(said.inputs) if v3 else said.inputs,
-            outputs=signature.named(said.outputs, outputs, name),
+            outputs=tuple(
+                replace(output, later=later_outputs)
+                for output in signature.named(said.outputs, outputs, name)
+            ),
             display_name=display_name or "",
             category=category,
             description=description or (function.__doc__ or "").strip().split("\n")[0],

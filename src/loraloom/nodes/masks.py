@@ -139,13 +139,16 @@ def grow_mask(
     "MaskPreview",
     category="mask",
     display_name="MaskPreview",
+    outputs=("mask",),
+    output_types=("MASK",),
+    later_outputs=True,
     output_node=True,
     hidden=HIDDEN,
     python_module=EXTRA,
 )
 def preview_mask(mask: Mask, *, run: NodeRun) -> NodeResult:
     """Write masks as pictures to the temporary folder."""
-    return preview_image(mask_to_image(mask), run=run)
+    return NodeResult((mask,), ui=preview_image(mask_to_image(mask), run=run).ui)
 
 
 @node("LoadImageMask", category="mask", display_name="Load Image (as Mask)")

@@ -29,13 +29,31 @@ PictureFile = Annotated[str, Files("input"), Options({"image_upload": True})]
 Side = Annotated[int, Number(min=1, max=16384, step=1)]
 
 
-@node("SaveImage", category="image", display_name="Save Image", output_node=True, hidden=HIDDEN)
+@node(
+    "SaveImage",
+    category="image",
+    display_name="Save Image",
+    outputs=("images",),
+    output_types=("IMAGE",),
+    later_outputs=True,
+    output_node=True,
+    hidden=HIDDEN,
+)
 def save_image(images: Image, filename_prefix: str = "ComfyUI", *, run: NodeRun) -> NodeResult:
     """Write pictures to the output folder as PNG, each with its workflow."""
     return _write(images, filename_prefix, services(run).output, run, compress_level=4)
 
 
-@node("PreviewImage", category="image", display_name="Preview Image", output_node=True, hidden=HIDDEN)
+@node(
+    "PreviewImage",
+    category="image",
+    display_name="Preview Image",
+    outputs=("images",),
+    output_types=("IMAGE",),
+    later_outputs=True,
+    output_node=True,
+    hidden=HIDDEN,
+)
 def preview_image(images: Image, *, run: NodeRun) -> NodeResult:
     """Write pictures to the temporary folder."""
     return _write(images, "ComfyUI_temp", services(run).temp, run, compress_level=1)
@@ -139,7 +157,7 @@ def _write(
         name = prefix.replace("%batch_num%", str(index))
         file = folder.save(name, ".png", buffer.getvalue(), size=picture.size)
         saved.append(file.as_ui())
-    return NodeResult(ui={"images": saved})
+    return NodeResult((images,), ui={"images": saved})
 
 
 def metadata_texts(run: NodeRun) -> dict[str, str]:

@@ -72,12 +72,15 @@ def text(value: Annotated[str, Text(multiline=True)]) -> str:
     "PreviewAny",
     category="utils",
     display_name="Preview Any",
+    output_types=("STRING",),
+    later_outputs=True,
     output_node=True,
     python_module="comfy_extras.nodes_preview_any",
 )
 def preview_any(source: Any) -> NodeResult:
-    """Show any value as text."""
-    return NodeResult(ui={"text": [_shown(source)]})
+    """Show any value as text, and hand the text on."""
+    shown = _shown(source)
+    return NodeResult((shown,), ui={"text": [shown]})
 
 
 def _shown(value: object) -> str:

@@ -21,6 +21,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from loraloom.atomic_file import part_file, write_file
+from loraloom.folders import IMAGE_SUFFIXES
 from loraloom.server import paths
 from loraloom.server.answers import Answer
 from loraloom.server.state import ServerState, state_of
@@ -28,8 +29,11 @@ from loraloom.workflow.graph import JSON
 
 _INLINE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif"})
 _SANDBOX = {"Content-Security-Policy": "default-src 'none'; sandbox"}
-_PICTURES = frozenset({"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"})
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+_PICTURES = {
+    "PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tiff",
+    "AVIF": ".avif",
+}  # fmt: skip
+"""Pillow's name of a kind of picture → its suffix."""
 
 
 async def view(request: Request) -> Response:
@@ -39,7 +43,7 @@ async def view(request: Request) -> Response:
     if not path.is_file():
         raise HTTPException(404)
     changed = query.get("preview") or query.get("channel") in ("rgb", "a")
-    if changed and path.suffix.lower() in _SUFFIXES:
+    if changed and path.suffix.lower() in IMAGE_SUFFIXES:
         preview, channel = query.get("preview", ""), query.get("channel", "rgba")
         limit = state_of(request).settings.max_pixels
         body, media_type = await asyncio.to_thread(_converted, path, preview, channel, limit)
@@ -87,12 +91,11 @@ async def _upload(request: Request, change: Callable[[bytes, dict[str, str]], by
         filename = image.filename
     kind = fields.get("type") or "input"
     folder = _place(state, kind, fields.get("subfolder", ""), "")
-    name = _safe_name(filename)
     overwrite = fields.get("overwrite") in ("true", "1")
 
     def store() -> str:
-        _check_picture(content, state.settings.max_pixels)
-        return _store(folder, name, change(content, fields), overwrite)
+        suffix = _check_picture(content, state.settings.max_pixels)
+        return _store(folder, _safe_name(filename, suffix), change(content, fields), overwrite)
 
     found = await asyncio.to_thread(store)
     parts = "/".join(paths.parts_of(fields.get("subfolder", "")))
@@ -106,21 +109,26 @@ def _place(state: ServerState, kind: str, subfolder: str, name: str) -> Path:
     return paths.inside(root, f"{subfolder}/{name}".strip("/") if subfolder else name)
 
 
-def _safe_name(filename: str) -> str:
-    """The last part of an uploaded file's name, as a name every system allows."""
+def _safe_name(filename: str, kind: str) -> str:
+    """The last part of an uploaded file's name, as a name every system allows.
+
+    kind: the suffix of what it is, for names without one (browsers call pasted pictures "blob").
+    HTTPException 400 for the suffix of something else."""
     bare = filename.replace("\\", "/").rpartition("/")[2]
     name = re.sub(r"[^\w\-. ()\[\]]", "_", bare).strip(". ")
     stem, suffix = os.path.splitext(name)
-    if suffix.lower() not in _SUFFIXES:
-        raise HTTPException(400, f"uploads are pictures ({', '.join(sorted(_SUFFIXES))})")
+    if suffix.lower() not in IMAGE_SUFFIXES:
+        if mimetypes.guess_type(name)[0] is not None:
+            raise HTTPException(400, f"uploads are pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        stem, suffix = name, kind
     while len((stem + suffix).encode()) > paths.MAX_PART_BYTES - 10:
         stem = stem[:-1]
     paths.parts_of(stem + suffix)
     return (stem or "picture") + suffix
 
 
-def _check_picture(content: bytes, max_pixels: int) -> None:
-    """Decode an upload, within limits; HTTPException 400 for what is no picture."""
+def _check_picture(content: bytes, max_pixels: int) -> str:
+    """Decode an upload, within limits; the suffix of its kind. HTTPException 400 for what is no picture."""
     from PIL import Image
 
     try:
@@ -128,6 +136,7 @@ def _check_picture(content: bytes, max_pixels: int) -> None:
             if picture.width * picture.height > max_pixels:
                 raise HTTPException(413, f"the picture has more than {max_pixels} pixels")
             picture.load()
+            return _PICTURES[picture.format or "PNG"]
     except HTTPException:
         raise
     except (
@@ -195,7 +204,7 @@ def _original(request: Request, text: str) -> Path:
         raise HTTPException(
             400, "original_ref must be a JSON object with filename, subfolder, type"
         ) from error
-    if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
+    if not path.is_file() or path.suffix.lower() not in IMAGE_SUFFIXES:
         raise HTTPException(404, "the original picture is not there")
     return path
 

@@ -89,4 +89,4 @@ def _input(spec: list[Any], lists: dict[str, list[JSON]], required: bool) -> Inp
 def _output(spec: str | list[Any]) -> Output:
     if isinstance(spec, str):
         return Output(spec, spec)
-    return Output(spec[0], spec[1], is_list=len(spec) > 2)
+    return Output(spec[0], spec[1], is_list=len(spec) > 2 and spec[2], later=len(spec) > 3)

@@ -29,12 +29,13 @@ def object_info(schema: NodeSchema, files: FileLister) -> dict[str, JSON]:
         inputs["optional"] = optional
     if hidden:
         inputs["hidden"] = hidden
+    outputs = [output for output in schema.outputs if not output.later]
     entry: dict[str, JSON] = {
         "input": inputs,
         "input_order": {section: list(cast("dict[str, JSON]", names)) for section, names in inputs.items()},
-        "output": [o.type for o in schema.outputs],
-        "output_is_list": [o.is_list for o in schema.outputs],
-        "output_name": [o.name for o in schema.outputs],
+        "output": [o.type for o in outputs],
+        "output_is_list": [o.is_list for o in outputs],
+        "output_name": [o.name for o in outputs],
         "name": schema.name,
         "display_name": schema.display_name or (None if second else schema.name),
         "description": schema.description,

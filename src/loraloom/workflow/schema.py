@@ -55,11 +55,12 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output of a node class."""
+    """One output of a node class. later: since after v0.3.64, which `/object_info` follows."""
 
     name: str
     type: str
     is_list: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
