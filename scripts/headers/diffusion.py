@@ -6,7 +6,7 @@ from headers.autoencoders import kl_autoencoder
 from headers.layouts import Shapes, Tensors, table, typed, under, without
 from headers.published import PT, Published, diffusers
 from headers.storage import CONVROT, fp8, fp8_layers, fp8_old, in_float32, int8_convrot
-from headers.unets import refiner, sd15, sd21, sdxl
+from headers.unets import CLIP_L, MODEL, refiner, sd15, sd21, sdxl
 
 SDXL_UNET: dict[str, object] = {
     "block_out_channels": (320, 640, 1280),
@@ -37,8 +37,17 @@ def flux1(in_channels: int = 64) -> Shapes:
 
 def sd35(**sizes: int) -> Tensors:
     shapes = table("sd35", **sizes) | (table("sd35_dual") if sizes["n"] == 24 else {})
-    parts = under("model.diffusion_model.", shapes) | under("first_stage_model.", kl_autoencoder(16))
+    parts = under(MODEL, shapes) | under("first_stage_model.", kl_autoencoder(16))
     return typed("F16", parts)
+
+
+def flux1_checkpoint(network: Shapes) -> Tensors:
+    """Everything in one file, as ComfyUI publishes it: fp8 but for CLIP and the autoencoder."""
+    clip = CLIP_L | {"text_projection.weight": (768, 768)}
+    in_fp8 = under(MODEL, network) | under("text_encoders.t5xxl.transformer.", table("t5xxl"))
+    found = typed("F8_E4M3", in_fp8) | typed("F16", under("text_encoders.clip_l.transformer.", clip))
+    found |= typed("F32", under("vae.", kl_autoencoder(16)))
+    return found | {f"text_encoders.{name}.logit_scale": ("F32", ()) for name in ("clip_l", "t5xxl")}
 
 
 def in_blocks(name: str) -> bool:
@@ -58,6 +67,7 @@ def in_z_image_blocks(name: str) -> bool:
 FLUX2_FP8 = fp8(FLUX2_DEV, lambda name: in_blocks(name) and "attn" not in name)
 KLEIN_9B_FP8 = fp8(KLEIN_9B, in_blocks)
 UNTOLD = "F16 or BF16: the size does not tell"
+SAME_REST = "as many bytes are not known as in the file of the network alone"
 HASHED = "the SHA-256 of its header is published too, and agrees"
 DIGEST = "a digest of its names, types and shapes is published too, and agrees"
 
@@ -134,6 +144,24 @@ FLUX_KIN = (
         lambda: fp8_old(flux1(), lambda name: True, "F16"),
         11904639672,
         "flux",
+    ),
+    Published(
+        "flux1_dev_fp8",
+        "flux1-dev-fp8.safetensors",
+        lambda: flux1_checkpoint(flux1()),
+        17246524772,
+        "flux",
+        unexplained=29072,
+        note=SAME_REST,
+    ),
+    Published(
+        "flux1_schnell_fp8",
+        "flux1-schnell-fp8.safetensors",
+        lambda: flux1_checkpoint(without(flux1(), "guidance_in")),
+        17236328572,
+        "flux",
+        unexplained=63144,
+        note=SAME_REST,
     ),
     bf16("chroma1_hd", "Chroma1-HD.safetensors", table("chroma"), 17800038288, "chroma"),
     bf16("flux2_dev", "flux2-dev.safetensors", FLUX2_DEV, 64446596128, "flux2"),

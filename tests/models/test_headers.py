@@ -18,8 +18,10 @@ from loraloom.cli.base_header import base_components
 from loraloom.errors import ModelFileError
 from loraloom.lora.file import read_lora
 from loraloom.lora.place import place
-from loraloom.models.checkpoint import open_diffusion_model
-from loraloom.models.family import Family
+from loraloom.models.autoencoder_layout import autoencoder_blueprint
+from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
+from loraloom.models.encoder import text_blueprint
+from loraloom.models.family import Blueprint
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.names import Shapes
 from loraloom.models.recognition import families, family_named, recognise
@@ -31,6 +33,16 @@ from tests.published import fixtures, write
 DIFFUSION = {fixture.name: fixture for fixture in fixtures("diffusion")}
 KNOWN = [name for name, fixture in DIFFUSION.items() if family_named(fixture.family)]
 OTHERS = {fixture.name: fixture for kind in ("autoencoder", "text", "lora") for fixture in fixtures(kind)}
+CHECKPOINTS = {
+    "sd15": ("clip_l",),
+    "sd15_inpainting": ("clip_l",),
+    "sd21": ("clip_h",),
+    "sdxl": ("clip_l", "clip_g"),
+    "sdxl_refiner": ("clip_g",),
+    "flux1_dev_fp8": ("clip_l", "t5xxl"),
+    "flux1_schnell_fp8": ("clip_l", "t5xxl"),
+}
+"""Files that hold everything → kinds of their text encoders."""
 LORAS = [fixture.name for fixture in fixtures("lora") if family_named(fixture.family)]
 
 
@@ -44,9 +56,15 @@ def opened(name: str, folder: Path) -> DiffusionModel:
     return open_diffusion_model(write(DIFFUSION[name], folder))
 
 
-@cache
-def built(family: Family, folder: Path, name: str) -> nn.Module:
-    return build_unfilled(family.blueprint(opened(name, folder).weights.shapes).build)
+MODULES: dict[tuple[str, str], nn.Module] = {}
+
+
+def built(model: DiffusionModel, blueprint: Blueprint) -> nn.Module:
+    """The module of a file's network; files of one family and configuration share it."""
+    key = model.family.name, repr(blueprint.config)
+    if key not in MODULES:
+        MODULES[key] = build_unfilled(blueprint.build)
+    return MODULES[key]
 
 
 def rows_of(ranges: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> set[int]:
@@ -70,7 +88,7 @@ def test_recognised_once_or_refused(folder: Path, name: str) -> None:
 def test_every_weight_has_its_place(folder: Path, name: str) -> None:
     model = opened(name, folder)
     blueprint = model.family.blueprint(model.weights.shapes)
-    slots = find_slots(built(model.family, folder, name), blueprint, model.weights)
+    slots = find_slots(built(model, blueprint), blueprint, model.weights)
     for native, shape in model.weights.shapes.items():
         if is_unused(native, blueprint):
             continue
@@ -83,9 +101,7 @@ def test_every_weight_has_its_place(folder: Path, name: str) -> None:
 def test_names_go_there_and_back(folder: Path, name: str) -> None:
     model = opened(name, folder)
     native, blueprint = model.weights.shapes, model.family.blueprint(model.weights.shapes)
-    theirs = {
-        key: tuple(value.shape) for key, value in built(model.family, folder, name).state_dict().items()
-    }
+    theirs = {key: tuple(value.shape) for key, value in built(model, blueprint).state_dict().items()}
     table = model.family.names.of_module(theirs)
     assert table is not None
     pieces = table.regrouping(theirs)
@@ -124,6 +140,20 @@ def test_every_module_of_a_lora_has_its_place(folder: Path, name: str) -> None:
     found = place(read_lora(write(fixture, folder)), base_components(write(base, folder)))
     assert (found.unplaced, found.unknown, found.rejected) == ((), (), ())
     assert found.modules("model") == found.totals["model"] > 0
+
+
+@pytest.mark.parametrize(("name", "encoders"), CHECKPOINTS.items())
+def test_checkpoints_hold_encoders_and_autoencoder(
+    folder: Path, name: str, encoders: tuple[str, ...]
+) -> None:
+    _, text, vae = open_checkpoint(write(DIFFUSION[name], folder))
+    assert text is not None and vae is not None
+    assert tuple(part.role for part in text.parts) == encoders
+    for part in text.parts:
+        blueprint = text_blueprint(part.role, part.weights.shapes)
+        assert find_slots(build_unfilled(blueprint.build), blueprint, part.weights)
+    blueprint = autoencoder_blueprint(vae.weights.shapes)
+    assert find_slots(build_unfilled(blueprint.build), blueprint, vae.weights)
 
 
 def test_each_fixture_says_where_it_comes_from() -> None:
