@@ -142,6 +142,14 @@ def test_every_file_of_the_folder_is_one_algebra_of_its_name() -> None:
     assert files == registry().algebras.keys() | registry().wrappers.keys()
 
 
+def test_every_role_that_an_algebra_speaks_of_has_an_ending() -> None:
+    everywhere = {role for one in registry().algebras.values() for role in one.endings.values()}
+    for one in registry().algebras.values():
+        spoken = " ".join((*one.needs, *one.needs_on_bias, one.takes, *one.summands)).split()
+        assert set(spoken) <= everywhere | set(SHARED.values()), one.name
+        assert {role for need in one.needs for role in need.split()} <= set(one.endings.values()), one.name
+
+
 class _Second(Algebra):
     name = "lora"
     title = "another"

@@ -8,10 +8,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import TypeAlias, TypeVar
 
 from loraloom.lora.algebra import SHARED, Algebra, Change, Ingredients, Shapes, Wrapper
@@ -19,7 +18,7 @@ from loraloom.lora.component import Shape
 
 ALGORITHMS = "loraloom.lora.algorithms"
 
-Endings: TypeAlias = "tuple[tuple[str, str], ...]"
+Form: TypeAlias = tuple[Algebra, bool, tuple[frozenset[str], ...]]
 T = TypeVar("T")
 
 
@@ -27,14 +26,17 @@ T = TypeVar("T")
 class Registry:
     """Algebras and wrappers by name, and what follows from all of them together.
 
-    endings: (ending, role), the longest first. only_beside: see `Algebra`.
+    forms: each algebra, whether on the bias, and the sets of roles that tell it, one of which is enough.
+    endings: (ending, role), the longest first. splits, only_beside: see `Algebra`.
     bound: roles that change nothing alone.
     adapter: PEFT's parameter and the adapter's name behind it, at the end of a tensor's name.
     """
 
     algebras: Mapping[str, Algebra]
     wrappers: Mapping[str, Wrapper]
-    endings: Endings
+    forms: tuple[Form, ...]
+    endings: tuple[tuple[str, str], ...]
+    splits: tuple[Callable[[str], tuple[str, str] | None], ...]
     only_beside: Mapping[str, str]
     bound: frozenset[str]
     adapter: re.Pattern[str]
@@ -61,12 +63,20 @@ def registry_of(found: Iterable[Algebra | Wrapper]) -> Registry:
         for ending, role in one.endings.items():
             if endings.setdefault(ending, role) != role:
                 raise ValueError(f"{ending!r} is {endings[ending]!r} and, in {one.name!r}, {role!r}")
-    needed = " ".join(chain.from_iterable((*a.needs, *a.needs_on_bias) for a in algebras.values())).split()
-    bound = {role for a in algebras.values() for role in a.takes.split()} - set(needed)
+    forms = tuple(
+        (algebra, on_bias, tuple(frozenset(need.split()) for need in needs))
+        for algebra in algebras.values()
+        for on_bias, needs in ((False, algebra.needs), (True, algebra.needs_on_bias))
+        if needs
+    )
+    needed = {role for _, _, needs in forms for need in needs for role in need}
+    bound = {role for a in algebras.values() for role in a.takes.split()} - needed
     return Registry(
         algebras,
         wrappers,
+        forms,
         tuple(sorted(endings.items(), key=lambda item: -len(item[0]))),
+        tuple(one.split for one in algebras.values() if type(one).split is not Algebra.split),
         {role: other for a in algebras.values() for role, other in a.only_beside.items()},
         frozenset(bound.union(*(w.endings.values() for w in wrappers.values()))),
         _adapter([name for one in known.values() for name in one.peft], endings),
@@ -136,26 +146,25 @@ def recognise(shapes: Shapes) -> tuple[tuple[Found, ...], tuple[str, ...]]:
 
     One changes the weight, that which explains the most tensors; each that names the bias changes the bias.
     """
+    roles = frozenset(shapes)
+    whole: list[Found] = []
+    for algebra, on_bias, needs in registry().forms:
+        needed = next((need for need in needs if need <= roles), None)
+        if needed is not None and algebra.holds(shapes):
+            whole.append(_found(algebra, needed, roles, on_bias=on_bias))
     on_weight = _parts(shapes)
-    on_bias: list[Found] = []
-    candidates: list[Found] = []
-    for algebra in registry().algebras.values():
-        for needs, found in ((algebra.needs, candidates), (algebra.needs_on_bias, on_bias)):
-            needed = next((set(need.split()) for need in needs if shapes.keys() >= set(need.split())), None)
-            if needed is not None and algebra.holds(shapes):
-                found.append(_found(algebra, needed, shapes, on_bias=found is on_bias))
-    if not on_weight and candidates:
+    if not on_weight and (candidates := [one for one in whole if not one.on_bias]):
         on_weight = [max(candidates, key=lambda one: len(one.roles))]
-    found = (*on_weight, *on_bias)
-    return found, tuple(sorted(shapes.keys() - {role for one in found for role in one.roles}))
+    found = (*on_weight, *(one for one in whole if one.on_bias))
+    return found, tuple(sorted(roles.difference(*(one.roles for one in found))))
 
 
-def _found(algebra: Algebra, needed: set[str], shapes: Shapes, *, on_bias: bool) -> Found:
-    roles = needed | (set(algebra.takes.split()) & shapes.keys())
+def _found(algebra: Algebra, needed: frozenset[str], roles: frozenset[str], *, on_bias: bool) -> Found:
+    used = needed | roles.intersection(algebra.takes.split())
     for wrapper in registry().wrappers.values() if algebra.wrapped else ():
-        if around := set(wrapper.endings.values()) & shapes.keys():
-            return Found(algebra, tuple(sorted(roles | around)), on_bias, wrapper=wrapper)
-    return Found(algebra, tuple(sorted(roles)), on_bias)
+        if around := roles.intersection(wrapper.endings.values()):
+            return Found(algebra, tuple(sorted(used | around)), on_bias, wrapper=wrapper)
+    return Found(algebra, tuple(sorted(used)), on_bias)
 
 
 def _parts(shapes: Shapes) -> list[Found]:
@@ -177,7 +186,7 @@ def incomplete(roles: tuple[str, ...]) -> str:
     main = [role for role in roles if role not in registry().bound]
     if not main:
         return f"holds only {', '.join(roles)}: the tensors that it belongs to are missing"
-    needs = (set(need.split()) for a in registry().algebras.values() for need in (*a.needs, *a.needs_on_bias))
+    needs = [need for _, _, alternatives in registry().forms for need in alternatives]
     missing = sorted(min((need - set(roles) for need in needs if need & set(main)), key=len, default=()))
     without = f" without {', '.join(missing)}" if missing else ""
     return f"has {', '.join(main)}{without}, which is no complete algebra: the file was cut or edited"

@@ -21,8 +21,8 @@ def split_key(key: str) -> tuple[str, str] | None:
     numbered parts of a fused layer, the algebras take apart themselves.
     """
     known = registry()
-    for algebra in known.algebras.values():
-        if (found := algebra.split(key)) is not None:
+    for split in known.splits:
+        if (found := split(key)) is not None:
             return found
     if found := known.adapter.search(key):
         key = f"{key[: found.start()]}.{found[1]}{found[3] or ''}"
