@@ -1,0 +1,140 @@
+"""A family's narrow models on disk, and workflows over them, to be held to ComfyUI's figures.
+
+What the figures of a family were measured on stands in `tests/families/models/NAME.py`, which ends in NARROW;
+the figures in `tests/data/families/NAME.npz` and `NAME.json.gz` (scripts/family_figures.py copied them).
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tests.families.models as models_package
+from loraloom.result import Run
+from loraloom.session import Session
+from tests.families import loras
+from tests.narrow_models import Weights
+
+FOLDER = Path(__file__).parents[1] / "data/families"
+Api = dict[str, Any]
+Write = Callable[[Path], Path]
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """network: makes the weights. clip_type: the CLIP loader's. encoders, autoencoder: what writes them.
+    loras: kind → modules of that file. empty_latent: the class that makes empty latents."""
+
+    name: str
+    network: Callable[[], Weights]
+    clip_type: str
+    encoders: Mapping[str, Write]
+    autoencoder: Write
+    loras: Callable[[Weights], Mapping[str, loras.Modules]] = lambda weights: {}
+    empty_latent: str = "EmptySD3LatentImage"
+    shift: Api = field(default_factory=lambda: {"class_type": "ModelSamplingAuraFlow", "inputs": {}})
+
+
+@cache
+def narrow_models() -> dict[str, Narrow]:
+    names = [info.name for info in pkgutil.iter_modules(models_package.__path__)]
+    found = [importlib.import_module(f"{models_package.__name__}.{name}").NARROW for name in names]
+    return {one.name: one for one in found}
+
+
+@cache
+def stated(name: str) -> Api:
+    return json.loads(gzip.decompress((FOLDER / f"{name}.json.gz").read_bytes()))
+
+
+@cache
+def measured(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f"{name}.npz") as figures:
+        return dict(figures)
+
+
+class Shelf:
+    """Folders of models that are written when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._written: set[Path] = set()
+
+    def put(self, place: str, write: Write) -> str:
+        """Name of the file in its folder."""
+        path = self.folder / place
+        if path not in self._written:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            self._written.add(path)
+        return path.name
+
+    def network(self, narrow: Narrow) -> str:
+        place = f"diffusion_models/{narrow.name}.safetensors"
+        return self.put(place, lambda path: narrow.network().write(path))
+
+    def lora(self, narrow: Narrow, kind: str) -> str:
+        def write(path: Path) -> Path:
+            return loras.write(path, narrow.name, kind, narrow.loras(narrow.network())[kind])
+
+        return self.put(f"loras/{narrow.name}_{kind}.safetensors", write)
+
+
+def _node(class_type: str, **inputs: object) -> Api:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def _clip_loader(shelf: Shelf, narrow: Narrow) -> Api:
+    names = [shelf.put(f"text_encoders/{name}.safetensors", write) for name, write in narrow.encoders.items()]
+    if len(names) == 1:
+        return _node("CLIPLoader", clip_name=names[0], type=narrow.clip_type)
+    numbered = {f"clip_name{number}": name for number, name in enumerate(names, 1)}
+    if len(names) == 2:
+        return _node("DualCLIPLoader", **numbered, type=narrow.clip_type)
+    return _node("TripleCLIPLoader", **numbered)
+
+
+def graph_of(shelf: Shelf, narrow: Narrow, case: Api) -> Api:
+    """The case's workflow, as people write it."""
+    vae = shelf.put(f"vae/{narrow.autoencoder.__name__}.safetensors", narrow.autoencoder)
+    size = {"width": case["width"], "height": case["height"], "batch_size": case["batch"]}
+    graph: Api = {
+        "unet": _node("UNETLoader", unet_name=shelf.network(narrow), weight_dtype="default"),
+        "clip": _clip_loader(shelf, narrow),
+        "vae": _node("VAELoader", vae_name=vae),
+        "latent": _node(narrow.empty_latent, **size),
+    }
+    model = ["unet", 0]
+    for index, (kind, strength) in enumerate(case["loras"]):
+        lora = {"lora_name": shelf.lora(narrow, kind), "strength_model": strength}
+        graph[f"lora{index}"] = _node("LoraLoaderModelOnly", model=model, **lora)
+        model = [f"lora{index}", 0]
+    if case["shift"] is not None:
+        graph["shift"] = {**narrow.shift, "inputs": {**narrow.shift["inputs"], "model": model}}
+        graph["shift"]["inputs"].setdefault("shift", case["shift"])
+        model = ["shift", 0]
+    for side in ("positive", "negative"):
+        graph[side] = _node("CLIPTextEncode", clip=["clip", 0], text=case[side])
+    graph["sample"] = _node(
+        "KSampler",
+        model=model, positive=["positive", 0], negative=["negative", 0], latent_image=["latent", 0],
+        seed=case["seed"], steps=case["steps"], cfg=case["cfg"], sampler_name=case["sampler"],
+        scheduler=case["scheduler"], denoise=case["denoise"],
+    )  # fmt: skip
+    graph["decode"] = _node("VAEDecode", samples=["sample", 0], vae=["vae", 0])
+    graph["save"] = _node("SaveImage", images=["decode", 0], filename_prefix="figure")
+    graph["latents"] = _node("SaveLatent", samples=["sample", 0], filename_prefix="figure")
+    return graph
+
+
+def run_case(session: Session, shelf: Shelf, narrow: Narrow, name: str) -> Run:
+    return session.run(graph_of(shelf, narrow, stated(narrow.name)["cases"][name]))

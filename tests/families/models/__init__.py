@@ -1,0 +1,1 @@
+"""Narrow diffusion models with the very weights that the figures were measured on: one file per family."""
