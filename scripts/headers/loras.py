@@ -6,8 +6,14 @@ from headers.diffusion import KLEIN_4B, QWEN_IMAGE, QWEN_IMAGE_21, SDXL_UNET, Z_
 from headers.layouts import Shapes, table, under, without
 from headers.lora import KOHYA, PEFT, PEFT_NAMED, kohya_names, lora, modules, split_rows
 from headers.published import PT, Published, diffusers
+from headers.unets import sdxl_unet
 
 DUMPED = "its names and shapes are published as a test fixture of InvokeAI; the types of its data are not"
+
+
+def in_attention(name: str) -> bool:
+    """Whether a layer of a UNet is one of those that sd-scripts trains by default."""
+    return "transformer_blocks" in name or name.endswith(("proj_in", "proj_out"))
 
 
 def z_image_apart() -> Shapes:
@@ -53,6 +59,20 @@ LORAS = (
         393854624,
         "sdxl",
         PT,
+    ),
+    Published(
+        "pixel_art_xl",
+        "pixel-art-xl.safetensors",
+        lambda: lora(kohya_names(modules(sdxl_unet(), in_attention)), 32, "BF16", KOHYA, "BF16"),
+        170543052,
+        "sdxl",
+        {
+            "ss_base_model_version": "sdxl_base_v0-9",
+            "ss_network_module": "networks.lora",
+            "ss_sd_model_name": "sd_xl_base_0.9.safetensors",
+        },
+        unexplained=3472,
+        note="its 2166 tensors of 722 modules and three of its metadata are published as well",
     ),
     Published(
         "flux1_kohya",
