@@ -162,6 +162,6 @@ def test_each_fixture_says_where_it_comes_from() -> None:
         assert fixture.native in ("", *DIFFUSION, *OTHERS)
 
 
-def test_fixtures_of_unknown_families_are_none_of_the_known() -> None:
-    """What `test_recognised_once_or_refused` rests on: names of families are spelt as folders are."""
+def test_every_family_has_a_published_file() -> None:
+    """Names of families are spelt here as folders of `models/families` are."""
     assert {fixture.family for fixture in DIFFUSION.values()} >= {family.name for family in families()}
