@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 from PIL import Image
 
-from loraloom.contact_sheet import Axis, combinations, contact_sheet, read_axis
+from loraloom.contact_sheet import (
+    MAX_IN_CELL,
+    Axis,
+    combinations,
+    contact_sheet,
+    contact_sheet_png,
+    read_axis,
+    side_by_side,
+)  # fmt: skip
 from loraloom.errors import InputError
 
 
@@ -18,6 +29,26 @@ def test_values_and_evenly_spaced_numbers() -> None:
 def test_what_is_no_axis(text: str) -> None:
     with pytest.raises(InputError):
         read_axis(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ('"a rose, red","a blue vase"', ("a rose, red", "a blue vase")),
+        ("a rose\\, red,a blue vase", ("a rose, red", "a blue vase")),
+        ('"a rose, red" , plain', ("a rose, red", "plain")),
+        ('"say ""hi"", now",b', ('say "hi", now', "b")),
+        ('a "rose", b', ('a "rose"', "b")),
+        ('"open, b', ('"open', "b")),
+        ("1.5\\style.safetensors,b\\", ("1.5\\style.safetensors", "b\\")),
+        ("a,,b", ("a", "", "b")),
+        ('"",b', ("", "b")),
+        ("wait.. a/b, c", ("wait.. a/b", "c")),
+        ("(a, b:1.2)", ("(a", "b:1.2)")),
+    ],
+)
+def test_values_may_hold_commas(text: str, values: tuple[str, ...]) -> None:
+    assert read_axis(f"2.text={text}").values == values
 
 
 def test_the_last_axis_is_fastest() -> None:
@@ -44,3 +75,37 @@ def test_every_picture_has_its_place() -> None:
         if pixel in found:
             found[pixel] += 1
     assert set(found.values()) == {40 * 30}
+
+
+LONG = "a very long prompt text that does not fit over a picture of one hundred and twenty eight pixels"
+
+
+def test_a_long_label_does_not_stretch_the_sheet() -> None:
+    pictures = [Image.new("RGB", (128, 128)) for _ in range(4)]
+    across = contact_sheet(pictures[:2], [Axis("2.text", (LONG, "b"))])
+    assert across.width < 2 * (128 + 30)
+    both = contact_sheet(pictures, [Axis("2.text", (LONG, "b")), Axis("1.steps", ("1", "2"))])
+    assert both.width < 3 * (128 + 30)
+
+
+def test_short_labels_are_whole_over_small_pictures() -> None:
+    pictures = [Image.new("RGB", (16, 16)) for _ in range(2)]
+    assert contact_sheet(pictures, [Axis("1.cfg", ("7.5", "8"))]).width < 2 * 80
+
+
+def test_the_sheet_says_its_values() -> None:
+    pictures = [Image.new("RGB", (16, 16)) for _ in range(2)]
+    content = contact_sheet_png(pictures, [Axis("2.text", ("一只猫", "赤いバラ"))])
+    with Image.open(io.BytesIO(content)) as sheet:
+        said = json.loads(sheet.info["grid"])
+    assert said == {"axes": [{"target": "2.text", "values": ["一只猫", "赤いバラ"]}]}
+
+
+def test_the_pictures_of_a_cell_stand_side_by_side() -> None:
+    colours = [(number, 0, 0) for number in range(1, 6)]
+    cell = side_by_side([Image.new("RGB", (10, 8), colour) for colour in colours])
+    assert cell.size == (30, 16)
+    assert [cell.getpixel((x, y)) for y in (0, 8) for x in (0, 10, 20)] == [*colours, (255, 255, 255)]
+    single = Image.new("RGB", (10, 8))
+    assert side_by_side([single]) is single
+    assert side_by_side([single] * 100).size == (40, 8 * MAX_IN_CELL // 4)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loraloom.errors import InputError
+from loraloom.labels import LINE, Label, lines_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MARGIN, LINE, FONT_SIZE = 12, 26, 18
+MARGIN = 12
 MAX_PICTURES = 400
+MAX_IN_CELL = 16
+"""Pictures of one cell that a sheet shows."""
+
+LEAST_COLUMN = 128
+"""Pixels that a label may take where the pictures are narrower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +33,38 @@ class Axis:
     target: str
     values: tuple[str, ...]
 
-    def labels(self) -> tuple[str, ...]:
-        return tuple(f"{self.target.rpartition('.')[2]} {value}".strip() for value in self.values)
+    def labels(self) -> tuple[Label, ...]:
+        """What stands beside the pictures; a value that no font can draw is called by its number."""
+        name = self.target.rpartition(".")[2]
+        return tuple(
+            Label(f"{name} {value}".strip(), f"{name} #{number}".strip())
+            for number, value in enumerate(self.values, 1)
+        )
 
 
 def read_axis(text: str) -> Axis:
-    """`NODE.input=a,b,c`, or `NODE.input=FIRST..LAST/COUNT` for evenly spaced numbers. Raises InputError."""
+    """`NODE.input=a,b,c`, or `NODE.input=FIRST..LAST/COUNT` for evenly spaced numbers. Raises InputError.
+
+    A value that holds a comma is written in double quotes ("a rose, red"), or its comma as `\\,`."""
     target, equals, values = text.partition("=")
     if not equals or "." not in target or not values.strip():
         raise InputError(
             f"{text!r} is not an axis; expected NODE.input=a,b,c or NODE.input=0..1/5 (first..last/count)"
         )
-    ends, slash, count = values.partition("/")
-    first, dots, last = ends.partition("..")
-    if slash and dots:
-        return Axis(target.strip(), _spaced(text, first, last, count))
-    return Axis(target.strip(), tuple(value.strip() for value in values.split(",")))
+    if spaced := re.fullmatch(r"\s*([^\s,]+?)\.\.([^\s,]+?)/([^\s,]*)\s*", values):
+        return Axis(target.strip(), _spaced(text, *spaced.groups()))
+    return Axis(target.strip(), _separated(values))
+
+
+_VALUE = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|((?:\\,|[^,])*)),')
+"""A value and its comma: in quotes, where "" is a quote, or plain, where a backslash keeps a comma."""
+
+
+def _separated(text: str) -> tuple[str, ...]:
+    return tuple(
+        plain.strip().replace("\\,", ",") if quoted is None else quoted.replace('""', '"')
+        for quoted, plain in (match.groups() for match in _VALUE.finditer(text + ","))
+    )
 
 
 def combinations(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
@@ -53,33 +78,60 @@ def combinations(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
 
 
 def contact_sheet(pictures: Sequence[Image], axes: Sequence[Axis]) -> Image:
-    """Pictures in the order of `combinations` as one: the last axis goes across, the others down."""
-    from PIL import Image, ImageDraw, ImageFont
+    """Pictures in the order of `combinations` as one: the last axis goes across, the others down.
+
+    Labels are as wide as the pictures (or a little more where those are small), in several lines if need be;
+    what is longer is cut."""
+    from PIL import Image, ImageDraw
 
     columns = axes[-1].labels()
-    rows = [" · ".join(labels) for labels in itertools.product(*(axis.labels() for axis in axes[:-1]))]
-    font = ImageFont.load_default(FONT_SIZE)
+    rows = [Label.joined(labels) for labels in itertools.product(*(axis.labels() for axis in axes[:-1]))]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    left = MARGIN + int(max((font.getlength(label) for label in rows), default=0))
-    width_of_column = max(width, *(int(font.getlength(label)) for label in columns)) + MARGIN
-    size = (left + MARGIN + width_of_column * len(columns), LINE + MARGIN + (height + MARGIN) * len(rows))
-    sheet = Image.new("RGB", size, "white")
+    column_width = max(width, min(LEAST_COLUMN, *(label.width() for label in columns)))
+    row_width = min(max(width, LEAST_COLUMN), max(label.width() for label in rows))
+    heads = [lines_of(label, column_width) for label in columns]
+    head = MARGIN + LINE * max(len(lines.texts) for lines in heads)
+    left = 2 * MARGIN + row_width if row_width else MARGIN
+    step_x, step_y = column_width + MARGIN, height + MARGIN
+    sheet = Image.new("RGB", (left + step_x * len(columns), head + step_y * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, label in enumerate(columns):
-        draw.text((left + MARGIN + column * width_of_column, MARGIN // 2), label, "black", font)
+    for column, lines in enumerate(heads):
+        lines.draw(draw, left + column * step_x, MARGIN // 2)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, len(columns))
-        top = LINE + MARGIN // 2 + row * (height + MARGIN)
+        top = head + row * step_y
         if column == 0:
-            draw.text((MARGIN // 2, top), rows[row], "black", font)
-        sheet.paste(picture.convert("RGB"), (left + MARGIN + column * width_of_column, top))
+            lines_of(rows[row], row_width, height // LINE).draw(draw, MARGIN, top)
+        sheet.paste(picture.convert("RGB"), (left + column * step_x, top))
     return sheet
 
 
+def side_by_side(pictures: Sequence[Image]) -> Image:
+    """The pictures of one cell as one, in a square; a single one as it is. More than `MAX_IN_CELL` are left
+    out."""
+    from PIL import Image
+
+    shown = pictures[:MAX_IN_CELL]
+    if len(shown) == 1:
+        return shown[0]
+    across = math.ceil(math.sqrt(len(shown)))
+    width, height = max(p.width for p in shown), max(p.height for p in shown)
+    cell = Image.new("RGB", (across * width, math.ceil(len(shown) / across) * height), "white")
+    for index, picture in enumerate(shown):
+        row, column = divmod(index, across)
+        cell.paste(picture.convert("RGB"), (column * width, row * height))
+    return cell
+
+
 def contact_sheet_png(pictures: Sequence[Image], axes: Sequence[Axis]) -> bytes:
-    """`contact_sheet` as the content of a PNG file."""
+    """`contact_sheet` as the content of a PNG file, whose text `grid` says the axes and their values."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    said = [{"target": axis.target, "values": axis.values} for axis in axes]
+    info.add_text("grid", json.dumps({"axes": said}))
     buffer = io.BytesIO()
-    contact_sheet(pictures, axes).save(buffer, "PNG")
+    contact_sheet(pictures, axes).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 

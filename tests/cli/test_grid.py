@@ -74,3 +74,17 @@ def test_a_grid_over_a_node_pack(graph: Path, capsys: pytest.CaptureFixture[str]
     pictures = json.loads(captured.out)["pictures"]
     assert [_open(path).getpixel((0, 0)) for path in pictures] == [(0, 0, 0), (255, 255, 255)]
     assert "a pack that prints" in captured.err
+
+
+def test_every_picture_of_a_batch_is_on_the_sheet(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axis = ["--axis", "EmptyImage.batch_size=1,4"]
+    assert exit_code_of(["grid", str(graph), *axis, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["pictures"]) == 5
+    orange = sum(pixel == (255, 128, 0) for pixel in _open(result["sheet"]).get_flattened_data())
+    assert orange == 5 * 64
+
+
+def test_a_cell_shows_so_many_pictures_and_says_so(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["grid", str(graph), "--axis", "EmptyImage.batch_size=20"]) == 0
+    assert "the sheet shows the first 16 of its 20 pictures" in capsys.readouterr().err

@@ -25,7 +25,13 @@ from loraloom.cli.settings import (
     StrictLoraOption,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
-from loraloom.contact_sheet import combinations, contact_sheet_png, read_axis
+from loraloom.contact_sheet import (
+    MAX_IN_CELL,
+    combinations,
+    contact_sheet_png,
+    read_axis,
+    side_by_side,
+)
 from loraloom.errors import InputError, LoraloomError
 from loraloom.preparation.prepare import Changes
 from loraloom.workflow.graph import Graph
@@ -41,8 +47,8 @@ def grid_command(
         typer.Option(
             "--axis",
             metavar="NODE.INPUT=A,B,C",
-            help="Values of an input, or 0..1/5 for five numbers from 0 to 1. Several axes combine; "
-            "the last one goes across the sheet.",
+            help="Values of an input, or 0..1/5 for five numbers from 0 to 1; a value with a comma in double "
+            "quotes. Several axes combine; the last one goes across the sheet.",
         ),
     ],
     workflow: WorkflowOption = None,
@@ -86,7 +92,9 @@ def grid_command(
                 result = session.run_prepared(cell, on_event=display.see, cancel=cancel)
             if not result.images:
                 raise LoraloomError("the workflow saves no picture: a grid needs a SaveImage node")
-            pictures.append(result.images[0])
+            if len(result.images) > MAX_IN_CELL:
+                display.say(f"the sheet shows the first {MAX_IN_CELL} of its {len(result.images)} pictures")
+            pictures.append(side_by_side(result.images))
             paths += [str(o.path) for o in result.outputs if o.width]
         sheet = session.services.output.save("grid", ".png", contact_sheet_png(pictures, spread))
     if as_json:
