@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,22 @@ def test_a_file_elsewhere_on_the_disk_may_be_offered(
     assert folders.offered("loras", "./here.safetensors") == "here.safetensors"
     assert folders.offered("loras", "none.safetensors") is None
     assert folders.find("vae", "new.safetensors") is None
+
+
+@pytest.mark.timeout(20)
+def test_links_to_nothing_pipes_and_loops_are_no_models(tmp_path: Path) -> None:
+    loras = tmp_path / "loras"
+    (loras / "sub").mkdir(parents=True)
+    (loras / "good.safetensors").write_bytes(b"x")
+    (loras / "dangling.safetensors").symlink_to("nowhere")
+    (loras / "loop.safetensors").symlink_to("loop.safetensors")
+    os.mkfifo(loras / "pipe.safetensors")
+    os.mkfifo(loras / "sub" / "pipe.safetensors")
+    (loras / "sub" / "up").symlink_to(loras)
+    (loras / "sub" / "self").symlink_to(".")
+    folders = ModelFolders([tmp_path])
+    assert folders.list("loras") == ["good.safetensors"]
+    for name in ("dangling.safetensors", "loop.safetensors", "pipe.safetensors", "sub/pipe.safetensors"):
+        assert folders.find("loras", name) is None
+        with pytest.raises(FileNotListed):
+            folders.resolve("loras", name)

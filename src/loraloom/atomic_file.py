@@ -35,7 +35,8 @@ _ADVICE = {
     errno.EDQUOT: "free some space on that disk",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers that say that there is no space left."""
 # What file systems answer that cannot flush a folder, or some files.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
 
@@ -49,7 +50,7 @@ def write_file(path: Path, content: Content, *, private: bool = False) -> None:
     what the umask says; one that is there keeps its permissions. Through a link its target is replaced; what
     is no file on a disk (a pipe, /dev/stdout) is written to. Raises FileWriteError, and PathTaken where a
     folder stands there or a file where a folder is needed."""
-    with _explained(path):
+    with explained(path):
         mode = _mode_of(path)
         if mode is not None and not stat.S_ISREG(mode):
             with open(path, "wb") as file:
@@ -66,11 +67,11 @@ def write_file(path: Path, content: Content, *, private: bool = False) -> None:
 
 
 @contextmanager
-def part_file(folder: Path, content: Content) -> Generator[PartFile]:
+def part_file(folder: Path, content: Content, *, named: Path | None = None) -> Generator[PartFile]:
     """A complete file in `folder` that has no name yet; it is deleted when it has got none by the end.
 
-    Raises FileWriteError or PathTaken."""
-    with _explained(folder), _part(folder, content, private=False) as part:
+    named: what messages call the folder. Raises FileWriteError or PathTaken."""
+    with explained(named or folder), _part(folder, content, private=False) as part:
         yield part
 
 
@@ -96,6 +97,10 @@ class PartFile:
             return self._claim_without_links(path)
         return True
 
+    def replace(self, path: Path) -> None:
+        """Give it a name in its folder, in place of what has it."""
+        _retried(os.replace, self.path, path)
+
     def _claim_without_links(self, path: Path) -> bool:
         """For file systems without hard links (FAT, some network ones): a folder guards the name."""
         digest = hashlib.sha256(path.name.casefold().encode("utf-8", "surrogateescape")).hexdigest()
@@ -117,10 +122,10 @@ def move_file(old: Path, new: Path) -> None:
     """Give a file another name on the same disk, in place of what has it.
 
     Raises FileWriteError or PathTaken."""
-    with _explained(new):
+    with explained(new):
         if new.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(new))
-        _make_folder(new.parent)
+        make_folder(new.parent)
         _retried(os.replace, old, new)
         for folder in {old.parent, new.parent}:
             _sync_folder(folder)
@@ -128,7 +133,7 @@ def move_file(old: Path, new: Path) -> None:
 
 @contextmanager
 def _part(folder: Path, content: Content, private: bool) -> Generator[PartFile]:
-    _make_folder(folder)
+    make_folder(folder)
     path = folder / f".{uuid.uuid4().hex}{SUFFIX}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o600 if private else 0o666)
@@ -162,7 +167,8 @@ def _mode_of(path: Path) -> int | None:
     return mode
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and flush where they are noted."""
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -198,7 +204,8 @@ def _sync(descriptor: int) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Generator[None]:
+def explained(path: Path) -> Generator[None]:
+    """What goes wrong within as FileWriteError, PathTaken or DiskFull, with what to do about it."""
     try:
         yield
     except (FileExistsError, NotADirectoryError) as error:
@@ -207,5 +214,5 @@ def _explained(path: Path) -> Generator[None]:
         raise PathTaken(f"{path} cannot be written: a folder of that name is there") from error
     except OSError as error:
         said = (error.strerror or str(error), _ADVICE.get(error.errno or 0))
-        kind = DiskFull if error.errno in _FULL else FileWriteError
+        kind = DiskFull if error.errno in FULL else FileWriteError
         raise kind(f"{path} cannot be written: {'; '.join(filter(None, said))}") from error

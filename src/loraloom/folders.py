@@ -323,7 +323,7 @@ def _walk(directory: Path) -> Iterator[Path]:
         for entry in entries:
             if os.path.isdir(entry.path):  # where links end in a circle, DirEntry raises
                 waiting.append((Path(entry.path), above | {real}))
-            else:
+            elif os.path.isfile(entry.path):  # no pipe, and no link to nothing
                 yield Path(entry.path)
 
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, cast
 
+from loraloom.atomic_file import FULL
 from loraloom.engine.events import (
     Event,
     NodeBlocked,
@@ -23,6 +24,7 @@ from loraloom.engine.events import (
     RunFinished,
     RunStarted,
 )
+from loraloom.errors import DiskFull
 from loraloom.jobs.frames import Frame
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.report import Problem
@@ -123,11 +125,17 @@ def failure(event: NodeFailed) -> dict[str, JSON]:
 
 def describe(error: BaseException) -> dict[str, JSON]:
     """An exception: type, message and traceback."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name = _type_of(error)
     text = str(error) or name
     lines: list[JSON] = [*traceback.format_tb(error.__traceback__)[-30:]]
     return {"type": name, "message": text, "exception_message": text, "traceback": lines}
+
+
+def _type_of(error: BaseException) -> str:
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in FULL):
+        return "disk_full"
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def jpeg(preview: object, method: str) -> bytes:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loraloom.atomic_file import PartFile, part_file
+from loraloom.confined import BadName, LeadsOut, parts_of, pinned
 from loraloom.errors import InputError
 from loraloom.workflow.graph import JSON
-
-MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +44,43 @@ class OutputFolder:
         prefix may name subfolders and hold %width%, %height%, %year%, %month%, %day%, %hour%, %minute% and
         %second%; size is (width, height). Raises InputError when it leads out of the folder, and
         FileWriteError where nothing can be written."""
-        directory, stem = self._place(prefix, size)
-        if not Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(self.root)):
-            raise InputError(f"file name prefix {prefix!r} leads out of the output folder through a link")
-        with part_file(directory, content) as part:
-            path = _claim(part, directory, stem, suffix)
-        subfolder = directory.relative_to(self.root).as_posix()
-        return SavedFile(path, "" if subfolder == "." else subfolder, self.kind)
+        parts, stem = self._place(prefix, size)
+        directory = self.root.joinpath(*parts)
+        try:
+            with (
+                pinned(self.root, parts, make=True) as folder,
+                part_file(folder, content, named=directory) as part,
+            ):
+                name = _claim(part, folder, stem, suffix)
+        except LeadsOut as error:
+            raise InputError(
+                f"file name prefix {prefix!r} leads out of the output folder through a link"
+            ) from error
+        return SavedFile(directory / name, "/".join(parts), self.kind)
 
-    def _place(self, prefix: str, size: tuple[int, int]) -> tuple[Path, str]:
+    def _place(self, prefix: str, size: tuple[int, int]) -> tuple[list[str], str]:
+        """The folders and the beginning of the name that a prefix means."""
         text = _expand(prefix, size).replace("\\", "/")
-        parts = [p for p in text.split("/") if p not in ("", ".")]
-        if "\0" in text or text.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", text):
+        folders, _, stem = text.rpartition("/")
+        try:
+            parts = parts_of(folders + "/" if folders else folders)
+            # The counter follows, so that only what a name may not begin with counts.
+            whole = parts_of(f"{text}_" if stem else text)
+        except LeadsOut as error:
             raise InputError(
                 f"file name prefix {prefix!r} leads out of the output folder {self.root}; "
                 "expected a relative name such as 'ComfyUI' or 'roses/red'"
-            )
-        if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
-            raise InputError(f"file name prefix {prefix[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
-        stem = parts.pop() if parts and not text.endswith("/") else ""
-        return self.root.joinpath(*parts), stem
+            ) from error
+        except BadName as error:
+            raise InputError(
+                f"file name prefix {_short(prefix)}: {error}; expected a relative name such as 'ComfyUI' or "
+                "'roses/red'"
+            ) from error
+        return parts, whole[-1].removesuffix("_") if stem else ""
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r}…"
 
 
 def _expand(prefix: str, size: tuple[int, int]) -> str:
@@ -82,11 +98,11 @@ def _expand(prefix: str, size: tuple[int, int]) -> str:
     return re.sub(r"%(\w+)%", lambda m: values.get(m[1], m[0]), prefix)
 
 
-def _claim(part: PartFile, directory: Path, stem: str, suffix: str) -> Path:
-    counter = _highest(directory, stem) + 1
-    while not part.claim(path := directory / f"{stem}_{counter:05}_{suffix}"):
+def _claim(part: PartFile, folder: Path, stem: str, suffix: str) -> str:
+    counter = _highest(folder, stem) + 1
+    while not part.claim(folder / (name := f"{stem}_{counter:05}_{suffix}")):
         counter += 1
-    return path
+    return name
 
 
 def _highest(directory: Path, stem: str) -> int:

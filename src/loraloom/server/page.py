@@ -87,10 +87,13 @@ async def templates(request: Request) -> Response:
 
 
 async def user_css(request: Request) -> Response:
-    path = state_of(request).settings.user_dir / "default" / "user.css"
-    if not path.is_file():
-        raise HTTPException(404)
-    return FileResponse(path, media_type="text/css")
+    """The user's own style sheet, where there is one, else the editor's."""
+    static = frontend(request)
+    own = state_of(request).settings.user_dir / "default" / "user.css"
+    for path in (own, *(() if static is None else (static / "user.css",))):
+        if path.is_file():
+            return FileResponse(path, media_type="text/css")
+    raise HTTPException(404)
 
 
 async def static_file(request: Request) -> Response:

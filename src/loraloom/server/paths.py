@@ -2,55 +2,65 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from starlette.exceptions import HTTPException
 
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+from loraloom import confined
+from loraloom.confined import MAX_PART_BYTES, BadName, LeadsOut
+
+__all__ = ["MAX_PART_BYTES", "annotated", "folder_inside", "inside", "opened", "parts_of"]
+
 _ANNOTATION = re.compile(r"^(.*?)\s*\[(output|input|temp)\]$")
-MAX_PART_BYTES = 200
-MAX_PARTS = 16
-MAX_LENGTH = 1000
 
 
 def inside(root: Path, name: str) -> Path:
     """The file that a relative name means under `root`, links resolved on both sides.
 
     Both separators count, on every system. Raises HTTPException 400 for a name that is none, 403 for one that
-    leads out.
+    leads out. To look at, not to open: see `opened`.
     """
-    parts = parts_of(name)
-    base = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(base, *parts))
-    if path != base and not path.startswith(base + os.sep):
-        raise HTTPException(403, "that name leads out of its folder")
-    return Path(path)
+    with _answered():
+        return confined.resolved(root, confined.parts_of(name))
 
 
 def parts_of(name: str) -> list[str]:
     """The parts of a relative name; raises HTTPException 400 for one that no file may have."""
-    text = name.replace("\\", "/")
-    if _CONTROL.search(text) or text.startswith("/") or re.match(r"[A-Za-z]:", text):
-        raise HTTPException(400, "that is no relative file name")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise HTTPException(400, "that name is no valid text") from error
-    parts = [part for part in text.split("/") if part not in ("", ".")]
-    if len(parts) > MAX_PARTS or len(text) > MAX_LENGTH:
-        raise HTTPException(400, f"that name is too long; at most {MAX_PARTS} folders deep")
-    if ".." in parts:
-        raise HTTPException(403, "that name leads out of its folder")
-    for part in parts:
-        if len(part.encode()) > MAX_PART_BYTES or _RESERVED.match(part) or part != part.rstrip(". "):
-            raise HTTPException(400, "that is no file name that every system allows")
-    return parts
+    with _answered():
+        return confined.parts_of(name)
+
+
+def opened(root: Path, name: str) -> BinaryIO:
+    """The file that a relative name means under `root`, open. Raises HTTPException 400, 403 or 404."""
+    with _answered():
+        return confined.open_inside(root, confined.parts_of(name))
+
+
+@contextmanager
+def folder_inside(root: Path, parts: list[str], *, make: bool = False) -> Generator[Path]:
+    """A folder under `root` that stays the one that it is, see `confined.pinned`. Raises HTTPException 403,
+    404 when it is not there, and with `make` what `atomic_file` raises."""
+    with _answered(), confined.pinned(root, parts, make=make) as folder:
+        yield folder
 
 
 def annotated(name: str, default: str) -> tuple[str, str]:
     """A name like "picture.png [output]" as name and folder kind."""
     match = _ANNOTATION.match(name)
     return (match[1], match[2]) if match else (name, default)
+
+
+@contextmanager
+def _answered() -> Generator[None]:
+    try:
+        yield
+    except LeadsOut as error:
+        raise HTTPException(403, str(error)) from error
+    except BadName as error:
+        raise HTTPException(400, str(error)) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise HTTPException(404) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from functools import lru_cache
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+
+from loraloom.server.decoding import in_turn
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"})
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
@@ -25,7 +26,7 @@ async def thumbnail(path: Path, width: int, max_pixels: int) -> Response:
         changed = path.stat().st_mtime_ns
     except OSError as error:
         raise HTTPException(404) from error
-    body = await asyncio.to_thread(_small, str(path), changed, width, max_pixels)
+    body = await in_turn(_small, str(path), changed, width, max_pixels)
     return Response(body, media_type="image/webp", headers=_HEADERS)
 
 

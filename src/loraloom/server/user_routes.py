@@ -13,11 +13,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from loraloom.atomic_file import SUFFIX, move_file, write_file
+from loraloom.atomic_file import SUFFIX, explained, move_file, part_file, write_file
 from loraloom.server import paths
 from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_bytes, read_object, read_value
-from loraloom.server.file_routes import served
+from loraloom.server.file_answers import served
 from loraloom.server.state import state_of
 from loraloom.workflow.graph import JSON
 
@@ -90,8 +90,8 @@ async def list_userdata(request: Request) -> Response:
 
 
 async def get_userdata(request: Request) -> Response:
-    path = paths.inside(user_root(request), _file_of(request))
-    return served(path) if path.is_file() else Response(status_code=404)
+    name = _file_of(request)
+    return served(paths.opened(user_root(request), name), paths.parts_of(name)[-1])
 
 
 async def post_userdata(request: Request) -> Response:
@@ -105,15 +105,21 @@ async def post_userdata(request: Request) -> Response:
     content = await read_bytes(request, state_of(request).settings.max_json)
     if request.query_params.get("overwrite") == "false" and path.exists():
         return PlainTextResponse("File already exists", 409)
-    write_file(path, content)
+    *parts, last = paths.parts_of(name)
+    with (
+        paths.folder_inside(root, parts, make=True) as folder,
+        part_file(folder, content, named=path.parent) as part,
+    ):
+        part.replace(folder / last)
     return _answer(request, path)
 
 
 async def delete_userdata(request: Request) -> Response:
-    path = paths.inside(user_root(request), _file_of(request))
-    if not path.is_file():
-        return Response(status_code=404)
-    path.unlink()
+    *parts, last = paths.parts_of(_file_of(request))
+    with paths.folder_inside(user_root(request), parts) as folder:
+        if not (folder / last).is_file():
+            return Response(status_code=404)
+        (folder / last).unlink()
     return Response(status_code=204)
 
 
@@ -126,7 +132,14 @@ def _move(request: Request, source: str, target: str) -> Response:
         raise HTTPException(400, "that is no name of a file")
     if request.query_params.get("overwrite") == "false" and new.exists():
         return PlainTextResponse("File already exists", 409)
-    move_file(old, new)
+    *old_parts, old_name = paths.parts_of(source)
+    *new_parts, new_name = paths.parts_of(target)
+    with (
+        paths.folder_inside(root, old_parts) as old_folder,
+        paths.folder_inside(root, new_parts, make=True) as new_folder,
+        explained(new),
+    ):
+        move_file(old_folder / old_name, new_folder / new_name)
     return _answer(request, new)
 
 

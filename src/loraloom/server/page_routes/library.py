@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from loraloom.server import paths
 from loraloom.server.bodies import read_bytes
+from loraloom.server.decoding import in_turn
 from loraloom.server.pictures import as_png, thumbnail
 from loraloom.server.state import ServerState
 from loraloom.workflow.graph import JSON
@@ -161,7 +161,7 @@ def _add_changing(api: FastAPI, state: ServerState) -> None:
         """Give a LoRA a picture: the body is a PNG, JPEG or WebP."""
         lora_path(state, name)
         body = await read_bytes(request, state.settings.max_upload)
-        picture = await asyncio.to_thread(as_png, body, state.settings.max_pixels)
+        picture = await in_turn(as_png, body, state.settings.max_pixels)
         where = directories(state)
         await state.library.ask("preview", picture, name=name, directories=where)
         await state.library.ask("scan", directories=where)

@@ -1,0 +1,166 @@
+"""Pictures over HTTP: within memory, never from elsewhere, and said when there is no space."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.server.running import RunningServer
+from tests.test_confined import exchange
+
+from loraloom.server.file_routes import sweep
+
+
+def large(side: int = 8000) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (1, 2, 3)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def peak(pid: int) -> int:
+    """The most bytes of memory that a process has had."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def test_a_picture_of_64_megapixels_costs_what_it_is_and_no_more(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server("--paused")
+    output = server.folder / "output"
+    output.mkdir(exist_ok=True)
+    content = large()
+    (output / "large.png").write_bytes(content)
+    before = peak(server.process.pid)
+
+    def ask(preview: str) -> int:
+        answer = server.http.get("/view", params={"filename": "large.png", "preview": preview})
+        with Image.open(io.BytesIO(answer.content)) as picture:
+            assert max(picture.size) == 2048
+        return answer.status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(ask, ["webp;90"] * 3 + ["jpeg;80"] * 3)) == {200}
+    upload = server.http.post("/upload/image", files={"image": ("large.png", content)})
+    assert upload.status_code == 200
+    assert peak(server.process.pid) - before < 800 * 1024 * 1024
+
+
+def test_previews_of_odd_pictures(server: RunningServer) -> None:
+    output = server.folder / "output"
+    output.mkdir(exist_ok=True)
+    for name, mode, size in (
+        ("tall.png", "L", (1, 60_000)),
+        ("alpha.png", "LA", (5, 4)),
+        ("palette.png", "P", (9, 9)),
+        ("deep.png", "I;16", (7, 7)),
+        ("cmyk.jpg", "CMYK", (8, 8)),
+    ):
+        Image.new(mode, size).save(output / name)
+        for query in ({"preview": "webp;50"}, {"preview": "jpeg"}, {"channel": "rgb"}, {"channel": "a"}):
+            answer = server.http.get("/view", params={"filename": name, **query})
+            assert answer.status_code == 200, (name, query)
+            with Image.open(io.BytesIO(answer.content)) as picture:
+                picture.load()
+    half = Image.new("RGBA", (3, 2), (9, 8, 7, 128))
+    half.save(output / "half.png")
+    answer = server.http.get("/view", params={"filename": "half.png", "channel": "a"})
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.getpixel((0, 0)) == (0, 0, 0, 128)
+
+
+def test_a_file_is_sent_whole_with_its_size_and_age(server: RunningServer) -> None:
+    content = os.urandom(700_000)
+    folder = server.folder / "output"
+    folder.mkdir(exist_ok=True)
+    (folder / "ä b.bin").write_bytes(content)
+    answer = server.http.get("/view", params={"filename": "ä b.bin"})
+    assert answer.content == content
+    assert answer.headers["content-length"] == str(len(content))
+    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''%C3%A4%20b.bin"
+    assert answer.headers["last-modified"] and answer.headers["etag"]
+    head = server.http.head("/view", params={"filename": "ä b.bin"})
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(content))
+
+
+def test_view_leaks_nothing_while_links_are_swapped(server: RunningServer) -> None:
+    output, outside = server.folder / "output", server.folder / "outside"
+    (output / "sub").mkdir(parents=True, exist_ok=True)
+    outside.mkdir()
+    (output / "sub" / "a.txt").write_text("inside")
+    (outside / "a.txt").write_text("the canary")
+    (output / "link").symlink_to(outside)
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            exchange(output / "sub", output / "link")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        query = {"filename": "a.txt", "subfolder": "sub"}
+        texts = {server.http.get("/view", params=query).text for _ in range(600)}
+    finally:
+        over.set()
+        thread.join()
+    assert "inside" in texts
+    assert not any("canary" in text for text in texts)
+
+
+def test_temporary_pictures_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    temp, other = tmp_path / "temp", tmp_path / "other"
+    for folder in (temp / "sub", other):
+        folder.mkdir(parents=True)
+        (folder / "old.png").write_bytes(b"x")
+        os.utime(folder / "old.png", (1, 1))
+    (temp / "new.png").write_bytes(b"x")
+    (temp / "link").symlink_to(other)
+    sweep(temp, 3600)
+    assert not (temp / "sub" / "old.png").exists()
+    assert (temp / "new.png").exists() and (other / "old.png").exists()
+    (tmp_path / "linked").symlink_to(other)
+    sweep(tmp_path / "linked", 3600)
+    assert (other / "old.png").exists()
+
+
+def test_values_that_no_json_can_hold_are_nothing_to_the_others(server: RunningServer) -> None:
+    graph: dict[str, Any] = {"1": {"class_type": "Number", "inputs": {"value": 4}}}
+    graph["9"] = {"class_type": "Save", "inputs": {"value": ["1", 0], "name": "\ud83d"}}
+    body = json.dumps(
+        {"prompt": graph, "client_id": "\udc00x", "extra_data": {"a": "\ud800", "\ud800": "INFINITE"}}
+    ).replace('"INFINITE"', "1e999")
+    answer = server.http.post("/prompt", content=body)
+    assert answer.status_code == 200, answer.text
+    entry = server.history(answer.json()["prompt_id"])
+    assert entry["prompt"][3]["a"] == "\ufffd"
+    assert entry["prompt"][3]["\ufffd"] is None
+    assert server.http.post("/settings", content='{"x": 1e999, "y": "\\ud800"}').status_code == 200
+    assert server.http.post("/settings/z", content="-1e999").status_code == 200
+    settings = server.http.get("/settings").json()
+    assert (settings["x"], settings["y"], settings["z"]) == (None, "\ufffd", None)
+    for path in ("/queue", "/history", "/jobs", "/v1/jobs", "/v1/queue"):
+        assert server.http.get(path).status_code == 200, path
+
+
+@pytest.mark.parametrize("value", ["1", "true", "1.5", '"x"', "[]", "null"])
+def test_prompts_of_the_wrong_kind_are_refused(server: RunningServer, value: str) -> None:
+    answer = server.http.post("/prompt", content=f'{{"prompt": {value}}}')
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] in ("invalid_prompt", "no_prompt")
+
+
+def test_settings_of_former_times_are_shown_whatever_is_in_them(server: RunningServer) -> None:
+    folder = server.folder / "user" / "default"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comfy.settings.json").write_text('{"a": NaN, "b": Infinity, "c": "\\ud800", "d": 1}')
+    assert server.http.get("/settings").json() == {"a": None, "b": None, "c": "\ufffd", "d": 1}
