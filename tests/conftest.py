@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
 import pytest
+
+NarrowFile: TypeAlias = Callable[[Callable[[Path], Path]], Path]
+"""A writer of `tests.narrow_models` → the file that it writes."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -10,3 +18,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Caches go to a folder of the test run, never to the user's."""
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def narrow_file(tmp_path_factory: pytest.TempPathFactory) -> NarrowFile:
+    """Narrow model files, each written once in a test run."""
+    folder = tmp_path_factory.mktemp("narrow")
+
+    @cache
+    def written(write: Callable[[Path], Path]) -> Path:
+        return write(folder / f"{write.__name__}.safetensors")
+
+    return written

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from loraloom.models.encoder import Layout, NamedTensor, Tokenizer
+from loraloom.models.encoder import Layout, NamedTensor, Tokenizer, Vocabulary
 from loraloom.models.encoder_layouts import depth, placements
 from loraloom.models.family import Blueprint, Shapes
 
@@ -24,10 +24,9 @@ PREFIXES = ("model.language_model.", "language_model.model.", "language_model.",
 
 TOWER_PREFIXES = ("model.visual.", "visual.")
 
-FIRST = "model.layers.0."
+TOWER_WIDTHS = (1024, 1152, 1280)
 
-QWEN_END, QWEN_TURN, QWEN_USER = 151643, 151644, (872, 198)
-"""The end of a text, the beginning of a turn, and what follows it in the user's: "user" and a line break."""
+FIRST = "model.layers.0."
 
 QWEN_PICTURE = 151655
 """What stands for a picture."""
@@ -82,6 +81,11 @@ def text_config(shapes: Shapes, head: int = 128, **others: object) -> dict[str, 
     }
 
 
+def tower_heads(width: int) -> int:
+    """Heads of a vision tower, which no shape says: 16 in all published ones; 32 wide in others."""
+    return 16 if width in TOWER_WIDTHS else max(width // 32, 1)
+
+
 def causal_blueprint(
     prefix: str,
     shapes: Shapes,
@@ -112,3 +116,7 @@ def qwen_tokenizer(weights: WeightSource) -> Tokenizer:
 
     del weights
     return make()
+
+
+QWEN_VOCABULARY = Vocabulary(qwen_tokenizer, pad=151643, turn=151644, user=(872, 198), stops=(151643, 151645))
+"""Padding is the end of a text; a turn of the user's begins with "user" and a line break."""

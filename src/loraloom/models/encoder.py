@@ -71,7 +71,8 @@ class Vocabulary:
     tokenizer: makes it, from the encoder's weights where the file holds it; without start, end or padding.
     start, end: put around a prompt. pad: fills up. chunk: positions that are read at a time, and each chunk
     is padded to it; None: one chunk of any length.
-    turn, user: what begins a turn of a chat, and what follows it where the user speaks.
+    turn, user: what begins a turn of a chat, and what follows it where the user speaks. stops: what ends what
+        the model says, for kinds that write texts.
     """
 
     tokenizer: Callable[[WeightSource], Tokenizer]
@@ -81,6 +82,7 @@ class Vocabulary:
     chunk: int | None = None
     turn: int | None = None
     user: tuple[int, ...] = ()
+    stops: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

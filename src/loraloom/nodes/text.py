@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated
 
 from loraloom.engine.node import NodeRun, Number, node
-from loraloom.errors import InputError
-from loraloom.models.handles import TextEncoders
-from loraloom.models.text.embeddings import embedding_names, embedding_state
-from loraloom.models.text.encode import encode_prompt
 from loraloom.nodes.sockets import Clip, Conditioning, Prompt
-from loraloom.runtime.services import services
-from loraloom.sampling.types import Conditioning as ConditioningValue
+from loraloom.runtime.prompts import embedding_files, encode, loaded
 
 Side = Annotated[int, Number(min=0, max=16384)]
 TokenCount = Annotated[int, Number(min=0, max=10000, step=1)]
-
-
-def _embedding_files(*, run: NodeRun, **inputs: object) -> list[object]:
-    """The state of the embedding files that a node's texts name: an overwritten one is read again."""
-    folders = services(run).folders
-    texts = [value for value in inputs.values() if isinstance(value, str)]
-    names = {name: None for text in texts for name in embedding_names(text)}
-    return [[name, embedding_state(folders, name)] for name in names]
 
 
 @node(
     "CLIPTextEncode",
     category="conditioning",
     display_name="CLIP Text Encode (Prompt)",
-    is_changed=_embedding_files,
+    is_changed=embedding_files,
 )
 def encode_text(text: Prompt, clip: Clip, *, run: NodeRun) -> Conditioning:
     """Encode a prompt with the text encoders of a model."""
-    return _encode(clip, text, {}, run)
+    return encode(clip, text, {}, run)
 
 
 @node("CLIPSetLastLayer", category="conditioning", display_name="CLIP Set Last Layer")
@@ -43,13 +28,13 @@ def set_last_layer(
     clip: Clip, stop_at_clip_layer: Annotated[int, Number(min=-24, max=-1, step=1)] = -1
 ) -> Clip:
     """Use an earlier layer of the text encoders (“clip skip”): -1 is the last, -2 the one before."""
-    return _loaded(clip).with_clip_skip(stop_at_clip_layer)
+    return loaded(clip).with_clip_skip(stop_at_clip_layer)
 
 
 @node(
     "CLIPTextEncodeFlux",
     category="advanced/conditioning/flux",
-    is_changed=_embedding_files,
+    is_changed=embedding_files,
     v3=True,
     python_module="comfy_extras.nodes_flux",
 )
@@ -62,13 +47,13 @@ def encode_text_flux(
     run: NodeRun,
 ) -> Conditioning:
     """Encode a prompt per text encoder of Flux, with the guidance value that the model was distilled with."""
-    return _encode(clip, {"l": clip_l, "t5xxl": t5xxl}, {"guidance": guidance}, run)
+    return encode(clip, {"l": clip_l, "t5xxl": t5xxl}, {"guidance": guidance}, run)
 
 
 @node(
     "CLIPTextEncodeSDXL",
     category="advanced/conditioning",
-    is_changed=_embedding_files,
+    is_changed=embedding_files,
     v3=True,
     python_module="comfy_extras.nodes_clip_sdxl",
 )
@@ -94,13 +79,13 @@ def encode_text_sdxl(
         "target_width": target_width,
         "target_height": target_height,
     }
-    return _encode(clip, {"g": text_g, "l": text_l}, sizes, run)
+    return encode(clip, {"g": text_g, "l": text_l}, sizes, run)
 
 
 @node(
     "CLIPTextEncodeSDXLRefiner",
     category="advanced/conditioning",
-    is_changed=_embedding_files,
+    is_changed=embedding_files,
     v3=True,
     python_module="comfy_extras.nodes_clip_sdxl",
 )
@@ -114,7 +99,7 @@ def encode_text_sdxl_refiner(
     run: NodeRun,
 ) -> Conditioning:
     """Encode a prompt for SDXL's refiner, with the aesthetic score that it is told."""
-    return _encode(clip, text, {"aesthetic_score": ascore, "width": width, "height": height}, run)
+    return encode(clip, text, {"aesthetic_score": ascore, "width": width, "height": height}, run)
 
 
 @node(
@@ -126,29 +111,5 @@ def encode_text_sdxl_refiner(
 )
 def t5_tokenizer_options(clip: Clip, min_padding: TokenCount = 0, min_length: TokenCount = 0) -> Clip:
     """Set how far T5 prompts are padded."""
-    loaded = _loaded(clip)
-    return loaded.with_option("t5xxl_min_padding", min_padding).with_option("t5xxl_min_length", min_length)
-
-
-def _encode(
-    clip: TextEncoders, text: str | Mapping[str, str], options: Mapping[str, object], run: NodeRun
-) -> ConditioningValue:
-    found = services(run)
-    conditioning, warnings = encode_prompt(found.memory, _loaded(clip), text, found.folders)
-    for warning in warnings:
-        run.warn(warning.message)
-    hooks = clip.option("cond_hooks")
-    if hooks is not None:
-        options = {**options, "hooks": hooks}
-    if not options:
-        return conditioning
-    return tuple(replace(cond, options={**cond.options, **options}) for cond in conditioning)
-
-
-def _loaded(clip: TextEncoders | None) -> TextEncoders:
-    if clip is None:
-        raise InputError(
-            "there are no text encoders: the checkpoint holds none. Load them with CLIPLoader or"
-            " DualCLIPLoader and connect those"
-        )
-    return clip
+    padded = loaded(clip).with_option("t5xxl_min_padding", min_padding)
+    return padded.with_option("t5xxl_min_length", min_length)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 import torch
 from tests import narrow_models as narrow
+from tests.conftest import NarrowFile
 from tests.models.text import figures
 
 from loraloom.folders import ModelFolders
@@ -43,17 +42,12 @@ NOWHERE = ModelFolders(())
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Open:
-    """Family → its encoders, each file written once."""
-    folder = tmp_path_factory.mktemp("encoders")
-
-    @cache
-    def written(write: Callable[[Path], Path]) -> Path:
-        return write(folder / f"{write.__name__}.safetensors")
+def opened(narrow_file: NarrowFile) -> Open:
+    """Family → its encoders."""
 
     def open_family(family: str) -> TextEncoders:
         kind, writers = FAMILIES[family]
-        return open_text_encoders(tuple(written(write) for write in writers), kind)
+        return open_text_encoders(tuple(narrow_file(write) for write in writers), kind)
 
     return open_family
 

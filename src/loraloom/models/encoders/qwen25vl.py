@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 from loraloom.models.causal_layouts import (
     FIRST,
-    QWEN_END,
     QWEN_PICTURE,
-    QWEN_TURN,
-    QWEN_USER,
+    QWEN_VOCABULARY,
     TOKENS,
     causal_blueprint,
     language_model,
     measure,
-    qwen_tokenizer,
     text_config,
+    tower_heads,
 )
-from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision, Vocabulary
+from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
 from loraloom.models.encoder_layouts import depth
 from loraloom.models.family import Blueprint, Shapes
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("qwen25_7b", "qwen25_3b")
-
-TOWER_HEADS = 16
 
 
 def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
@@ -65,7 +61,7 @@ def tower_config(shapes: Shapes) -> dict[str, object] | None:
         "hidden_size": patch[0],
         "patch_size": patch[-1],
         "depth": depth(shapes, "visual.blocks."),
-        "num_heads": TOWER_HEADS,
+        "num_heads": tower_heads(patch[0]),
         "intermediate_size": shapes["visual.blocks.0.mlp.gate_proj.weight"][0],
         "out_hidden_size": shapes["visual.merger.mlp.2.weight"][0],
     }
@@ -80,7 +76,7 @@ ENCODER = EncoderKind(
     sizes=(Size("3b", 2048, 36), Size("7b", 3584, 28)),
     measure=measure,
     blueprint=blueprint,
-    vocabulary=Vocabulary(qwen_tokenizer, pad=QWEN_END, turn=QWEN_TURN, user=QWEN_USER),
+    vocabulary=QWEN_VOCABULARY,
     tokens_table=(TOKENS,),
     prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),
     lora=LoraNames(6, NAMES, root="model."),

@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING
 
 from loraloom.models.causal_layouts import (
     FIRST,
-    QWEN_END,
-    QWEN_TURN,
-    QWEN_USER,
+    QWEN_VOCABULARY,
     TOKENS,
     causal_blueprint,
     language_model,
     measure,
-    qwen_tokenizer,
     text_config,
 )
-from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vocabulary
+from loraloom.models.encoder import EncoderKind, LoraNames, Size
 from loraloom.models.family import Blueprint, Shapes
 
 if TYPE_CHECKING:
@@ -58,7 +55,7 @@ ENCODER = EncoderKind(
     sizes=(Size("0.6b", 1024, 28), Size("2b", 2048, 28), Size("4b", 2560, 36), Size("8b", 4096, 36)),
     measure=measure,
     blueprint=blueprint,
-    vocabulary=Vocabulary(qwen_tokenizer, pad=QWEN_END, turn=QWEN_TURN, user=QWEN_USER),
+    vocabulary=QWEN_VOCABULARY,
     tokens_table=(TOKENS,),
     prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),
     lora=LoraNames(5, NAMES, root="model."),

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 from loraloom.models.causal_layouts import (
     FIRST,
-    QWEN_END,
     QWEN_PICTURE,
-    QWEN_TURN,
-    QWEN_USER,
+    QWEN_VOCABULARY,
     TOKENS,
     causal_blueprint,
     language_model,
     measure,
-    qwen_tokenizer,
     text_config,
+    tower_heads,
 )
-from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision, Vocabulary
+from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
 from loraloom.models.encoder_layouts import depth
 from loraloom.models.family import Blueprint, Shapes
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("qwen3vl_4b", "qwen3vl_8b", "qwen3vl_2b")
-
-TOWER_HEADS = 16
 
 DEEP = {24: (5, 11, 17), 27: (8, 16, 24)}
 """Layers of a tower → those whose states are given to the first layers of the language model."""
@@ -63,7 +59,7 @@ def tower_config(shapes: Shapes) -> dict[str, object]:
         "hidden_size": patch[0],
         "patch_size": patch[-1],
         "depth": layers,
-        "num_heads": TOWER_HEADS,
+        "num_heads": tower_heads(patch[0]),
         "intermediate_size": shapes["visual.blocks.0.mlp.linear_fc1.weight"][0],
         "out_hidden_size": shapes["visual.merger.linear_fc2.weight"][0],
         "num_position_embeddings": shapes["visual.pos_embed.weight"][0],
@@ -80,7 +76,7 @@ ENCODER = EncoderKind(
     sizes=(Size("2b", 2048, 28), Size("4b", 2560, 36), Size("8b", 4096, 36)),
     measure=measure,
     blueprint=blueprint,
-    vocabulary=Vocabulary(qwen_tokenizer, pad=QWEN_END, turn=QWEN_TURN, user=QWEN_USER),
+    vocabulary=QWEN_VOCABULARY,
     tokens_table=(TOKENS,),
     prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),
     lora=LoraNames(7, NAMES, root="model."),

@@ -32,6 +32,14 @@ class Read:
         """How many vectors the first `count` tokens are."""
         return sum(piece if isinstance(piece, int) else len(piece.tokens) for piece in self.pieces[:count])
 
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """The first vector of each picture, and their number."""
+        return tuple(
+            (self.length_of(index), len(piece.tokens))
+            for index, piece in enumerate(self.pieces)
+            if isinstance(piece, SeenPicture)
+        )
+
     def seen(self) -> Seen | None:
         """Where pictures stand, and what is added there; None without pictures."""
         pictures = self.pictures
@@ -68,7 +76,7 @@ class CausalRun:
             self.use.norm_layer,
             read.seen(),
         )
-        return Encoded(hidden, mask=mask if self.use.gives_mask else None)
+        return Encoded(hidden, mask=mask if self.use.gives_mask else None, pictures=read.places())
 
     def read(self, chunk: Chunk) -> Read:
         """The vectors of tokens, embeddings and pictures. Embeddings of another width are left out, and

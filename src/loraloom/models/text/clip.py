@@ -34,12 +34,14 @@ class ClipConfig:
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """hidden: (B, T, D) of the layer asked for. pooled: (B, D), the end token's normed last state.
-    projected: (B, P). mask: (B, T) 0 where padding is, where that is to be said."""
+    projected: (B, P). mask: (B, T) 0 where padding is, where that is to be said. pictures: the first row of
+    each picture's and their number."""
 
     hidden: Tensor
     pooled: Tensor | None = None
     projected: Tensor | None = None
     mask: Tensor | None = None
+    pictures: tuple[tuple[int, int], ...] = ()
 
 
 class ClipText(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -10,49 +10,97 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loraloom.errors import ModelFileError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import ModelFolders
-from loraloom.models.encoder import Vocabulary, encoder_kind
+from loraloom.models.encoder import Vision, Vocabulary, encoder_kind
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Cut, Recipe, Use
 from loraloom.models.text.clip import Encoded
 from loraloom.models.text.embeddings import EmbeddingFinder, PromptWarning
 from loraloom.models.text.recipes import RECIPES
 from loraloom.models.text.run import TextMemory, TextModule, encoder_run, weighted
-from loraloom.models.text.tokens import Chunk, Tokens, rules_for, tokenize
+from loraloom.models.text.tokens import Chunk, Picture, Tokens, WeightedToken, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
 from loraloom.weights.source import WeightSource
 
 
 def encode_prompt(
-    memory: TextMemory, clip: TextEncoders, text: str | Mapping[str, str], folders: ModelFolders
+    memory: TextMemory,
+    clip: TextEncoders,
+    text: str | Mapping[str, str],
+    folders: ModelFolders,
+    pictures: Sequence[Tensor] = (),
+    *,
+    template: str = "",
+    keep_pictures: bool = True,
 ) -> tuple[Conditioning, tuple[PromptWarning, ...]]:
     """Encode one text, or a text per encoder key ("l", "g", "t5xxl"), with float32 results.
 
-    Raises ModelFileError where an encoder is missing or an embedding file cannot be used."""
+    pictures: each (1, H, W, 3) in 0…1, for the places that the text has for them (`Recipe.picture_text`).
+    template: in place of the recipe's own, for encoders with one.
+    keep_pictures: whether the conditioning has the rows of pictures; else it says where they were: the extra
+        "image_slots" (1, N), the number of rows before each.
+    Raises ModelFileError where an encoder is missing or an embedding file cannot be used, InputError where
+    the encoders see no pictures."""
     recipe = recipe_of(clip)
+    if pictures and not recipe.picture_text:
+        raise InputError(f"the text encoders of {recipe.name} see no pictures")
     tokens: dict[str, Tokens] = {}
     warnings: dict[PromptWarning, None] = {}
     uses = [use for use in recipe.uses if use.tokens_only or _part(clip, use) is not None]
     for use in uses:
-        own = templated(use, text if isinstance(text, str) else text.get(use.key, ""))
-        tokens[use.key], found = _tokens(clip, use, own, folders)
-        warnings.update(dict.fromkeys(found))
+        own = text if isinstance(text, str) else text.get(use.key, "")
+        own = templated(use, own, bool(pictures), template)
+        found, said = prompt_tokens(clip, use, own, folders)
+        tokens[use.key] = with_pictures(found, pictures, encoder_kind(use.encoder).vision)
+        warnings.update(dict.fromkeys(said))
     if not isinstance(text, str):
         _even_out(tokens, clip, uses)
     outputs = {use.key: _run(memory, clip, use, tokens[use.key]) for use in uses if not use.tokens_only}
+    if not keep_pictures:
+        outputs = {key: without_pictures(out) for key, out in outputs.items()}
     cond = combined(recipe, outputs)
-    for use in uses:
-        if use.tokens_only:
-            cond = replace(cond, extras={**cond.extras, **_numbers(use, tokens[use.key])})
-    return (cond,), tuple(warnings)
+    extras = [_numbers(use, tokens[use.key]) for use in uses if use.tokens_only]
+    if not keep_pictures:
+        extras += [_slots(out) for out in outputs.values()]
+    return (replace(cond, extras={name: t for extra in extras for name, t in extra.items()}),), tuple(
+        warnings
+    )
 
 
-def templated(use: Use, text: str) -> str:
-    """A prompt within the text that its encoder is given."""
+def with_pictures(tokens: Tokens, pictures: Sequence[Tensor], vision: Vision | None) -> Tokens:
+    """Pictures in the places of the tokens that stand for them, in order; what is left over has no effect."""
+    waiting = list(pictures)
+    if vision is None or not waiting:
+        return tokens
+
+    def filled(item: WeightedToken) -> WeightedToken:
+        is_place = isinstance(item.token, int) and item.token == vision.token and waiting
+        return replace(item, token=Picture(waiting.pop(0))) if is_place else item
+
+    return tuple(tuple(filled(item) for item in chunk) for chunk in tokens)
+
+
+def without_pictures(out: Encoded) -> Encoded:
+    """States without the rows of pictures; `pictures` then says how many rows stand before each."""
+    kept = torch.ones(out.hidden.shape[1], dtype=torch.bool)
+    for first, count in out.pictures:
+        kept[first : first + count] = False
+    places = tuple((int(kept[:first].sum()), 0) for first, _ in out.pictures)
+    mask = None if out.mask is None else out.mask[:, kept]
+    return replace(out, hidden=out.hidden[:, kept], mask=mask, pictures=places)
+
+
+def _slots(out: Encoded) -> dict[str, Tensor]:
+    return {"image_slots": torch.tensor([[first for first, _ in out.pictures]], dtype=torch.long)}
+
+
+def templated(use: Use, text: str, has_pictures: bool = False, template: str = "") -> str:
+    """A prompt within the text that its encoder is given. template: in place of the recipe's own."""
     if use.takes_whole and text.startswith("<|im_start|>"):
         return text
-    return use.template.replace("{}", text)
+    own = has_pictures and use.picture_template or use.template
+    return (template if template and own != "{}" else own).replace("{}", text)
 
 
 def cut_at(vocabulary: Vocabulary, cut: Cut, chunk: Chunk) -> int:
@@ -128,9 +176,10 @@ def _loaded(clip: TextEncoders, use: Use) -> TextPart:
     return part
 
 
-def _tokens(
+def prompt_tokens(
     clip: TextEncoders, use: Use, text: str, folders: ModelFolders
 ) -> tuple[Tokens, list[PromptWarning]]:
+    """A text as one encoder reads it, and what has no effect in it."""
     kind = encoder_kind(use.encoder)
     weights = WeightSource({}) if use.tokens_only else _loaded(clip, use).weights
     own = kind.own(weights.shapes)
@@ -174,4 +223,7 @@ def _run(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> En
     kind = encoder_kind(use.encoder)
     run = encoder_run(module, kind, use, rules_for(kind, use, part.weights), memory.device)
     out = weighted(run, tokens, tuple(lora.signature for lora in clip.stack))
-    return replace(out, hidden=out.hidden[:, cut_at(kind.vocabulary, use.cut, tokens[0]) :])
+    cut = cut_at(kind.vocabulary, use.cut, tokens[0])
+    pictures = tuple((first - cut, count) for first, count in out.pictures)
+    mask = None if out.mask is None else out.mask[:, cut:]
+    return replace(out, hidden=out.hidden[:, cut:], mask=mask, pictures=pictures)

@@ -191,7 +191,7 @@ KREA2 = Recipe(
             "qwen3vl_4b",
             ("4b",),
             template=DESCRIBE,
-            picture_template=ALTER,
+            picture_template=USER_TURN,
             takes_whole=True,
             brackets="letters",
             layers=tuple(range(2, 36, 3)),

@@ -71,7 +71,7 @@ def weighted(run: Run, tokens: Tokens, state: Hashable) -> Encoded:
             empty = _empty(run, hidden.shape[1], state)
             hidden = torch.where(weights == 1, hidden, empty.lerp(hidden, weights))
     first = [None if t is None else t[:1].float().cpu().clone() for t in (out.pooled, out.projected)]
-    return Encoded(hidden.flatten(0, 1)[None].clone(), first[0], first[1], out.mask)
+    return Encoded(hidden.flatten(0, 1)[None].clone(), first[0], first[1], out.mask, out.pictures)
 
 
 def _empty(run: Run, length: int, state: Hashable) -> Tensor:

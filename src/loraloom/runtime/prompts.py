@@ -1,0 +1,65 @@
+"""What nodes that take prompts share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from loraloom.engine.node import NodeRun
+from loraloom.errors import InputError
+from loraloom.models.handles import TextEncoders
+from loraloom.models.text.embeddings import embedding_names, embedding_state
+from loraloom.models.text.encode import encode_prompt
+from loraloom.runtime.services import services
+from loraloom.sampling.types import Conditioning
+
+
+def embedding_files(*, run: NodeRun, **inputs: object) -> list[object]:
+    """The state of the embedding files that a node's texts name: an overwritten one is read again."""
+    folders = services(run).folders
+    texts = [value for value in inputs.values() if isinstance(value, str)]
+    names = {name: None for text in texts for name in embedding_names(text)}
+    return [[name, embedding_state(folders, name)] for name in names]
+
+
+def encode(
+    clip: TextEncoders | None,
+    text: str | Mapping[str, str],
+    options: Mapping[str, object],
+    run: NodeRun,
+    pictures: Sequence[Tensor] = (),
+    *,
+    template: str = "",
+    keep_pictures: bool = True,
+) -> Conditioning:
+    """Encode a prompt (see `encode_prompt`) and put options and the encoders' hooks on; warnings are told."""
+    found, encoders = services(run), loaded(clip)
+    conditioning, warnings = encode_prompt(
+        found.memory,
+        encoders,
+        text,
+        found.folders,
+        pictures,
+        template=template,
+        keep_pictures=keep_pictures,
+    )
+    for warning in warnings:
+        run.warn(warning.message)
+    hooks = encoders.option("cond_hooks")
+    if hooks is not None:
+        options = {**options, "hooks": hooks}
+    if not options:
+        return conditioning
+    return tuple(replace(cond, options={**cond.options, **options}) for cond in conditioning)
+
+
+def loaded(clip: TextEncoders | None) -> TextEncoders:
+    """Text encoders that are there; InputError says where to get some."""
+    if clip is None:
+        raise InputError(
+            "there are no text encoders: the checkpoint holds none. Load them with CLIPLoader or"
+            " DualCLIPLoader and connect those"
+        )
+    return clip
