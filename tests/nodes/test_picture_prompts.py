@@ -126,7 +126,7 @@ def test_qwen_image21_without_pictures(run: PlainRun, qwen_image21: TextEncoders
     assert latent["samples"].shape == (1, 64, 32, 32)
     with pytest.raises(InputError, match="image_1"):
         picture_prompts.encode_for_qwen_image21(
-            qwen_image21, "a", "", run=run, **{"images.x": torch.zeros(1)}
+            qwen_image21, "a", "", run=run, **images(x=torch.zeros(1, 8, 8, 3))
         )
 
 
