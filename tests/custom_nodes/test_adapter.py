@@ -90,6 +90,30 @@ def test_a_loop_by_expansion(nodes: Nodes, times: int) -> None:
     assert shown(said) == {"show": [3 * factorial]}
 
 
+def test_hidden_inputs_get_the_values_that_they_are_given(nodes: Nodes) -> None:
+    said = events(
+        nodes,
+        graph(
+            five=("TpNumber", {"value": 5}),
+            literal=("TpCountdown", {"turns": 0, "left": 3, "me": "not me"}),
+            linked=("TpCountdown", {"turns": 0, "left": ("five", 0)}),
+            a=("TpShow", {"value": ("literal", 0)}),
+            b=("TpShow", {"value": ("linked", 0)}),
+        ),
+    )
+    assert shown(said) == {"a": [3], "b": [5]}
+
+
+def test_an_expansion_without_end_is_an_error(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loraloom.engine.execution.MAX_EXPANSIONS", 200)
+    endless = graph(n=("TpCountdown", {"turns": 0}), show=("TpShow", {"value": ("n", 0)}))
+    failed = [e for e in events(nodes, endless) if isinstance(e, NodeFailed)]
+    assert "does a loop not end?" in failed[0].message
+    monkeypatch.setattr("loraloom.engine.execution.MAX_NODES", 50)
+    failed = [e for e in events(nodes, endless) if isinstance(e, NodeFailed)]
+    assert "at most 50" in failed[0].message
+
+
 def test_some_items_expand_and_some_do_not(nodes: Nodes) -> None:
     said = events(
         nodes,

@@ -60,3 +60,25 @@ def test_a_node_sees_the_literals_it_names_and_the_types_of_its_links() -> None:
 def test_inputs_that_a_node_checks_itself() -> None:
     assert checked_by_node(NODES["Even"]) == {"size"}
     assert checked_by_node(NODES["Broken"]) == {"value"}
+
+
+def test_a_check_gets_none_for_what_is_linked() -> None:
+    given: list[dict[str, object]] = []
+
+    def check(size: object, name: object, **rest: object) -> bool:
+        given.append({"size": size, "name": name, **rest})
+        return True
+
+    @node("Asks", category="test", validate=check)
+    def asks(size: int, name: str, more: int = 0) -> int:
+        return size
+
+    nodes = {**NODES, **{t.name: t for t in node_types(asks)}}
+    graph = Graph(
+        {
+            "1": GraphNode("1", "Even", {"size": 4}),
+            "2": GraphNode("2", "Asks", {"size": Link("1", 0), "name": "x", "more": Link("1", 0)}),
+        }
+    )
+    assert own_checks(graph, nodes, graph.nodes) == []
+    assert given == [{"size": None, "name": "x", "more": None, "input_types": {"size": "INT", "more": "INT"}}]

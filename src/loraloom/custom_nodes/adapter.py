@@ -28,7 +28,7 @@ class _Adapter:
     def __init__(self, name: str, cls: type, display_name: str, python_module: str) -> None:
         self._class = cast("Any", cls)
         self._schema = read_schema(name, cls, display_name, python_module)
-        self._declared = {i.name for i in self._schema.inputs}
+        self._declared = {i.name for i in self._schema.inputs} | {*self._schema.hidden}
         self._function: str = self._class.FUNCTION
 
     def node_type(self) -> NodeType:
@@ -79,7 +79,8 @@ class _Adapter:
         return getattr(self._instance(run), self._function)
 
     def _arguments(self, values: Mapping[str, object], run: NodeRun) -> dict[str, object]:
-        """The keyword arguments of a call: what is declared, and of the rest what the function takes."""
+        """The keyword arguments of a call: what is declared, hidden inputs that were given values included,
+        and of the rest what the function takes."""
         whole = self._schema.input_is_list
         extra = self._extra({name for name in values if name not in self._declared}, run)
         known = {

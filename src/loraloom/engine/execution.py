@@ -36,6 +36,10 @@ FindFile: TypeAlias = Callable[[str, str], Path | None]
 """Folder kind and file name → the file, when there is one."""
 
 _CANCEL_POLL_SECONDS = 0.1
+MAX_NODES = 100_000
+"""Of a run, those of expansions included: a loop that does not end is an error, not the end of memory."""
+MAX_EXPANSIONS = 2_000
+"""How deep expansions may lie in one another; a loop that expands lies as deep as it has turned."""
 
 
 class _NodeError(Exception):
@@ -60,6 +64,7 @@ class Execution:
         self._expanded: dict[str, tuple[list[NodeResult], NodeContext]] = {}
         self._executed: dict[str, None] = {}
         self._announced: set[str] = set()
+        self._roots: dict[str, tuple[str, int]] = {}
         self._running: str | None = None
         self._inputs_of: dict[str, dict[str, Input]] = {}
         self._plan = Plan(
@@ -313,6 +318,13 @@ class Execution:
         """Add the nodes that a node is replaced by; it waits for those whose outputs become its own."""
         placed: list[NodeResult] = []
         added: list[str] = []
+        root, depth = self._roots.get(node.id, (node.id, 0))
+        more = sum(len(result.expand.nodes) for result in results if result.expand is not None)
+        if depth >= MAX_EXPANSIONS or len(self._nodes) + more > MAX_NODES:
+            raise WorkflowError(
+                f"{node.label()} goes on expanding: there are {len(self._nodes)} nodes, {depth} expansions "
+                f"deep, at most {MAX_NODES} and {MAX_EXPANSIONS} are run; does a loop not end?"
+            )
         for index, result in enumerate(results):
             if result.expand is None:
                 placed.append(result)
@@ -320,6 +332,7 @@ class Execution:
             names = {i: f"{node.id}.{index}.{i}" for i in result.expand.nodes}
             for new in _renamed(result.expand, names):
                 self._nodes[new.id], self._parents[new.id] = new, node.id
+                self._roots[new.id] = root, depth + 1
                 added.append(new.id)
             outputs = tuple(_relinked(o, names) if isinstance(o, Link) else o for o in result.outputs)
             placed.append(NodeResult(outputs, result.ui))
@@ -379,9 +392,7 @@ class Execution:
         return NodeFailed(node_id, display, node.class_type, node.title, error, said, tuple(self._executed))
 
     def _root(self, node_id: str) -> str:
-        while node_id in self._parents:
-            node_id = self._parents[node_id]
-        return node_id
+        return self._roots.get(node_id, (node_id, 0))[0]
 
     _display = _root
 

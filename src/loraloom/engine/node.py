@@ -112,7 +112,7 @@ class NodeType:
     function: called with one keyword argument per input; plain or async.
     is_changed: called with the literal inputs (None for links); its value is part of the cache key, and NaN
         or an exception means "always run".
-    validate: called with those literal inputs that it names; True, or a message.
+    validate: called with those inputs that it names, None for links; True, or a message.
     check_lazy: called with the inputs that are known (None for the rest); names of lazy inputs it needs.
     takes_run, takes_extra: whether the function has a parameter `run`, or takes inputs it does not name.
     single: whether it returns the value of its one output as it is: a tuple is that value, not the outputs.

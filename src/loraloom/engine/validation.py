@@ -31,7 +31,8 @@ class ClassChecks:
 def own_checks(graph: Graph, nodes: Mapping[str, NodeType], node_ids: Iterable[str]) -> list[Problem]:
     """What the `validate` functions of these nodes object to.
 
-    A function receives those literal inputs that it names, and as `input_types` the types of what is linked.
+    A function receives those inputs that it names, None for what is linked, and as `input_types` the types of
+    what is linked.
     """
     asked = [i for i in node_ids if (kind := nodes.get(graph.nodes[i].class_type)) and kind.validate]
     if not asked:
@@ -57,11 +58,11 @@ async def _own_checks(graph: Graph, nodes: Mapping[str, NodeType], node_ids: Ite
         kind = nodes.get(node.class_type)
         if kind is None or kind.validate is None:
             continue
-        literals = {
-            n: [v] for n, v in node.inputs.items() if not isinstance(v, Link) and kind.schema.input(n)
+        known = {
+            n: [None if isinstance(v, Link) else v] for n, v in node.inputs.items() if kind.schema.input(n)
         }
         validate, more = kind.validate, {"input_types": _linked_types(graph, nodes, node)}
-        asked = calls.calls_for(literals, kind.schema.input_is_list)
+        asked = calls.calls_for(known, kind.schema.input_is_list)
         try:
             said = await calls.call_all(validate, (fitting(validate, {**c, **more}, None) for c in asked))
         except Exception as error:  # noqa: BLE001 - a check that fails is a check that objects

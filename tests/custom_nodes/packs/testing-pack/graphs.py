@@ -136,7 +136,26 @@ class RepeatEnd:
         return list(found)
 
 
+class Countdown:
+    """Counts a hidden input down to nothing, by putting itself into its own place, and the turns up."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"turns": ("INT",)}, "hidden": {"left": (ANY,), "me": "UNIQUE_ID"}}
+
+    RETURN_TYPES = ("INT",)
+    FUNCTION = "count"
+
+    def count(self, turns, me, left=None):
+        if left is not None and left <= 0:
+            return (turns,)
+        graph = GraphBuilder()
+        again = graph.node("TpCountdown", turns=turns + 1, left=None if left is None else left - 1)
+        return {"result": (again.out(0),), "expand": graph.finalize()}
+
+
 NODE_CLASS_MAPPINGS = {
+    "TpCountdown": Countdown,
     "TpTwice": Twice,
     "TpScale": Scale,
     "TpSleepBoth": SleepBoth,
