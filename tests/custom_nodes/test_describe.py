@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-import sys
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from loraloom.custom_nodes.describe import declared_by
+from loraloom.custom_nodes.describe import Kept, read, said_of
 from loraloom.custom_nodes.load import Packs
-from loraloom.errors import InputError
-from loraloom.folders import ModelFolders
-from tests.custom_nodes.conftest import CUSTOM_NODES
 
 
-def test_another_process_says_what_packs_declare(packs: Packs, folders: ModelFolders) -> None:
-    found = declared_by([CUSTOM_NODES], models=folders.roots)
+def test_what_packs_declare_comes_through_json(packs: Packs) -> None:
+    found = read(json.loads(json.dumps(said_of(packs))))
     assert found.schemas == {name: kind.schema for name, kind in packs.nodes.items()}
     assert found.failed == packs.failed
     assert found.covers("TpChecked") == {"size", "kind"}
@@ -21,13 +19,24 @@ def test_another_process_says_what_packs_declare(packs: Packs, folders: ModelFol
     assert not found.covers("TpNumber")
 
 
-def test_a_pack_that_ends_its_process_ends_no_other(tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text("import os\nos._exit(3)\n")
-    with pytest.raises(InputError, match="exit code 3"):
-        declared_by([tmp_path])
-    (tmp_path / "bad.py").write_text("import time\ntime.sleep(60)\n")
-    with pytest.raises(InputError, match="within 2 seconds"):
-        declared_by([tmp_path], timeout=2)
-    with pytest.raises(InputError, match="is not a folder"):
-        declared_by([tmp_path / "nowhere"])
-    assert not [name for name in sys.modules if name.endswith("_bad")]
+def test_it_is_kept_until_a_file_changes(packs: Packs, tmp_path: Path) -> None:
+    (tmp_path / "packs/one").mkdir(parents=True)
+    code = tmp_path / "packs/one/__init__.py"
+    code.write_text("a")
+    kept = Kept(tmp_path / "user/packs.json", [tmp_path / "packs"])
+    assert kept.read() is None
+    kept.write(said_of(packs))
+    found = kept.read()
+    assert found is not None and set(found.schemas) == set(packs.nodes)
+    os.utime(code, (1, 1))
+    assert kept.read() is None
+    kept.write(said_of(packs))
+    assert kept.read() is not None
+    (tmp_path / "packs/two.py").write_text("b")
+    assert kept.read() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"of": 1}', b'{"of": "x", "said": 5}', b"\xff"])
+def test_a_file_that_is_no_such_thing_counts_as_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "packs.json").write_bytes(content)
+    assert Kept(tmp_path / "packs.json", [tmp_path]).read() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,7 +25,9 @@ from loraloom.folders import model_folders
 from loraloom.workflow.implemented import implemented_schemas
 
 if TYPE_CHECKING:
-    from loraloom.custom_nodes.describe import Declared
+    from loraloom.workflow.graph import JSON
+    from loraloom.workflow.schema import NodeSchema
+    from loraloom.workflow.validate import OwnChecks
 
 _LOCK_WAIT_SECONDS = 3.0
 
@@ -106,14 +109,17 @@ def serve_command(
         sys.stderr.write(f"WARNING: everybody who can reach {listen}:{port} may run jobs and read results.\n")
     lock = FolderLock(settings.user_dir)
     lock.acquire(_LOCK_WAIT_SECONDS)
-    if new_queue and (kept := move_aside(queue_file(settings.user_dir))) is not None:
-        sys.stderr.write(f"the former queue is kept as {kept}\n")
-    packs = _packs(custom_nodes, models, extra_model_paths, settings.input_dir) if custom_nodes else None
+    if new_queue and (former := move_aside(queue_file(settings.user_dir))) is not None:
+        sys.stderr.write(f"the former queue is kept as {former}\n")
+    packs = _Packs(custom_nodes, settings.user_dir) if custom_nodes else None
+    kept = None if packs is None else packs.kept
     setup = Setup(
         settings=settings,
         folders=model_folders(models, extra_model_paths, settings.input_dir),
-        schemas={**({} if packs is None else packs.schemas), **implemented_schemas()},
-        own=packs,
+        schemas=with_ours({} if kept is None else kept.schemas),
+        own=kept,
+        learn=None if packs is None else packs.learn,
+        awaits_classes=packs is not None and kept is None,
         worker="loraloom.cli.worker:make_runner",
         worker_settings={
             "models": None if models is None else [str(m.absolute()) for m in models],
@@ -140,13 +146,28 @@ def serve_command(
         lock.release()
 
 
-def _packs(
-    directories: list[Path], models: list[Path] | None, extra_paths: list[Path] | None, input_dir: Path
-) -> Declared:
-    """What node packs declare, asked of a process that ends again; the worker imports them to run them."""
-    from loraloom.custom_nodes.describe import declared_by
+class _Packs:
+    """The classes of node packs: those that were kept from last time, then those that the worker says."""
 
-    found = declared_by(directories, models=models, extra_paths=extra_paths or (), input_dir=input_dir)
-    for failure in found.failed:
-        sys.stderr.write(f"warning: {failure}\n")
-    return found
+    def __init__(self, directories: list[Path], user_dir: Path) -> None:
+        from loraloom.custom_nodes.describe import Kept
+
+        for directory in directories:
+            if not directory.is_dir():
+                raise InputError(f"{directory} is not a folder; expected one that holds node packs")
+        self._file = Kept(user_dir / "node_packs.json", directories, __version__)
+        self.kept = self._file.read()
+
+    def learn(self, said: JSON) -> tuple[Mapping[str, NodeSchema], OwnChecks]:
+        """What the worker says that it has loaded."""
+        from loraloom.custom_nodes.describe import read
+
+        found = read(said)
+        self._file.write(said)
+        for failure in found.failed:
+            sys.stderr.write(f"warning: {failure}\n")
+        return with_ours(found.schemas), found
+
+
+def with_ours(schemas: Mapping[str, NodeSchema]) -> Mapping[str, NodeSchema]:
+    return {**schemas, **implemented_schemas()}

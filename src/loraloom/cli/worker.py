@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from loraloom.custom_nodes.describe import said_of
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
 from loraloom.engine.plan import order
@@ -70,7 +71,8 @@ class SessionRunner:
         return {"torch": torch.__version__, "devices": devices}
 
     def declared(self) -> JSON:
-        return None  # the server has asked node packs itself, before it began
+        packs = self._session.packs
+        return said_of(packs) if packs.nodes or packs.failed else None
 
     def check(self, request: Request) -> list[JSON]:
         graph = parse_api(dict(request.prompt))

@@ -1,26 +1,28 @@
-"""What node packs declare, found out in a process of its own: a server never runs their code itself."""
+"""What node packs declare, as JSON: the worker that runs them says it, the server that shows them reads it.
+
+The server never runs their code itself. What it was told last is kept in a file until one of the packs' files
+changes, so that it knows their classes from the start.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from loraloom.custom_nodes.load import PackFailure, load_packs
+from loraloom.atomic_file import write_file
+from loraloom.custom_nodes.load import PackFailure, Packs
 from loraloom.engine.validation import checked_by_node
-from loraloom.errors import InputError
-from loraloom.folders import model_folders
-from loraloom.workflow.graph import Graph
+from loraloom.errors import FileWriteError
+from loraloom.workflow.graph import JSON, Graph
 from loraloom.workflow.implemented import read_schema
+from loraloom.workflow.json_text import write_json
 from loraloom.workflow.report import Problem
 from loraloom.workflow.schema import NodeSchema
-
-TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,64 +41,55 @@ class Declared:
         return ()
 
 
-def declared_by(
-    directories: Sequence[Path],
-    *,
-    models: Sequence[Path] | None = None,
-    extra_paths: Sequence[Path] = (),
-    input_dir: Path = Path("input"),
-    timeout: float = TIMEOUT_SECONDS,
-) -> Declared:
-    """The classes of the packs in these directories; models, extra_paths: see `folders.model_folders`.
-
-    What packs print goes to standard error. Raises InputError when a directory is not there, or when a pack
-    ends the process that imports it or takes longer than `timeout` seconds."""
-    asked = {
-        "directories": [str(d) for d in directories],
-        "models": None if models is None else [str(m) for m in models],
-        "extra_paths": [str(p) for p in extra_paths],
-        "input_dir": str(input_dir),
-    }
-    for directory in directories:
-        if not directory.is_dir():
-            raise InputError(f"{directory} is not a folder; expected one that holds node packs")
-    command = [sys.executable, "-m", "loraloom.custom_nodes.describe", json.dumps(asked)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"the node packs were not imported within {timeout:.0f} seconds") from error
-    try:
-        said = cast("dict[str, Any]", json.loads(done.stdout))
-    except json.JSONDecodeError as error:
-        where = ", ".join(map(str, directories))
-        raise InputError(
-            f"a node pack in {where} ended the process that imported it (exit code {done.returncode}); "
-            "what it printed last says which"
-        ) from error
-    return Declared(
-        {row["name"]: read_schema(row) for row in said["schemas"]},
-        {name: frozenset(inputs) for name, inputs in said["covers"].items()},
-        tuple(PackFailure(name, cause) for name, cause in said["failed"]),
-    )
-
-
-def main() -> None:
-    """Answer on standard output what `declared_by` asks in the first argument."""
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    asked = cast("dict[str, Any]", json.loads(sys.argv[1]))
-    models = None if asked["models"] is None else [Path(m) for m in asked["models"]]
-    folders = model_folders(models, [Path(p) for p in asked["extra_paths"]], Path(asked["input_dir"]))
-    packs = load_packs([Path(d) for d in asked["directories"]], folders=folders)
+def said_of(packs: Packs) -> dict[str, JSON]:
+    """What loaded packs declare; `read` reads it."""
     covers = {name: sorted(checked_by_node(kind)) for name, kind in packs.nodes.items()}
     said = {
         "schemas": [asdict(kind.schema) for kind in packs.nodes.values()],
         "covers": {name: inputs for name, inputs in covers.items() if inputs},
         "failed": [[failure.name, failure.cause] for failure in packs.failed],
     }
-    with answer:
-        json.dump(said, answer)
+    return cast("dict[str, JSON]", said)
 
 
-if __name__ == "__main__":
-    main()
+def read(said: JSON) -> Declared:
+    """What `said_of` said. Raises KeyError, TypeError or ValueError for anything else."""
+    found = cast("dict[str, Any]", said)
+    return Declared(
+        {row["name"]: read_schema(row) for row in found["schemas"]},
+        {name: frozenset(inputs) for name, inputs in found["covers"].items()},
+        tuple(PackFailure(name, cause) for name, cause in found["failed"]),
+    )
+
+
+class Kept:
+    """The file that keeps what the packs in some directories declared."""
+
+    def __init__(self, path: Path, directories: Sequence[Path], version: str = "") -> None:
+        """version: of the program that reads packs; another may read them otherwise."""
+        self._path, self._directories, self._version = path, directories, version
+
+    def read(self) -> Declared | None:
+        """What was kept; None when a file of a pack is another by now, or nothing was kept."""
+        try:
+            kept = json.loads(self._path.read_bytes())
+            return read(kept["said"]) if kept["of"] == self._fingerprint() else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def write(self, said: JSON) -> None:
+        """Keep it; where that cannot be written the next start has to wait for the worker."""
+        try:
+            write_file(self._path, write_json({"of": self._fingerprint(), "said": said}).encode())
+        except FileWriteError:
+            return
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(self._version.encode())
+        for directory in self._directories:
+            for folder, inner, files in os.walk(directory):
+                inner[:] = sorted(d for d in inner if d != "__pycache__" and not d.startswith("."))
+                for name in sorted(f for f in files if f.endswith(".py")):
+                    found = os.stat(os.path.join(folder, name))
+                    digest.update(f"{folder}\0{name}\0{found.st_mtime_ns}\0{found.st_size}\n".encode())
+        return digest.hexdigest()

@@ -39,7 +39,7 @@ from loraloom.server.lazy import LazyApp
 from loraloom.server.patience import Patience
 from loraloom.server.security import Security
 from loraloom.server.settings import ServerSettings
-from loraloom.server.state import Files, Log, ServerState, state_of
+from loraloom.server.state import Files, Learn, Log, ServerState, state_of
 from loraloom.server.webhooks import Webhooks, secret_of
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
@@ -52,6 +52,8 @@ class Setup:
 
     worker: the factory of the worker's runner, "module:function", and `worker_settings` for it.
     own: which inputs the classes of node packs check themselves.
+    learn: reads what the worker declares, when node packs bring classes along.
+    awaits_classes: nothing is known of those yet.
     start_paused: start no jobs until told to.
     previews: how pictures of unfinished work are made for jobs that do not say it themselves.
     """
@@ -67,6 +69,8 @@ class Setup:
     max_pending: int = MAX_PENDING
     max_finished: int = MAX_FINISHED
     own: OwnChecks | None = None
+    learn: Learn | None = None
+    awaits_classes: bool = False
 
 
 def application(setup: Setup, state: ServerState) -> ASGIApp:
@@ -129,7 +133,9 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
     )
     files = Files(setup.folders)
     hooks = Webhooks(dispatcher, secret_of(settings.user_dir), settings.allow_webhooks, write)
-    return ServerState(settings, dispatcher, Hub(), files, setup.schemas, hooks, log, setup.own), store
+    state = ServerState(settings, dispatcher, Hub(), files, setup.schemas, hooks, log, setup.own)
+    state.reads_classes, state.awaits_classes = setup.learn, setup.awaits_classes
+    return state, store
 
 
 def queue_file(user_dir: Path) -> Path:
@@ -141,6 +147,8 @@ def start_telling(state: ServerState) -> Callable[[], None]:
     changed = asyncio.Event()
 
     def hear(notice: Notice) -> None:
+        if notice.kind == "worker":
+            state.learn(state.dispatcher.declared)
         state.events.hear(notice)
         state.tell(notice)
         if notice.kind == "queue" or (notice.job is not None and notice.job.status.final):

@@ -32,6 +32,7 @@ _MAX_HEADER = 25 * 1024 * 1024
 
 async def all_classes(request: Request) -> Response:
     state = state_of(request)
+    await state.all_classes()
 
     def listing() -> bytes:
         entries = {name: object_info(schema, state.files.list) for name, schema in state.schemas.items()}
@@ -42,6 +43,7 @@ async def all_classes(request: Request) -> Response:
 
 async def one_class(request: Request) -> Response:
     state = state_of(request)
+    await state.all_classes()
     name = str(request.path_params["name"])
     schema = state.schemas.get(name)
     entries: dict[str, JSON] = {} if schema is None else {name: object_info(schema, state.files.list)}

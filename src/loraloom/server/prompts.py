@@ -53,6 +53,7 @@ async def accept(body: Mapping[str, JSON], state: ServerState) -> Accepted:
 
     `prompt` is a graph in API format; `workflow`, which ComfyUI does not take, one in the editor's.
     """
+    await state.all_classes()
     prompt = body.get("prompt")
     large = (isinstance(prompt, dict) and len(prompt) > _LARGE) or "workflow" in body
     report, extra = await asyncio.to_thread(_validated, body, state) if large else _validated(body, state)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 from starlette.requests import HTTPConnection
 
@@ -24,6 +24,9 @@ from loraloom.server.webhooks import Webhooks
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.validate import OwnChecks
+
+Learn: TypeAlias = "Callable[[JSON], tuple[Mapping[str, NodeSchema], OwnChecks]]"
+"""Reads the node classes that the worker declares; which inputs they check themselves."""
 
 
 class Log:
@@ -65,11 +68,27 @@ class ServerState:
     log: Log = field(default_factory=Log)
     own: OwnChecks | None = None
     library: LibraryProcess = field(default_factory=LibraryProcess)
+    reads_classes: Learn | None = None
+    awaits_classes: bool = False
     events: EventLog = field(default_factory=EventLog)
     queue_listing: QueueListing = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue_listing = QueueListing(self.dispatcher)
+
+    def learn(self, declared: JSON) -> None:
+        """Take over the classes that the worker brings along."""
+        if self.reads_classes is not None and declared is not None:
+            try:
+                self.schemas, self.own = self.reads_classes(declared)
+            except (KeyError, TypeError, ValueError) as error:
+                self.log.write(f"the worker's node classes cannot be read ({error!r})\n")
+        self.awaits_classes = False
+
+    async def all_classes(self) -> None:
+        """Wait until the classes of node packs are known; not for ever, nor when the worker cannot start."""
+        if self.awaits_classes:
+            await self.dispatcher.settled()
 
     async def remaining(self) -> int:
         """How many jobs wait or run."""
