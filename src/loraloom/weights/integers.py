@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loraloom.weights import kernels
+from loraloom.weights.rotation import rotated
+
 INT8_LEVELS = 127
 """What the largest magnitude of a row becomes."""
 
@@ -20,6 +23,15 @@ def rounded_rows(x: Tensor, levels: int = INT8_LEVELS) -> tuple[Tensor, Tensor]:
     divisor = torch.where(divisor == 0, torch.finfo(x.dtype).tiny, divisor)
     lowest = -levels - 1 if levels == INT8_LEVELS else -levels
     return (x / divisor).round_().clamp_(lowest, levels).to(torch.int8), scale
+
+
+def turned_product(x: Tensor, weight: Tensor, scale: Tensor, group: int) -> Tensor:
+    """As `integer_product`, x turned in groups of columns first (0: not); by comfy-kitchen's kernels
+    where they are."""
+    found = kernels.int8_linear(x, weight, scale, group)
+    if found is not None:
+        return found
+    return integer_product(rotated(x, group) if group else x, weight, scale)
 
 
 def integer_product(x: Tensor, weight: Tensor, scale: Tensor, levels: int = INT8_LEVELS) -> Tensor:

@@ -36,11 +36,10 @@ class _Int8(Format):
         return (rotated(values, group) if group else values).to(dtype)
 
     def product(self, parts: Parts, settings: Settings, shape: Shape, x: Tensor) -> Tensor:
-        from loraloom.weights.integers import integer_product
+        from loraloom.weights.integers import turned_product
 
         del shape
-        group = _group(settings)
-        return integer_product(rotated(x, group) if group else x, parts["weight"], parts["scale"])
+        return turned_product(x, parts["weight"], parts["scale"], _group(settings))
 
     def option(self, settings: Settings) -> str:
         group = _group(settings)

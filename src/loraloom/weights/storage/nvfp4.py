@@ -56,13 +56,15 @@ class _Nvfp4(Format):
 
     def widened(self, parts: Parts, settings: Settings, shape: Shape, dtype: torch.dtype) -> Tensor:
         import torch
+        from torch.nn import functional
 
         del settings
         packed = parts["weight"].view(torch.uint8)
-        codes = torch.stack([packed >> 4, packed & 15], -1).flatten(1)  # the even column is the high half
-        table = torch.tensor([*MAGNITUDES, *(-m for m in MAGNITUDES)], device=packed.device)
+        one = torch.tensor([*MAGNITUDES, *(-m for m in MAGNITUDES)], device=packed.device)
+        pairs = torch.cartesian_prod(one, one)  # of a byte: the even column is the high half
         scale = parts["whole"].float() * parts["scale"].float()
-        values = (table[codes.int()].unflatten(1, (-1, BLOCK)) * scale[..., None]).reshape(shape)
+        values = functional.embedding(packed.int(), pairs).reshape(shape[0], -1, BLOCK)
+        values = (values * scale[..., None]).reshape(shape)
         if "before" in parts:
             values *= parts["before"].float()
         return values.to(dtype)

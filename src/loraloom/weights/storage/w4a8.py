@@ -89,12 +89,12 @@ class _Coded(Format):
     def product(self, parts: Parts, settings: Settings, shape: Shape, x: Tensor) -> Tensor:
         import torch
 
-        from loraloom.weights.integers import integer_product
+        from loraloom.weights.integers import turned_product
 
         if "correction" in parts:
             return super().product(parts, settings, shape, x)
         levels = _levels(parts, shape[1]).to(torch.int8)
-        return integer_product(rotated(x, _group(settings)), levels, parts["channel"])
+        return turned_product(x, levels, parts["channel"], _group(settings))
 
 
 def _group(settings: Settings) -> int:
