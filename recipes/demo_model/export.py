@@ -13,10 +13,9 @@ from safetensors.torch import save
 from state import write_tensors
 from torch import Tensor
 
-from loraloom.models.autoencoder_layout import native_name
+from loraloom.models.autoencoders.kl import AUTOENCODER as KL
 from loraloom.models.text.clip import ClipText
 
-LEVELS = 4
 RESNETS = 2
 """Levels and resnets per level of Stable Diffusion's UNet."""
 METADATA = {
@@ -83,8 +82,12 @@ def checkpoint(unet: UNet2DConditionModel, text: ClipText, vae: AutoencoderKL) -
     """All weights by their names in a Stable Diffusion 1.5 checkpoint, fp16."""
     found = {f"model.diffusion_model.{unet_name(k)}": v for k, v in unet.state_dict().items()}
     found |= {f"cond_stage_model.transformer.{k}": v for k, v in text.state_dict().items()}
-    for name, value in vae.state_dict().items():
-        native = f"first_stage_model.{native_name(name, LEVELS)}"
+    state = vae.state_dict()
+    table = KL.names.of_module({name: tuple(value.shape) for name, value in state.items()})
+    if table is None:
+        raise ValueError("the autoencoder is not in diffusers' layout")
+    for name, value in state.items():
+        native = f"first_stage_model.{table.origin(name)[0]}"
         is_projection = ".mid.attn_1." in native and native.endswith("weight") and ".norm." not in native
         found[native] = value[..., None, None] if is_projection else value
     return {name: value.to(torch.float16).contiguous() for name, value in found.items()}

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from loraloom.errors import ModelFileError
-from loraloom.models.autoencoder_layout import diffusers_name
+from loraloom.models.autoencoders.kl import AUTOENCODER as KL
 from loraloom.models.checkpoint import (
     open_autoencoder,
     open_checkpoint,
@@ -109,7 +109,8 @@ def test_flux_in_one_file(tmp_path: Path) -> None:
 
 def test_an_autoencoder_in_diffusers_layout_is_the_same(tmp_path: Path) -> None:
     shapes = tiny.autoencoder_shapes()
-    turned = {diffusers_name(name, 4): shape for name, shape in shapes.items()}
+    places = KL.blueprint(shapes).placements
+    turned = {name: shapes[place.native] for name, place in places.items()}
     vae = open_autoencoder(tiny.write(tmp_path / "d.safetensors", turned))
     assert dict(vae.weights.shapes) == shapes
 

@@ -18,8 +18,7 @@ from loraloom.cli.base_header import base_components
 from loraloom.errors import ModelFileError
 from loraloom.lora.file import read_lora
 from loraloom.lora.place import place
-from loraloom.models.autoencoder_layout import autoencoder_blueprint
-from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
+from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.handles import DiffusionModel
@@ -152,7 +151,19 @@ def test_checkpoints_hold_encoders_and_autoencoder(
     for part in text.parts:
         blueprint = text_blueprint(part.role, part.weights.shapes)
         assert find_slots(build_unfilled(blueprint.build), blueprint, part.weights)
-    blueprint = autoencoder_blueprint(vae.weights.shapes)
+    blueprint = vae.kind.blueprint(vae.weights.shapes)
+    assert find_slots(build_unfilled(blueprint.build), blueprint, vae.weights)
+
+
+AUTOENCODERS = {fixture.name: fixture for fixture in fixtures("autoencoder")}
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_every_key_of_an_autoencoder_is_placed(folder: Path, name: str) -> None:
+    vae = open_autoencoder(write(AUTOENCODERS[name], folder))
+    kinds = {"flux2": "flux2", "qwen_image_21": "qwen_image21", "qwen_image_vae": "wan"}
+    assert vae.kind.name == next((kind for start, kind in kinds.items() if name.startswith(start)), "kl")
+    blueprint = vae.kind.blueprint(vae.weights.shapes)
     assert find_slots(build_unfilled(blueprint.build), blueprint, vae.weights)
 
 

@@ -49,9 +49,10 @@ def hidden_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sides.most_common(1)[0][0] if sides else 0
 
 
-def picture_bytes(config: Mapping[str, object], pixels: int, itemsize: int, maps: int) -> int:
-    """Bytes that an autoencoder takes for a picture of so many pixels; maps: DECODER_MAPS or ENCODER_MAPS."""
-    return maps * pixels * cast("tuple[int, ...]", config["block_out_channels"])[0] * itemsize
+def picture_bytes(width: int, pixels: int, itemsize: int, maps: int) -> int:
+    """Bytes that an autoencoder takes for a picture of so many pixels. width: of its maps at the picture's
+    own size. maps: DECODER_MAPS or ENCODER_MAPS."""
+    return maps * pixels * width * itemsize
 
 
 def _cells(latent: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The autoencoder as nodes use it: pictures (B, H, W, 3) in [0, 1] ↔ latents (B, C, h, w).
+"""The autoencoder as nodes use it: pictures (B, H, W, 3 or 4) in [0, 1] ↔ latents (B, C, h, w).
 
 Latents are those of LATENT sockets, before the family's scale and shift. Pictures pass one at a time, so
 that the memory needed does not grow with the batch.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.models.activations import DECODER_MAPS, ENCODER_MAPS, picture_bytes
+from loraloom.models.autoencoder import AutoencoderKind
 from loraloom.models.resident import Resident
 from loraloom.models.tiles import in_tiles
 from loraloom.models.tiny_autoencoder import tiny_decoder_blueprint
@@ -27,7 +27,7 @@ TILES = (512, 256, 128)
 
 
 class AutoencoderNetwork:
-    """A KL autoencoder ready to run.
+    """An autoencoder ready to run.
 
     module: gives the resident module each time it is about to be used. has_room: whether so many bytes can be
     had for computing.
@@ -35,12 +35,14 @@ class AutoencoderNetwork:
 
     def __init__(
         self,
+        kind: AutoencoderKind,
         module: Callable[[], nn.Module],
         config: Mapping[str, object],
         dtype: torch.dtype,
         device: torch.device,
         has_room: Callable[[int], bool] = lambda needed: True,
     ) -> None:
+        self._kind = kind
         self._module = module
         self._config = config
         self._dtype = dtype
@@ -49,12 +51,12 @@ class AutoencoderNetwork:
 
     @property
     def latent_channels(self) -> int:
-        return cast(int, self._config["latent_channels"])
+        return self._kind.latent_channels(self._config)
 
     @property
     def downscale(self) -> int:
         """Pixels per latent pixel, in both directions."""
-        return 2 ** (len(cast("tuple[int, ...]", self._config["block_out_channels"])) - 1)
+        return self._kind.pixels(self._config)
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, C, h, w) → (B, H, W, 3) float32 in [0, 1]; in tiles where the memory does not suffice."""
@@ -100,7 +102,9 @@ class AutoencoderNetwork:
         self._module()  # the weights come first: what is free beside them counts
         for tile in (0, *TILES):
             smallest = tile == TILES[-1]
-            needed = picture_bytes(self._config, tile**2 or pixels, self._dtype.itemsize, maps)
+            needed = picture_bytes(
+                self._kind.width(self._config), tile**2 or pixels, self._dtype.itemsize, maps
+            )
             if not smallest and not self._has_room(needed):
                 continue
             try:
@@ -117,17 +121,15 @@ class AutoencoderNetwork:
 
     @torch.inference_mode()
     def _latents(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        pixels = self._cropped(image[..., :3]).movedim(-1, 1)
+        pixels = self._cropped(with_channels(image, self._kind.channels)).movedim(-1, 1)
         return torch.cat([encode((one * 2 - 1).to(self._device)).cpu() for one in pixels.split(1)])
 
     def _decode(self, latent: Tensor) -> Tensor:
-        """(1, C, h, w) → (1, 3, H, W) float32, about [-1, 1]."""
-        module: Any = self._module()
-        return module.decode(latent.to(self._dtype), return_dict=False)[0].float()
+        """(1, C, h, w) → (1, channels, H, W) float32, about [-1, 1]."""
+        return self._kind.decode(self._module(), latent.to(self._dtype)).float()
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        module: Any = self._module()
-        return module.encode(pixels.to(self._dtype), return_dict=False)[0].mode().float()
+        return self._kind.encode(self._module(), pixels.to(self._dtype)).float()
 
     def _cropped(self, image: Tensor) -> Tensor:
         if min(image.shape[1:3]) < self.downscale:
@@ -142,28 +144,11 @@ class AutoencoderNetwork:
         return image
 
 
-class TinyAutoencoderNetwork(AutoencoderNetwork):
-    """A tiny autoencoder ready to run. latent: scale and shift of the latents on LATENT sockets."""
-
-    def __init__(
-        self,
-        module: Callable[[], nn.Module],
-        config: Mapping[str, object],
-        dtype: torch.dtype,
-        device: torch.device,
-        latent: tuple[float, float],
-        has_room: Callable[[int], bool] = lambda needed: True,
-    ) -> None:
-        super().__init__(module, config, dtype, device, has_room)
-        self._scale, self._shift = latent
-
-    def _decode(self, latent: Tensor) -> Tensor:
-        return super()._decode((latent - self._shift) * self._scale)
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        module: Any = self._module()
-        encoded = module.encode(pixels.to(self._dtype), return_dict=False)[0].float()
-        return encoded / self._scale + self._shift
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """(B, H, W, C) cut to so many channels; without one, opacity is full."""
+    if image.shape[-1] < channels == 4:
+        image = torch.cat([image[..., :3], torch.ones_like(image[..., :1])], dim=-1)
+    return image[..., :channels]
 
 
 class TinyDecoder:

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from loraloom.errors import ModelFileError
-from loraloom.models.autoencoder_layout import autoencoder_blueprint, is_autoencoder, native_name
+from loraloom.models.autoencoder import find_autoencoder
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
+from loraloom.models.names import Regrouping
 from loraloom.models.recognition import looks_like, recognise
 from loraloom.models.text_sources import checkpoint_parts, text_encoders
-from loraloom.models.tiny_autoencoder import LATENTS, tiny_blueprint
-from loraloom.weights.header import Header
+from loraloom.models.tiny_autoencoder import tiny_kind
 from loraloom.weights.source import Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
-
-AUTOENCODER_PREFIXES = ("first_stage_model.", "vae.", "")
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 """What UNETLoader offers."""
@@ -65,49 +63,37 @@ def open_tiny_autoencoder(name: str, encoder: FilePath, decoder: FilePath) -> Au
     source = WeightSource.joined(
         WeightSource.of_file(file, rename=lambda key, half=half: f"{half}.{key}") for half, file in halves
     )
+    kind = tiny_kind(name)
     with source.naming():
-        tiny_blueprint(source.shapes)
-    return Autoencoder(source, tiny_latent=LATENTS[name])
+        kind.blueprint(source.shapes)
+    return Autoencoder(kind, source)
 
 
 def _diffusion_model(file: TensorFile) -> DiffusionModel:
     found = recognise(file.header)
     source = WeightSource.of_file(file, found.prefix)
     if found.regrouping is not None:
-        entries = {
-            native: tuple(Piece(file, found.prefix + name, rows) for name, rows in pieces)
-            for native, pieces in found.regrouping.items()
-        }
-        source = WeightSource(entries)
+        source = _regrouped(file, found.prefix, found.regrouping)
     with source.naming():
         found.family.blueprint(source.shapes)  # what cannot be built is refused before anything is loaded
     return DiffusionModel(found.family, source)
 
 
 def _autoencoder(file: TensorFile) -> Autoencoder | None:
-    for prefix in AUTOENCODER_PREFIXES:
-        names = [name[len(prefix) :] for name in file.header.tensors if name.startswith(prefix)]
-        levels = _diffusers_levels(file.header, prefix)
-        if is_autoencoder(names):
-            source = WeightSource.of_file(file, prefix, _autoencoder_name)
-        elif levels:
-            source = WeightSource.of_file(file, prefix, lambda name, n=levels: native_name(name, n))
-        else:
-            continue
-        with source.naming():
-            autoencoder_blueprint(source.shapes)
-        return Autoencoder(source)
-    return None
+    found = find_autoencoder(file.header)
+    if found is None:
+        return None
+    source = _regrouped(file, found.prefix, found.pieces)
+    with source.naming():
+        found.kind.blueprint(source.shapes)
+    return Autoencoder(found.kind, source)
 
 
-def _autoencoder_name(name: str) -> str | None:
-    """Native names as they are; parts that other code trained beside the autoencoder are left out."""
-    return name if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")) else None
-
-
-def _diffusers_levels(header: Header, prefix: str) -> int:
-    """Levels of an autoencoder in diffusers' layout; 0 where there is none."""
-    count = 0
-    while f"{prefix}decoder.up_blocks.{count}.resnets.0.conv1.weight" in header.tensors:
-        count += 1
-    return count if f"{prefix}encoder.conv_in.weight" in header.tensors else 0
+def _regrouped(file: TensorFile, prefix: str, pieces: Regrouping) -> WeightSource:
+    """Native weights of the tensors, or rows of them, that make them up."""
+    return WeightSource(
+        {
+            native: tuple(Piece(file, prefix + name, rows) for name, rows in parts)
+            for native, parts in pieces.items()
+        }
+    )

@@ -9,76 +9,31 @@ how the network is called: `inputs(cond, run)` and `forward(module, x, time, giv
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from loraloom.errors import ModelFileError
+from loraloom.models.known_model import Blueprint as Blueprint
+from loraloom.models.known_model import Config as Config
+from loraloom.models.known_model import KnownModel
+from loraloom.models.known_model import Module as Module
+from loraloom.models.known_model import count_blocks as count_blocks
+from loraloom.models.known_model import from_shapes as from_shapes
 from loraloom.models.latent_format import LatentFormat
-from loraloom.models.names import NameMap, Placements
 from loraloom.models.names import Placement as Placement
+from loraloom.models.names import Placements as Placements
 from loraloom.models.names import Shapes as Shapes
 from loraloom.models.recipe import Recipe
 from loraloom.weights.patch import Target
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from loraloom.models.diffusion_network import Run
     from loraloom.sampling.inputs import Inputs
     from loraloom.sampling.types import Cond, Parametrisation
     from loraloom.weights.source import WeightSource
-
-Config = Mapping[str, object]
-
-
-@contextmanager
-def from_shapes(what: str) -> Generator[None, None, None]:
-    """Around code that reads a layout from names and shapes as they should be: where they are not, a
-    ModelFileError says that they do not make `what`."""
-    try:
-        yield
-    except (LookupError, ValueError, ArithmeticError, TypeError) as error:
-        problem = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise ModelFileError(f"the weights do not make {what}: {problem}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """A network as the shapes of its weights determine it.
-
-    build: makes the module, its parameters on "meta" (`weights.meta.build_unfilled`).
-    unused: patterns (`fnmatch`) of native names that files of this family hold and the network does not use.
-    """
-
-    config: Config
-    build: Callable[[], nn.Module]
-    placements: Placements
-    unused: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """The class of a network: "package.module:Class", and its arguments from the shapes of the weights."""
-
-    path: str
-    config: Callable[[Shapes], Config]
-
-    def build(self, config: Config) -> nn.Module:
-        """Imports the class's own file and makes it."""
-        where, _, name = self.path.partition(":")
-        made: Callable[..., nn.Module] = getattr(importlib.import_module(where), name)
-        return made(**config)
-
-
-def count_blocks(shapes: Shapes, pattern: str) -> int:
-    """How many native names "blocks.{}.…" go on from 0."""
-    count = 0
-    while pattern.format(count) in shapes:
-        count += 1
-    return count
 
 
 def prefixed(*prefixes: str) -> Callable[[str], Iterator[str]]:
@@ -155,54 +110,22 @@ class NetworkFunctions(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Family:
-    """A family of diffusion models. Compared and hashed by identity: each exists once.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Family(KnownModel):
+    """A family of diffusion models.
 
-    marks, unmarks: native names that its files hold, and that they do not. fits: what shapes must show
-        beside (called when the marks are there).
-    module: the class of the network. names: native ↔ module. prediction: what the network predicts.
-    prompt: how it uses its text encoders.
+    prediction: what the network predicts. prompt: how it uses its text encoders.
     said: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
     """
 
-    name: str
-    title: str
-    marks: tuple[str, ...]
-    module: Module
-    names: NameMap
     latents: LatentFormat
     prediction: Callable[[WeightSource], Parametrisation]
     prompt: Recipe
-    unmarks: tuple[str, ...] = ()
-    fits: Callable[[Shapes], bool] = lambda shapes: True
     said: tuple[str, ...] = ()
     blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     lora: LoraFacts = LoraFacts()
     training: TrainingFacts | None = None
-
-    def matches(self, shapes: Shapes) -> bool:
-        """Whether weights of these native names and shapes are a network of this family."""
-        if not all(mark in shapes for mark in self.marks) or any(mark in shapes for mark in self.unmarks):
-            return False
-        try:
-            return self.fits(shapes)
-        except (ModelFileError, LookupError, ValueError):
-            return False  # tensors of unexpected dimensions are of none
-
-    def blueprint(self, shapes: Shapes) -> Blueprint:
-        """The network for these shapes; ModelFileError where they do not make one."""
-        with from_shapes(f"a {self.title} network"):
-            if missing := [mark for mark in self.marks if mark not in shapes]:
-                raise ModelFileError(
-                    f"the weights do not make a {self.title} network: {missing[0]!r} is missing"
-                )
-            config = self.module.config(shapes)
-            names = self.names.of_native(shapes)
-            return Blueprint(
-                config, lambda: self.module.build(config), names.placements(shapes), names.unused
-            )
 
     def lora_aliases(self, shapes: Shapes) -> dict[str, Target]:
         """Module path → target, for the weights that `shapes` holds."""

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from loraloom.models.autoencoder import AutoencoderKind
 from loraloom.models.family import Family
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.lora_names import text_aliases
@@ -119,19 +120,15 @@ class TextEncoders:
 
 @dataclass(frozen=True, slots=True)
 class Autoencoder:
-    """An image autoencoder: pixels ↔ latents as LATENT sockets carry them (before `LatentFormat`).
+    """An image autoencoder: pixels ↔ latents as LATENT sockets carry them (before `LatentFormat`)."""
 
-    tiny_latent: for a tiny autoencoder, which works on network latents: their scale and shift.
-    """
-
+    kind: AutoencoderKind
     weights: WeightSource
     options: Options = ()
-    tiny_latent: tuple[float, float] | None = None
 
     @property
     def latent_channels(self) -> int:
-        first = "decoder.conv_in.weight" if self.tiny_latent is None else "decoder.1.weight"
-        return self.weights.shapes[first][1]
+        return self.kind.latent_channels(self.kind.module.config(self.weights.shapes))
 
     def with_option(self, name: str, value: Hashable) -> Autoencoder:
         return replace(self, options=_with_option(self.options, name, value))

@@ -18,15 +18,13 @@ from torch import Tensor, nn
 
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.activations import hidden_width, step_bytes
-from loraloom.models.autoencoder_layout import autoencoder_blueprint
-from loraloom.models.autoencoder_network import AutoencoderNetwork, TinyAutoencoderNetwork
+from loraloom.models.autoencoder_network import AutoencoderNetwork
 from loraloom.models.diffusion_network import Around, DiffusionNetwork
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.resident import Arithmetic, Resident, Storage
-from loraloom.models.tiny_autoencoder import tiny_blueprint
 from loraloom.models.unmerged import Unmerged
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Network
@@ -101,13 +99,10 @@ class Memory:
         )
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
-        latent = vae.tiny_latent
-        blueprint = (autoencoder_blueprint if latent is None else tiny_blueprint)(vae.weights.shapes)
+        blueprint = vae.kind.blueprint(vae.weights.shapes)
         lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype)
         has_room = partial(self.has_room, kept=_key("autoencoder", vae.weights, self.dtype))
-        if latent is None:
-            return AutoencoderNetwork(lease, blueprint.config, self.dtype, self.device, has_room)
-        return TinyAutoencoderNetwork(lease, blueprint.config, self.dtype, self.device, latent, has_room)
+        return AutoencoderNetwork(vae.kind, lease, blueprint.config, self.dtype, self.device, has_room)
 
     def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]:
         """Role → text encoder with the stack applied. Valid until the next call of this object."""

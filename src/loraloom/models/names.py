@@ -152,7 +152,7 @@ class Names:
         shapes these are. Names that no row knows are kept, for whoever judges whether the file fits."""
         pieces: dict[str, dict[int, tuple[tuple[str, RowRange], ...]]] = {}
         for name, shape in theirs.items():
-            native, number, swapped = self._origin(name)
+            native, number, swapped = self.origin(name)
             half = shape[0] // 2 if shape else 0
             ranges: tuple[RowRange, ...] = ((half, 2 * half), (0, half)) if swapped else (None,)
             pieces.setdefault(native, {})[number] = tuple((name, rows) for rows in ranges)
@@ -160,6 +160,11 @@ class Names:
             native: tuple(piece for number in sorted(parts) for piece in parts[number])
             for native, parts in pieces.items()
         }
+
+    def knows(self, native: str) -> bool:
+        """Whether a native weight is the network's by a row of its own."""
+        path = native.rpartition(".")[0]
+        return self._forward.find(native) is not None or self._forward.find(path) is not None
 
     def is_unused(self, native: str) -> bool:
         return any(fnmatch.fnmatchcase(native, pattern) for pattern in self.unused)
@@ -204,8 +209,8 @@ class Names:
         else:
             yield _filled(row, holes) + tail, ()
 
-    def _origin(self, name: str) -> tuple[str, int, bool]:
-        """(native name, number of the part, swapped) of a parameter of the module."""
+    def origin(self, name: str) -> tuple[str, int, bool]:
+        """(native name, number of the part, whether it is swapped) of a parameter of the module."""
         path, dot, parameter = name.rpartition(".")
         for whole, tail in ((name, ""), (path, dot + parameter)):
             if found := self._backward.find(whole):
@@ -239,7 +244,7 @@ class _Table(Generic[_Value]):
     first that matches counts."""
 
     def __init__(self, rows: tuple[tuple[str, _Value], ...]) -> None:
-        self._exact = {template: value for template, value in rows if not _HOLE.search(template)}
+        self._exact = {template: value for template, value in reversed(rows) if not _HOLE.search(template)}
         self._values: dict[int, tuple[_Value, int]] = {}
         group, pieces = 1, list[str]()
         for template, value in rows:

@@ -13,11 +13,9 @@ from functools import lru_cache
 
 import loraloom.models.families as families_package
 from loraloom.errors import ModelFileError
-from loraloom.models.autoencoder_layout import is_autoencoder
 from loraloom.models.family import Family
 from loraloom.models.names import Regrouping, Shapes
 from loraloom.weights.header import Header
-from loraloom.weights.patch import Rows
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 """What files put before native names of a diffusion network, the most specific first."""
@@ -104,22 +102,9 @@ def _in_module_layout(header: Header, prefix: str) -> Recognised | None:
     """The family whose module names its parameters as the file does."""
     theirs = native_shapes(header, prefix)
     for family in families():
-        names = family.names.of_module(theirs) if theirs else None
-        if names is None or not all(names.could_hold(mark, theirs) for mark in family.marks):
-            continue
-        regrouping = names.regrouping(theirs)
-        shapes = {native: _joined_shape(theirs, pieces) for native, pieces in regrouping.items()}
-        if family.matches(shapes):
-            return Recognised(family, prefix, shapes, regrouping)
+        if found := family.regrouped(theirs):
+            return Recognised(family, prefix, *found)
     return None
-
-
-def _joined_shape(shapes: Shapes, pieces: tuple[tuple[str, Rows], ...]) -> tuple[int, ...]:
-    """The shape of tensors, or of rows of them, one after the other."""
-    if len(pieces) == 1 and pieces[0][1] is None:
-        return shapes[pieces[0][0]]
-    counts = (shapes[name][0] if rows is None else rows[1] - rows[0] for name, rows in pieces)
-    return (sum(counts), *shapes[pieces[0][0]][1:])
 
 
 def looks_like(header: Header) -> str:
@@ -153,7 +138,3 @@ _LOOKS: Mapping[str, str] = {
 
 def _holds(names: Iterable[str], tail: str) -> bool:
     return any(name == tail or name.endswith("." + tail) for name in names)
-
-
-def holds_autoencoder(header: Header, prefix: str) -> bool:
-    return is_autoencoder(name[len(prefix) :] for name in header.tensors if name.startswith(prefix))

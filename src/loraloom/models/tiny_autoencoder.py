@@ -8,13 +8,17 @@ its first convolution is "1". Native names put "encoder." or "decoder." in front
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Blueprint, Placement, Shapes, from_shapes
+from loraloom.models.autoencoder import AutoencoderKind, halvings, number
+from loraloom.models.known_model import Blueprint, Config, Module, from_shapes
+from loraloom.models.names import Names, Placement, Shapes
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 LATENTS: Mapping[str, tuple[float, float]] = {
     "taesd": (0.18215, 0.0),
@@ -25,34 +29,52 @@ LATENTS: Mapping[str, tuple[float, float]] = {
 """Name → scale and shift of the latents that it was made for: tiny latent = (latent - shift) · scale."""
 
 
-def is_tiny(shapes: Shapes) -> bool:
-    """Whether native names are those of a tiny autoencoder, or of its decoder alone."""
-    return "decoder.1.weight" in shapes
-
-
-@from_shapes("a tiny autoencoder")
-def tiny_blueprint(shapes: Shapes) -> Blueprint:
-    """The diffusers module for these shapes; ModelFileError where they do not make one."""
+def _config(shapes: Shapes) -> Config:
     encoder, decoder = _blocks(shapes, "encoder."), _blocks(shapes, "decoder.")
     if len(encoder) != len(decoder):
         raise ModelFileError(f"the encoder has {len(encoder)} levels and the decoder {len(decoder)}")
-    width = shapes["encoder.0.weight"][0]
-    latent = shapes["decoder.1.weight"][1]
-    widths = (width,) * len(encoder)
+    widths = (shapes["encoder.0.weight"][0],) * len(encoder)
+    return {
+        "encoder_block_out_channels": widths,
+        "decoder_block_out_channels": widths,
+        "num_encoder_blocks": encoder,
+        "num_decoder_blocks": decoder,
+        "latent_channels": shapes["decoder.1.weight"][1],
+    }
 
-    def build() -> nn.Module:
-        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-        return AutoencoderTiny(
-            encoder_block_out_channels=widths,
-            decoder_block_out_channels=widths,
-            num_encoder_blocks=encoder,
-            num_decoder_blocks=decoder,
-            latent_channels=latent,
-        )
+@dataclass(frozen=True, slots=True)
+class _TinyNames:
+    def of_native(self, shapes: Shapes) -> Names:
+        return Names({place.native: name for name, place in _placements(shapes)})
 
-    config = {"latent_channels": latent, "block_out_channels": widths}
-    return Blueprint(config, build, dict(_placements(shapes)))
+    def of_module(self, shapes: Shapes) -> Names | None:
+        return None
+
+
+@cache
+def tiny_kind(name: str) -> AutoencoderKind:
+    """The kind of a tiny autoencoder ("taesd", …)."""
+    scale, shift = LATENTS[name]
+
+    def decode(module: Any, latent: Tensor) -> Tensor:
+        return module.decode((latent - shift) * scale, return_dict=False)[0]
+
+    def encode(module: Any, pixels: Tensor) -> Tensor:
+        return module.encode(pixels, return_dict=False)[0].float() / scale + shift
+
+    return AutoencoderKind(
+        name=name,
+        title="tiny autoencoder",
+        marks=("encoder.0.weight", "decoder.1.weight"),
+        module=Module("diffusers.models.autoencoders.autoencoder_tiny:AutoencoderTiny", _config),
+        names=_TinyNames(),
+        latent_channels=number("latent_channels"),
+        pixels=halvings("encoder_block_out_channels"),
+        width=lambda config: cast("tuple[int, ...]", config["encoder_block_out_channels"])[0],
+        decode=decode,
+        encode=encode,
+    )
 
 
 @from_shapes("the decoder of a tiny autoencoder")

@@ -1,0 +1,1 @@
+"""One file per kind of autoencoder, each ending in AUTOENCODER."""

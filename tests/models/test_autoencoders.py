@@ -1,0 +1,44 @@
+"""Every kind of autoencoder against ComfyUI's figures, on narrow ones; and the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loraloom.models.autoencoder import autoencoder_kinds
+from loraloom.models.checkpoint import open_autoencoder
+from loraloom.models.memory import Memory
+from tests.families import autoencoders as narrow
+
+FIGURES = np.load(Path(__file__).parents[1] / "data/families/autoencoders.npz")
+WRITERS = {
+    "ae": ("kl", narrow.write_ae),
+    "flux2-vae": ("flux2", narrow.write_flux2_vae),
+    "qwen_image_vae": ("wan", narrow.write_wan),
+    "qwen_image_2.1_vae": ("qwen_image21", narrow.write_qwen_image21),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_pictures_and_latents_are_comfyuis(tmp_path: Path, name: str) -> None:
+    kind, write = WRITERS[name]
+    vae = open_autoencoder(write(tmp_path / f"{name}.safetensors"))
+    assert vae.kind.name == kind
+    network = Memory("cpu", "fp32").autoencoder(vae)
+    expected = torch.from_numpy(FIGURES[f"{name}|encoded"])
+    encoded = network.encode(torch.from_numpy(FIGURES["pixels"]))
+    assert encoded.shape == expected.shape
+    assert float((encoded - expected).norm() / expected.norm()) < 1e-5
+    decoded = network.decode(torch.from_numpy(FIGURES[f"{name}|latent"]))
+    picture = (decoded * 255).to(torch.uint8).numpy().astype(int)
+    assert np.abs(picture - FIGURES[f"{name}|image"].astype(int)).max() <= 1
+    assert picture.shape[-1] == vae.kind.channels
+
+
+def test_each_kind_is_a_file_of_its_name() -> None:
+    folder = Path(__file__).parents[2] / "src/loraloom/models/autoencoders"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert files == set(autoencoder_kinds())
