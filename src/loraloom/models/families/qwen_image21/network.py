@@ -1,0 +1,121 @@
+"""How Qwen-Image 2.1 is called: text, given pictures and the new one as one sequence of tokens.
+
+What comes before the new picture is modulated as by time 0. Text sees what stands before it, a picture
+itself and what stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from loraloom.errors import InputError
+from loraloom.models.diffusion_network import Run
+from loraloom.sampling.inputs import Inputs, Tokens
+from loraloom.sampling.types import Cond
+
+THETA = 10000.0
+
+
+def inputs(cond: Cond, run: Run) -> Inputs:
+    """The prompt's hidden states, cut where given pictures stand in it, and the latents of those."""
+    references = tuple(
+        run.latents.into(reference.to(run.latent))
+        for reference in cast("Sequence[Tensor]", cond.options.get("reference_latents", ()))
+    )
+    length = cond.context.shape[1]
+    slots = _slots(cond, len(references), length)
+    pieces = zip((0, *slots), (*slots, length), strict=True)
+    texts = {f"text {n}": Tokens(cond.context[:, begin:end]) for n, (begin, end) in enumerate(pieces)}
+    return Inputs(texts, references=references)
+
+
+def _slots(cond: Cond, count: int, length: int) -> list[int]:
+    """How many rows of text stand before each given picture; all of them where nothing says so."""
+    said = cond.extras.get("image_slots")
+    slots = [int(slot) for slot in said.flatten()] if said is not None else []
+    slots = [*slots[:count], *[length] * (count - len(slots))]
+    if slots != sorted(slots) or any(not 0 <= slot <= length for slot in slots):
+        raise InputError(f"the places of the pictures in the prompt, {slots}, are not within {length} tokens")
+    return slots
+
+
+def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Tensor:
+    """x (B, C, H, W), time (B,) in [0, 1].
+
+    Spelled out over the module's blocks: diffusers' own forward pass takes pictures in groups of four tokens
+    only, and lays out each by its own size."""
+    dtype = run.dtype
+    texts = [module.txt_in(tokens.values.to(x.device, dtype)) for tokens in given.tokens.values()]
+    pictures = [module.img_in(_tokens(picture).to(dtype)) for picture in (*given.references, x)]
+    sizes = [picture.shape[-2:] for picture in (*given.references, x)]
+    states = torch.cat([part for pair in zip(texts, pictures, strict=True) for part in pair], dim=1)
+    prefix = states.shape[1] - pictures[-1].shape[1]
+    is_new = torch.arange(states.shape[1], device=x.device) >= prefix
+
+    lengths = [text.shape[1] for text in texts]
+    places = positions(lengths, sizes).to(x.device)
+    rotary = rotations(places, cast("Sequence[int]", run.config["axes_dims_rope"]))
+    times = torch.cat([time, time.new_zeros(1)])
+    embedded = module.time_text_embed(times, states)
+    modulation = module.modulation(embedded)
+    segments = _segments(lengths, sizes[:-1])
+    for block in module.transformer_blocks:
+        states = block(states, modulation, rotary_emb=rotary, target_token_mask=is_new, segments=segments)
+    states = module.norm_out(states[:, prefix:], embedded[:-1])
+    return module.proj_out(states).transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
+
+
+def _tokens(picture: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, H · W, C)."""
+    return picture.flatten(2).transpose(1, 2)
+
+
+def _segments(texts: Sequence[int], pictures: Sequence[Sequence[int]]) -> list[tuple[int, int, bool]]:
+    """(first token, last + 1, whether it is text) of everything before the new picture."""
+    counts = [0] * (2 * len(texts) - 1)
+    counts[::2] = texts
+    counts[1::2] = [height * width for height, width in pictures]
+    found: list[tuple[int, int, bool]] = []
+    start = 0
+    for number, count in enumerate(counts):
+        if count:
+            found.append((start, start + count, number % 2 == 0))
+        start += count
+    return found
+
+
+def positions(texts: Sequence[int], pictures: Sequence[Sequence[int]]) -> Tensor:
+    """(tokens, 3) of texts and pictures by turns, the last picture being the new one.
+
+    A token of text counts up on all axes. A picture is one step of the first axis and centred on the two
+    others, aligned with the pixels of the new one; what follows it goes on after its longer side."""
+    tall, wide = pictures[-1]
+    start, found = 0, list[Tensor]()
+    for length, (height, width) in zip(texts, pictures, strict=True):
+        found.append(torch.arange(start, start + length, dtype=torch.float64)[:, None].expand(-1, 3))
+        start += length
+        grid = torch.full((height, width, 3), float(start), dtype=torch.float64)
+        grid[..., 1] = _centred(height, tall)[:, None]
+        grid[..., 2] = _centred(width, wide)
+        found.append(grid.reshape(-1, 3))
+        start += max(height, width)
+    return torch.cat(found)
+
+
+def _centred(count: int, target: int) -> Tensor:
+    """Positions of a side's tokens; where one side alone is odd, they fall between those of the other."""
+    return torch.arange(count, dtype=torch.float64) - (count + 1) // 2 + (count % 2 - target % 2) / 2
+
+
+def rotations(places: Tensor, widths: Sequence[int]) -> Tensor:
+    """(tokens, axes) → (tokens, sum(widths) / 2) complex numbers that pairs of channels are turned by."""
+    angles: list[Tensor] = []
+    for axis, width in enumerate(widths):
+        exponents = torch.arange(0, width, 2, dtype=torch.float64, device=places.device) / width
+        angles.append(places[:, axis, None] * THETA**-exponents)
+    whole = torch.cat(angles, dim=-1).float()
+    return torch.polar(torch.ones_like(whole), whole)
