@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loraloom.errors import ModelFileError
@@ -18,6 +18,7 @@ from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Candidate, choose
 from loraloom.models.recognition import looks_like
 from loraloom.models.text.recipes import RECIPES
+from loraloom.weights.gguf_names import ARCHITECTURE, companion_tower
 from loraloom.weights.source import Entry, Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
 
@@ -64,7 +65,8 @@ def _candidate(part: TextPart) -> Candidate:
 
 def _alone(file: TensorFile) -> _Offer | None:
     """A file with one encoder. Kinds that have its size count before those that only have its layout."""
-    shapes = {key: info.shape for key, info in file.header.tensors.items()}
+    owners = {key: one for one in (file, *_towers(file)) for key in one.header.tensors}
+    shapes = {key: owner.header.tensors[key].shape for key, owner in owners.items()}
     found: dict[int, dict[Candidate, TextPart]] = {}
     for kind in encoder_kinds().values():
         match = kind.tensors(shapes)
@@ -77,18 +79,28 @@ def _alone(file: TensorFile) -> _Offer | None:
         except (LookupError, ValueError) as error:
             raise ModelFileError(f"{file.path}: not the weights of {kind.title}: {error}") from error
         native = (NamedTensor(kind.prefix + t.name, t.key, t.rows, t.transposed) for t in tensors)
-        part = TextPart(kind.name, WeightSource(_entries(file, native)))
+        part = TextPart(kind.name, WeightSource(_entries(owners, native)))
         found.setdefault(certainty, {})[Candidate(kind.name, sizes, rank)] = part
     return _Offer(str(file.path), found[max(found)]) if found else None
 
 
 def _under_prefix(file: TensorFile, kind: EncoderKind) -> TextPart | None:
     for prefix in kind.prefixes:
-        entries = _entries(file, tensors_under(file.header, prefix, kind))
+        owners = dict.fromkeys(file.header.tensors, file)
+        entries = _entries(owners, tensors_under(file.header, prefix, kind))
         if entries:
             return TextPart(kind.name, WeightSource(entries))
     return None
 
 
-def _entries(file: TensorFile, tensors: Iterable[NamedTensor]) -> dict[str, Entry]:
-    return {t.name: (Piece(file, t.key, t.rows, t.transposed),) for t in tensors}
+def _towers(file: TensorFile) -> list[TensorFile]:
+    """The file with the picture encoder beside a GGUF language model, where there is one."""
+    if not str(file.header.metadata.get(ARCHITECTURE, "")).endswith("vl"):
+        return []
+    name = companion_tower([path.name for path in file.path.parent.iterdir()], file.path.name)
+    return [] if name is None else [TensorFile(file.path.parent / name)]
+
+
+def _entries(owners: Mapping[str, TensorFile], tensors: Iterable[NamedTensor]) -> dict[str, Entry]:
+    """owners: key → the file that has it."""
+    return {t.name: (Piece(owners[t.key], t.key, t.rows, t.transposed),) for t in tensors}

@@ -16,6 +16,9 @@ from loraloom.errors import ModelFileError
 from loraloom.weights.formats import Packing, Shape, TensorInfo
 from loraloom.weights.gguf_header import TYPES, Block, GgufHeader
 
+ARCHITECTURE = "general.architecture"
+"""What a file says that it is, in the metadata."""
+
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 """In front of a tensor's name: metadata with the shape of a tensor that was folded into rows of 256."""
 
@@ -88,7 +91,7 @@ _LEFT_OUT = re.compile(r"rope_freqs\.weight|dec\..*|tokenizer\..*")
 
 def named_weights(header: GgufHeader) -> dict[str, TensorInfo]:
     """The file's weights by name. ModelFileError where its architecture has names that are not known here."""
-    kind = str(header.fields.get("general.architecture", ""))
+    kind = str(header.fields.get(ARCHITECTURE, ""))
     rename = _qwen3_tower(header) if kind == "clip" and _is_qwen3(header) else _RENAMES.get(kind)
     if rename is None:
         if any(name.startswith(("blk.", "enc.blk.", "v.blk.")) for name in header.blocks):
