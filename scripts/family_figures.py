@@ -3,8 +3,9 @@
     python scripts/family_figures.py FOLDER NAME…
 
 FOLDER holds NAME.json and NAME.npz as measured on ComfyUI. Kept are the latents and pictures of all cases,
-and of the changes that LoRA files make the norms and the corners of one file; what is computed on the way
-there (noise, first predictions) and the conditionings (tests/data/families/text.npz has them) are not.
+what they are made from (reference latents, given pictures), and of the changes that LoRA files make the norms
+and the corners of one file; what is computed on the way there (noise, first predictions) is not, nor what
+tests/data/families/text.npz has: the conditionings, and some of the given pictures.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 TARGET = Path(__file__).parents[1] / "tests" / "data" / "families"
-LEFT_OUT = ("cond", "vae_", "pic|", "ref|")
-ON_THE_WAY = ("sigmas", "x0", "denoised0", "denoised_last")
+LEFT_OUT = ("cond", "vae_")
+ON_THE_WAY = ("sigmas", "x0", "denoised0", "denoised_last", "cond", "cond_norm", "cond_head")
 CORNERS_OF = "kohya.safetensors"
 STATED = ("prompts", "negative", "cases", "lora", "lora_names", "sampling", "latent", "model_class")
 
@@ -32,8 +33,9 @@ def main() -> None:
         kept["lora_names"] = {weight: sorted(_names(entry)) for weight, entry in aliases.items()}
         text = json.dumps(kept, ensure_ascii=False, sort_keys=True).encode()
         (TARGET / f"{name}.json.gz").write_bytes(gzip.compress(text, 9, mtime=0))
-        figures = np.load(source / f"{name}.npz")
-        chosen = {key: figures[key] for key in figures.files if _is_needed(key)}
+        figures, texts = np.load(source / f"{name}.npz"), np.load(TARGET / "text.npz")
+        needed = [key for key in figures.files if _is_needed(key) and f"{name}|{key}" not in texts]
+        chosen = {key: figures[key] for key in needed}
         np.savez_compressed(TARGET / f"{name}.npz", **chosen)
 
 

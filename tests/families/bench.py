@@ -1,7 +1,8 @@
 """A family's narrow models on disk, and workflows over them, to be held to ComfyUI's figures.
 
 What the figures of a family were measured on stands in `tests/families/models/NAME.py`, which ends in NARROW;
-the figures in `tests/data/families/NAME.npz` and `NAME.json.gz` (scripts/family_figures.py copied them).
+the figures in `tests/data/families/NAME.npz` and `NAME.json.gz` (scripts/family_figures.py copied them), and
+those of workflows with pictures and reference latents in `NAME_edit.*`.
 """
 
 from __future__ import annotations
@@ -17,22 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import tests.families.models as models_package
 from loraloom.result import Run
 from loraloom.session import Session
+from loraloom.weights.tensor_file import TensorFile
 from tests.families import loras
 from tests.narrow_models import Weights
 
 FOLDER = Path(__file__).parents[1] / "data/families"
 Api = dict[str, Any]
 Write = Callable[[Path], Path]
+Edit = Callable[[str, Api], tuple[Api, Api]]
+"""Name of a case, what is stated of it → further nodes, and those inputs of the sampler that they give:
+"positive", "negative", "latent_image", and "model" where it is not the loaded one. They may link to "unet",
+"clip" and "vae", and to nodes of `tests.families.figure_nodes`."""
 
 
 @dataclass(frozen=True)
 class Narrow:
     """network: makes the weights. clip_type: the CLIP loader's. encoders, autoencoder: what writes them.
-    loras: kind → modules of that file. empty_latent: the class that makes empty latents."""
+    loras: kind → modules of that file. empty_latent: the class that makes empty latents.
+    edit: makes the workflows of `NAME_edit`."""
 
     name: str
     network: Callable[[], Weights]
@@ -42,6 +50,7 @@ class Narrow:
     loras: Callable[[Weights], Mapping[str, loras.Modules]] = lambda weights: {}
     empty_latent: str = "EmptySD3LatentImage"
     shift: Api = field(default_factory=lambda: {"class_type": "ModelSamplingAuraFlow", "inputs": {}})
+    edit: Edit | None = None
 
 
 @cache
@@ -53,7 +62,10 @@ def narrow_models() -> dict[str, Narrow]:
 
 @cache
 def stated(name: str) -> Api:
-    return json.loads(gzip.decompress((FOLDER / f"{name}.json.gz").read_bytes()))
+    """What is said of a family's figures: cases, LoRA files, names; of each nothing where there are none."""
+    path = FOLDER / f"{name}.json.gz"
+    said: Api = json.loads(gzip.decompress(path.read_bytes())) if path.is_file() else {}
+    return {key: {} for key in ("cases", "lora", "lora_names")} | said
 
 
 @cache
@@ -89,52 +101,83 @@ class Shelf:
         return self.put(f"loras/{narrow.name}_{kind}.safetensors", write)
 
 
-def _node(class_type: str, **inputs: object) -> Api:
+def api_node(class_type: str, **inputs: object) -> Api:
     return {"class_type": class_type, "inputs": inputs}
 
 
 def _clip_loader(shelf: Shelf, narrow: Narrow) -> Api:
     names = [shelf.put(f"text_encoders/{name}.safetensors", write) for name, write in narrow.encoders.items()]
     if len(names) == 1:
-        return _node("CLIPLoader", clip_name=names[0], type=narrow.clip_type)
+        return api_node("CLIPLoader", clip_name=names[0], type=narrow.clip_type)
     numbered = {f"clip_name{number}": name for number, name in enumerate(names, 1)}
     if len(names) == 2:
-        return _node("DualCLIPLoader", **numbered, type=narrow.clip_type)
-    return _node("TripleCLIPLoader", **numbered)
+        return api_node("DualCLIPLoader", **numbered, type=narrow.clip_type)
+    return api_node("TripleCLIPLoader", **numbered)
 
 
 def graph_of(shelf: Shelf, narrow: Narrow, case: Api) -> Api:
     """The case's workflow, as people write it."""
-    vae = shelf.put(f"vae/{narrow.autoencoder.__name__}.safetensors", narrow.autoencoder)
+    graph = _loaders(shelf, narrow)
     size = {"width": case["width"], "height": case["height"], "batch_size": case["batch"]}
-    graph: Api = {
-        "unet": _node("UNETLoader", unet_name=shelf.network(narrow), weight_dtype="default"),
-        "clip": _clip_loader(shelf, narrow),
-        "vae": _node("VAELoader", vae_name=vae),
-        "latent": _node(narrow.empty_latent, **size),
-    }
+    graph["latent"] = api_node(narrow.empty_latent, **size)
     model = ["unet", 0]
     for index, (kind, strength) in enumerate(case["loras"]):
         lora = {"lora_name": shelf.lora(narrow, kind), "strength_model": strength}
-        graph[f"lora{index}"] = _node("LoraLoaderModelOnly", model=model, **lora)
+        graph[f"lora{index}"] = api_node("LoraLoaderModelOnly", model=model, **lora)
         model = [f"lora{index}", 0]
     if case["shift"] is not None:
         graph["shift"] = {**narrow.shift, "inputs": {**narrow.shift["inputs"], "model": model}}
         graph["shift"]["inputs"].setdefault("shift", case["shift"])
         model = ["shift", 0]
     for side in ("positive", "negative"):
-        graph[side] = _node("CLIPTextEncode", clip=["clip", 0], text=case[side])
-    graph["sample"] = _node(
-        "KSampler",
-        model=model, positive=["positive", 0], negative=["negative", 0], latent_image=["latent", 0],
-        seed=case["seed"], steps=case["steps"], cfg=case["cfg"], sampler_name=case["sampler"],
-        scheduler=case["scheduler"], denoise=case["denoise"],
-    )  # fmt: skip
-    graph["decode"] = _node("VAEDecode", samples=["sample", 0], vae=["vae", 0])
-    graph["save"] = _node("SaveImage", images=["decode", 0], filename_prefix="figure")
-    graph["latents"] = _node("SaveLatent", samples=["sample", 0], filename_prefix="figure")
-    return graph
+        graph[side] = api_node("CLIPTextEncode", clip=["clip", 0], text=case[side])
+    given = {"positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
+    return graph | _sampled(case, {"model": model, **given})
+
+
+def edit_graph_of(shelf: Shelf, narrow: Narrow, name: str) -> Api:
+    """The workflow of a case with pictures or reference latents."""
+    assert narrow.edit is not None
+    case = stated(f"{narrow.name}_edit")["cases"][name]
+    nodes, given = narrow.edit(name, case)
+    return {**_loaders(shelf, narrow), **nodes, **_sampled(case, {"model": ["unet", 0], **given})}
+
+
+def _loaders(shelf: Shelf, narrow: Narrow) -> Api:
+    vae = shelf.put(f"vae/{narrow.autoencoder.__name__}.safetensors", narrow.autoencoder)
+    return {
+        "unet": api_node("UNETLoader", unet_name=shelf.network(narrow), weight_dtype="default"),
+        "clip": _clip_loader(shelf, narrow),
+        "vae": api_node("VAELoader", vae_name=vae),
+    }
+
+
+def _sampled(case: Api, given: Api) -> Api:
+    """The sampler and what becomes of its latent. Cases that do not say how are sampled by Euler."""
+    return {
+        "sample": api_node(
+            "KSampler",
+            **given,
+            seed=case["seed"], steps=case["steps"], cfg=case["cfg"],
+            sampler_name=case.get("sampler", "euler"), scheduler=case.get("scheduler", "simple"),
+            denoise=case.get("denoise", 1.0),
+        ),
+        "decode": api_node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
+        "save": api_node("SaveImage", images=["decode", 0], filename_prefix="figure"),
+        "latents": api_node("SaveLatent", samples=["sample", 0], filename_prefix="figure"),
+    }  # fmt: skip
 
 
 def run_case(session: Session, shelf: Shelf, narrow: Narrow, name: str) -> Run:
     return session.run(graph_of(shelf, narrow, stated(narrow.name)["cases"][name]))
+
+
+def assert_measured(run: Run, figures: str, case: str) -> None:
+    """The latent and the pictures of a run are those of a measured case."""
+    path = next(output.path for output in run.outputs if output.path.suffix == ".latent")
+    latent = TensorFile(path).read("latent_tensor", torch.float32).numpy()
+    expected = measured(figures)[f"{case}|latent"].reshape(latent.shape)
+    assert np.linalg.norm(latent - expected) <= 1e-4 * np.linalg.norm(expected)
+    pictures = np.stack([np.asarray(picture) for picture in run.images]).astype(int)
+    away = np.abs(pictures - measured(figures)[f"{case}|image"].astype(int))
+    assert (away <= 1).mean() >= 0.999 and away.max() <= 3
