@@ -81,6 +81,7 @@ NEWER_CHOICES = {
         "flux2 ovis longcat_image cogvideox lens pixeldit ideogram4 boogu krea2 joyimage mage minimax yue2"
         " flux3 moss_image fibo2"
     ),
+    ("FluxKontextMultiReferenceLatentMethod", "reference_latents_method"): "index_timestep_zero",
     ("DualCLIPLoader", "type"): "hunyuan_video_15 kandinsky5 kandinsky5_image ltxv newbie ace",
 }
 # Outputs that classes got later, by the workflows that use them.

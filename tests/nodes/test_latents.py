@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor
 
-from loraloom.nodes import latent_batches, latents
+from loraloom.errors import InputError
+from loraloom.models.latent_format import LatentFormat
+from loraloom.nodes import empty_latents, latent_batches, latents
+from loraloom.nodes.sampling import fitting
 from loraloom.nodes.sockets import LatentValue
 
 
@@ -114,3 +120,65 @@ def test_rebatching_keeps_sizes_apart() -> None:
     assert [tuple(samples(b).shape[:3]) for b in batches] == [(2, 1, 2), (2, 1, 2), (1, 1, 2), (1, 1, 4)]
     assert [index(b) for b in batches] == [[0, 1], [2, 3], [4], [5]]
     assert all("noise_mask" not in b for b in batches)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "pixels"),
+    [
+        (empty_latents.empty_latent, (2, 4, 8, 16), 8),
+        (empty_latents.empty_sd3_latent, (2, 16, 8, 16), 8),
+        (empty_latents.empty_flux2_latent, (2, 128, 4, 8), 16),
+        (empty_latents.empty_radiance_latent, (2, 3, 64, 128), 1),
+    ],
+)
+def test_empty_latents_say_how_large_their_pixels_are(
+    make: Callable[[int, int, int], LatentValue], shape: tuple[int, ...], pixels: int
+) -> None:
+    made = make(128, 64, 2)
+    assert samples(made).shape == shape
+    assert made.get("downscale_ratio_spacial") == pixels
+
+
+def test_layers_are_frames_behind_that_of_the_whole_picture() -> None:
+    assert samples(empty_latents.empty_layered_latent(1024, 768, 2, 1)).shape == (1, 16, 3, 96, 128)
+
+
+FLUX2 = LatentFormat(name="wide", channels=128, pixels=16)
+
+
+def test_an_empty_latent_of_another_family_makes_as_large_a_picture() -> None:
+    found = fitting(empty_latents.empty_latent(1024, 768, 2), FLUX2)
+    assert found.shape == (2, 128, 48, 64)
+    back = fitting(empty_latents.empty_flux2_latent(1024, 768, 1), LatentFormat(name="plain", channels=16))
+    assert back.shape == (1, 16, 96, 128)
+    assert fitting({"samples": torch.zeros(1, 4, 6, 6)}, FLUX2).shape == (1, 128, 6, 6)
+    odd = empty_latents.empty_latent(24, 40, 1)
+    assert fitting(odd, FLUX2).shape == (1, 128, 2, 2)
+
+
+def test_a_latent_that_holds_a_picture_keeps_its_size_and_has_to_fit() -> None:
+    whole = {"samples": torch.ones(1, 128, 6, 6), "downscale_ratio_spacial": 8}
+    assert fitting(whole, FLUX2) is whole["samples"]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="has 4 channels and this model works on 128"):
+        fitting({"samples": torch.ones(1, 4, 6, 6)}, FLUX2)
+
+
+def test_a_single_frame_is_dropped_and_several_are_refused() -> None:
+    assert fitting({"samples": torch.ones(1, 128, 1, 6, 6)}, FLUX2).shape == (1, 128, 6, 6)
+    with pytest.raises(InputError, match="LatentCutToBatch"):
+        fitting({"samples": torch.ones(1, 128, 3, 6, 6)}, FLUX2)
+    frames = LatentFormat(name="frames", channels=16, frames=True)
+    assert fitting({"samples": torch.zeros(1, 16, 3, 6, 6)}, frames).shape == (1, 16, 3, 6, 6)
+
+
+def test_slices_become_a_batch() -> None:
+    whole = latent(2, 1, 5, 2, 2)
+    cut = samples(latents.cut_latent_to_batch(whole, "t", 1))
+    assert cut.shape == (10, 1, 1, 2, 2)
+    assert torch.equal(cut[3, :, 0], samples(whole)[0, :, 3])
+    pairs = samples(latents.cut_latent_to_batch(whole, "t", 2))
+    assert pairs.shape == (4, 1, 2, 2, 2)
+    assert torch.equal(pairs[1], samples(whole)[0, :, 2:4])
+    assert samples(latents.cut_latent_to_batch(whole, "x", 9)).shape == (2, 1, 5, 2, 2)
+    flat = latent(1, 4, 2, 2)
+    assert latents.cut_latent_to_batch(flat, "t", 1) is flat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from loraloom.sampling import schedules
 from loraloom.sampling.parametrisation import Flow
 from tests import tiny_models
 
+FIGURES = Path(__file__).parents[1] / "data/families"
 LEVELS = torch.tensor([10.0, 5.0, 2.0, 1.0, 0.0])
 
 
@@ -34,6 +36,12 @@ def test_model_schedules_follow_the_models_parametrisation(model: DiffusionModel
         assert torch.equal(sigmas.beta(chosen, 5), schedules.sigmas_for(p, "beta", 5))
     assert sigmas.sd_turbo(model, 2)[0] == pytest.approx(14.6146, abs=1e-3)
     assert sigmas.basic(model=model, scheduler="normal", steps=5, denoise=0.0).numel() == 0
+
+
+def test_flux2s_levels_are_comfyuis() -> None:
+    for case in json.loads((FIGURES / "flux2_levels.json").read_text("utf-8")):
+        found = sigmas.flux2(case["steps"], case["width"], case["height"])
+        torch.testing.assert_close(found, torch.tensor(case["sigmas"]), rtol=1e-6, atol=1e-7)
 
 
 def test_schedules_of_numbers() -> None:

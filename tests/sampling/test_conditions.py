@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,6 +43,13 @@ def test_areas_in_latent_units_and_in_shares() -> None:
     assert entry({"area": (16, 16, 8, 8)}).area == (8, 8, 8, 8)
     assert entry({"area": ("percentage", 0.01, 0.01, 0.0, 0.0)}).area == (1, 1, 0, 0)
     assert entry({}).area is None
+
+
+def test_areas_are_eights_of_pixels_whatever_a_latent_pixel_stands_for() -> None:
+    wide = replace(toy(), latent_pixels=16)
+    assert entry_of(wide, cond(0.0, area=(32, 16, 0, 16)), context(16, 16)).area == (16, 8, 0, 8)
+    with pytest.raises(InputError, match="row 512, column 0, outside the picture of 256x256"):
+        entry_of(wide, cond(0.0, area=(4, 4, 64, 0)), context(16, 16))
 
 
 def test_an_area_outside_the_picture_says_so() -> None:

@@ -43,6 +43,7 @@ class Toy:
     contexts: list[SampleContext] = field(default_factory=lambda: [])
     dtype_name: str = "float32"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    latent_pixels: int = 8
 
     def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
         self.contexts.append(context)

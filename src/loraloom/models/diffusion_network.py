@@ -88,6 +88,10 @@ class DiffusionNetwork:
         return self.family.latents.channels
 
     @property
+    def latent_pixels(self) -> int:
+        return self.family.latents.pixels
+
+    @property
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 

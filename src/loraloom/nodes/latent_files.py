@@ -1,4 +1,4 @@
-"""Empty latents, and latents in files of ComfyUI's `.latent` format (safetensors)."""
+"""Latents in files of ComfyUI's `.latent` format (safetensors)."""
 
 from __future__ import annotations
 
@@ -8,38 +8,15 @@ from typing import Annotated
 import torch
 from safetensors.torch import save
 
-from loraloom.engine.node import Files, NodeResult, NodeRun, Number, node
+from loraloom.engine.node import Files, NodeResult, NodeRun, node
 from loraloom.errors import InputError
 from loraloom.nodes.picture_files import HIDDEN, input_path
-from loraloom.nodes.sockets import BatchSize, Latent, LatentValue
+from loraloom.nodes.sockets import Latent, LatentValue
 from loraloom.runtime.services import services
 from loraloom.weights.tensor_file import TensorFile
 
 OLD_SCALE = 1.0 / 0.18215
 """Files without the version key hold latents as SD1.5's network sees them."""
-
-
-@node("EmptyLatentImage", category="latent", display_name="Empty Latent Image")
-def empty_latent(
-    width: Annotated[int, Number(min=16, max=16384, step=8)] = 512,
-    height: Annotated[int, Number(min=16, max=16384, step=8)] = 512,
-    batch_size: BatchSize = 1,
-) -> Latent:
-    """Latents of nothing, 4 channels; width and height are in pixels."""
-    return LatentValue(samples=torch.zeros(batch_size, 4, height // 8, width // 8))
-
-
-@node(
-    "EmptySD3LatentImage", category="latent/sd3", display_name=None, v3=True,
-    python_module="comfy_extras.nodes_sd3",
-)  # fmt: skip
-def empty_sd3_latent(
-    width: Annotated[int, Number(min=16, max=16384, step=16)] = 1024,
-    height: Annotated[int, Number(min=16, max=16384, step=16)] = 1024,
-    batch_size: BatchSize = 1,
-) -> Latent:
-    """Latents of nothing, 16 channels, for SD3 and Flux; width and height are in pixels."""
-    return LatentValue(samples=torch.zeros(batch_size, 16, height // 8, width // 8))
 
 
 @node("SaveLatent", category="_for_testing", display_name="SaveLatent", output_node=True, hidden=HIDDEN)

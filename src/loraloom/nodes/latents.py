@@ -202,6 +202,23 @@ def cut_latent(
     return _with(samples, whole.narrow(dimension, start, min(size - start, amount)))
 
 
+@node("LatentCutToBatch", category="latent/advanced", v3=True, python_module=EXTRA)
+def cut_latent_to_batch(
+    samples: Latent,
+    dim: Annotated[str, Choice(("t", "x", "y"))],
+    slice_size: Annotated[int, Number(min=1, max=16384, step=1)] = 1,
+) -> Latent:
+    """Cut latents into slices of equal size and make a batch of them; what is left over is dropped."""
+    whole = samples["samples"]
+    dimension = whole.ndim + _DIMENSIONS[dim]
+    if dimension < 2:
+        return samples
+    slices = whole.movedim(dimension, 1)
+    size = min(slice_size, slices.shape[1])
+    slices = slices[:, : slices.shape[1] // size * size]
+    return _with(samples, slices.reshape(-1, size, *slices.shape[2:]).movedim(1, dimension))
+
+
 @node("SetLatentNoiseMask", category="latent/inpaint", display_name="Set Latent Noise Mask")
 def set_noise_mask(samples: Latent, mask: Mask) -> Latent:
     """Let a sampler change a latent only where the mask is white."""

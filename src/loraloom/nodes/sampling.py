@@ -11,6 +11,7 @@ from torch import Tensor
 from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.errors import InputError
 from loraloom.models.handles import DiffusionModel
+from loraloom.models.latent_format import LatentFormat
 from loraloom.nodes.hooked_model import hooked_network, report_hooks
 from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
 from loraloom.runtime.services import services
@@ -104,7 +105,7 @@ def sample_latent(
     """Run a sampler on a LATENT with progress, previews and cancelling; other keys of the latent are kept.
 
     → the result, and the last prediction of the clean latent."""
-    samples = fitting(latent["samples"], network)
+    samples = fitting(latent, model.latent)
     index = latent.get("batch_index")
     noise = initial_noise(samples, seed, index) if add_noise else torch.zeros_like(samples)
     chosen = model.option("sampling")
@@ -132,23 +133,32 @@ def sample_latent(
         ),
         on_step,
     )
-    result = latent.copy()
-    result["samples"] = sampled.latent
-    denoised = latent.copy()
-    denoised["samples"] = sampled.denoised
-    return result, denoised
+    kept = latent.copy()
+    kept.pop("downscale_ratio_spacial", None)  # said of empty latents only
+    return {**kept, "samples": sampled.latent}, {**kept, "samples": sampled.denoised}
 
 
-def fitting(samples: Tensor, network: Network) -> Tensor:
-    """Latents with the channels of the network: an empty latent of another family is given the right ones.
+def fitting(latent: LatentValue, latents: LatentFormat) -> Tensor:
+    """Latents as the network wants them: an empty one of another family is given the right channels, and the
+    size that makes as large a picture; a single frame is dropped where the family has none.
 
     Raises InputError for latents that hold a picture of another family."""
-    channels = network.latent_channels
-    if samples.shape[1] == channels:
+    samples = latent["samples"]
+    if samples.ndim == 5 and not latents.frames:
+        if samples.shape[2] != 1:
+            raise InputError(
+                f"the latent has {samples.shape[2]} frames; this model makes single pictures. "
+                "LatentCutToBatch makes a batch of them"
+            )
+        samples = samples[:, :, 0]
+    is_empty = torch.count_nonzero(samples) == 0
+    if samples.shape[1] != latents.channels and not is_empty:
+        raise InputError(
+            f"the latent has {samples.shape[1]} channels and this model works on {latents.channels}: "
+            "it was made with the autoencoder of another model family"
+        )
+    if not is_empty:
         return samples
-    if torch.count_nonzero(samples) == 0:
-        return samples.new_zeros(samples.shape[0], channels, *samples.shape[2:])
-    raise InputError(
-        f"the latent has {samples.shape[1]} channels and this model works on {channels}: "
-        "it was made with the autoencoder of another model family"
-    )
+    ratio = latent.get("downscale_ratio_spacial", latents.pixels) / latents.pixels
+    height, width = (max(round(side * ratio), 1) for side in samples.shape[-2:])
+    return samples.new_zeros(samples.shape[0], latents.channels, *samples.shape[2:-2], height, width)

@@ -21,6 +21,7 @@ Denoise = Annotated[float, Number(min=0.0, max=1.0, step=0.01)]
 Level = Annotated[float, Number(min=0.0, max=5000.0, step=0.01, round=False)]
 Shape = Annotated[float, Number(min=0.0, max=100.0, step=0.01, round=False)]
 Exponent = Annotated[float, Number(min=0.0, max=50.0, step=0.01, round=False)]
+Side = Annotated[int, Number(min=16, max=16384, step=1)]
 
 SD_SIGMA_MAX = 14.614642
 SD_SIGMA_MIN = 0.0291675
@@ -119,6 +120,16 @@ def align_your_steps(
 ) -> Sigmas:
     """Levels that were optimised for a kind of model."""
     return schedules.align_your_steps(model_type, steps, denoise)
+
+
+@node("Flux2Scheduler", category=SCHEDULERS, v3=True, python_module="comfy_extras.nodes_flux")
+def flux2(
+    steps: Annotated[int, Number(min=1, max=4096)] = 20,
+    width: Side = 1024,
+    height: Side = 1024,
+) -> Sigmas:
+    """Flux.2's levels for so many steps and a picture of this size."""
+    return schedules.flux2(steps, round(width * height / 16**2))
 
 
 @node(

@@ -17,6 +17,9 @@ from loraloom.sampling.types import Cond, Conditioning, Network, Parametrisation
 Area = tuple[int, int, int, int]
 """Height, width, top and left, in latent units."""
 
+AREA_UNIT = 8
+"""Pixels that areas are counted in, whatever a latent pixel stands for."""
+
 SMALLEST_AREA = 8
 FEATHER = 8
 """Latent pixels over which an area without mask fades at the edges that lie within the picture."""
@@ -105,11 +108,11 @@ def entry_of(network: Network, cond: Cond, context: SampleContext) -> Entry:
     """Resolve what nodes attached to a conditioning. Raises InputError for an option of a wrong kind."""
     height, width = int(context.latent.shape[-2]), int(context.latent.shape[-1])
     mask = _mask(cond, height, width)
-    area = _area(cond, height, width)
+    area = _area(cond, height, width, network.latent_pixels)
     if mask is not None and cond.options.get("set_area_to_bounds"):
         area = bounds(mask)
     if area is not None:
-        area = _clipped(area, height, width)
+        area = _clipped(area, height, width, network.latent_pixels)
     strength = _number(cond, "strength", 1.0)
     if mask is not None:
         strength *= _number(cond, "mask_strength", 1.0)
@@ -139,7 +142,7 @@ def _edge(cond: Cond, name: str, parametrisation: Parametrisation) -> float | No
     )
 
 
-def _area(cond: Cond, height: int, width: int) -> Area | None:
+def _area(cond: Cond, height: int, width: int, pixels: int) -> Area | None:
     area = cond.options.get("area")
     if area is None:
         return None
@@ -149,16 +152,16 @@ def _area(cond: Cond, height: int, width: int) -> Area | None:
         return max(1, round(h * height)), max(1, round(w * width)), round(y * height), round(x * width)
     if len(numbers) != 4:
         raise InputError(f"A conditioning's area is {area!r}; height, width, top and left were expected.")
-    h, w, y, x = (int(number) for number in numbers)
-    return h, w, y, x
+    h, w, y, x = (int(number) * AREA_UNIT // pixels for number in numbers)
+    return max(1, h), max(1, w), y, x
 
 
-def _clipped(area: Area, height: int, width: int) -> Area:
+def _clipped(area: Area, height: int, width: int, pixels: int) -> Area:
     h, w, top, left = area
     if top >= height or left >= width:
         raise InputError(
-            f"A conditioning's area starts at row {top * 8}, column {left * 8}, outside the picture of "
-            f"{width * 8}x{height * 8}. Move it into the picture or enlarge the picture."
+            f"A conditioning's area starts at row {top * pixels}, column {left * pixels}, outside the "
+            f"picture of {width * pixels}x{height * pixels}. Move it into the picture or enlarge the picture."
         )
     return min(h, height - top), min(w, width - left), top, left
 

@@ -74,13 +74,15 @@ class Inputs:
 
     tokens: what it attends to. vectors: (B, …), used as they are; joined where their shapes are equal.
     maps: (B, C, H, W) of the latent's size, cut with an area. references: latents (B, C, h, w) of any size
-        that it looks at beside x, in order.
+        that it looks at beside x, in order. placing: how it puts them among its positions, by its own name;
+        joined where equal.
     """
 
     tokens: Mapping[str, Tokens] = field(default_factory=lambda: dict[str, Tokens]())
     vectors: Mapping[str, Tensor] = field(default_factory=lambda: dict[str, Tensor]())
     maps: Mapping[str, Tensor] = field(default_factory=lambda: dict[str, Tensor]())
     references: tuple[Tensor, ...] = ()
+    placing: str = ""
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """With every tensor changed alike (moved to a device, say)."""
@@ -89,6 +91,7 @@ class Inputs:
             {name: change(vector) for name, vector in self.vectors.items()},
             {name: change(one) for name, one in self.maps.items()},
             tuple(change(reference) for reference in self.references),
+            self.placing,
         )
 
     def cropped(self, crop: Callable[[Tensor], Tensor]) -> Inputs:
@@ -111,6 +114,7 @@ class Inputs:
             and _alike(self.maps, other.maps)
             and len(self.references) == len(other.references)
             and all(map(_same_kind, self.references, other.references))
+            and self.placing == other.placing
         )
 
     @staticmethod
@@ -123,6 +127,7 @@ class Inputs:
             {name: torch.cat([one.vectors[name] for one in whole]) for name in first.vectors},
             {name: torch.cat([one.maps[name] for one in whole]) for name in first.maps},
             tuple(torch.cat(rows) for rows in zip(*(one.references for one in whole), strict=True)),
+            first.placing,
         )
 
     def _spread(self, batch: int) -> Inputs:

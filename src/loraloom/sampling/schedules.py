@@ -16,6 +16,9 @@ from loraloom.errors import InputError
 from loraloom.sampling.samplers.registry import Method, said
 from loraloom.sampling.types import Parametrisation, Schedule
 
+LARGEST_MEASURED = 4300
+"""Tokens of a picture up to which Flux.2's shift depends on the steps."""
+
 _SCHEDULES: dict[str, Schedule] = {}
 
 
@@ -222,6 +225,16 @@ def kl_optimal(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     ramp = torch.arange(steps, dtype=torch.float32) / max(steps - 1, 1)
     angles = ramp * math.atan(sigma_min) + (1 - ramp) * math.atan(sigma_max)
     return _ending_in_zero(angles.tan())
+
+
+def flux2(steps: int, tokens: int) -> Tensor:
+    """Levels of a flow that is shifted by the tokens of the picture and, up to 4300 of them, by the steps: as
+    Black Forest Labs measured it for Flux.2 (their `compute_empirical_mu`)."""
+    many = 0.00016927 * tokens + 0.45666666
+    few = 8.73809524e-05 * tokens + 1.89833333
+    slope = 0.0 if tokens > LARGEST_MEASURED else (many - few) / 190
+    shift = math.exp(many + slope * (steps - 200))
+    return shift / (shift + (1 / torch.linspace(1, 0, steps + 1) - 1))
 
 
 def log_linear(levels: Sequence[float], count: int) -> Tensor:

@@ -23,7 +23,7 @@ class Cond:
 
     context: (1, T, D) hidden states of the text encoders.
     pooled: (1, P) pooled output, for families that use one.
-    options: everything that nodes attach, under ComfyUI's names: "area" (H, W, y, x in latent units, or
+    options: everything that nodes attach, under ComfyUI's names: "area" (H, W, y, x in eights of pixels, or
         ("percentage", …)), "strength", "mask" (B, H, W), "mask_strength", "set_area_to_bounds",
         "start_percent", "end_percent", "guidance", "width", "height", "crop_w", "crop_h",
         "target_width", "target_height", "aesthetic_score", "concat_latent_image", "concat_mask",
@@ -106,6 +106,11 @@ class Network(Protocol):
     def parametrisation(self) -> Parametrisation: ...
     @property
     def latent_channels(self) -> int: ...
+    @property
+    def latent_pixels(self) -> int:
+        """Sides of the picture's square that one latent pixel stands for."""
+        ...
+
     @property
     def dtype_name(self) -> str: ...
     @property

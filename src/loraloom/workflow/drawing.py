@@ -67,7 +67,8 @@ class DrawSettings:
 # Families that are told their guidance.
 _GUIDED = frozenset({"flux"})
 # Channels of a latent → the node that makes an empty one.
-_EMPTY_LATENTS = {4: "EmptyLatentImage", 16: "EmptySD3LatentImage"}
+_EMPTY_LATENTS = {4: "EmptyLatentImage", 16: "EmptySD3LatentImage", 128: "EmptyFlux2LatentImage"}
+_CHANNELS = {node: channels for channels, node in _EMPTY_LATENTS.items()}
 _CLIP_LOADERS = {1: "CLIPLoader", 2: "DualCLIPLoader", 3: "TripleCLIPLoader"}
 
 
@@ -234,7 +235,7 @@ class _Reader:
             base=base,
             base_kind="checkpoints" if "ckpt_name" in loader.inputs else "diffusion_models",
             family="flux" if guidance is not None else "",
-            channels=16 if latent is not None and latent.class_type == "EmptySD3LatentImage" else 4,
+            channels=_CHANNELS.get(latent.class_type, 4) if latent is not None else 4,
             text_encoders=tuple(name for name in names if name),
             text_kind=self._text(clip, "type"),
             vae=self._file(vae, "vae_name"),

@@ -16,8 +16,8 @@ _KINDS: Mapping[str, Kind] = {
 # Classes that a person looks for first; others follow in the order of the workflow.
 _FIRST = (
     "CLIPTextEncode", "CLIPTextEncodeFlux", "CLIPTextEncodeSDXL", "LoraLoader", "LoraLoaderModelOnly",
-    "EmptyLatentImage", "EmptySD3LatentImage", "KSampler", "KSamplerAdvanced", "RandomNoise",
-    "CheckpointLoaderSimple", "UNETLoader",
+    "EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage", "KSampler", "KSamplerAdvanced",
+    "RandomNoise", "CheckpointLoaderSimple", "UNETLoader",
 )  # fmt: skip
 # Longest list of choices that a form carries: a library of files is searched elsewhere.
 MAX_CHOICES = 20_000

@@ -1,0 +1,38 @@
+"""Reference latents and their placing, as families take them from a conditioning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from loraloom.errors import InputError
+from loraloom.models.diffusion_network import Run
+from loraloom.models.flux_latents import FLUX1_LATENTS
+from loraloom.models.references import placing, references
+from loraloom.sampling.types import Cond
+
+RUN = Run({}, FLUX1_LATENTS, torch.float32)
+
+
+def cond(**options: object) -> Cond:
+    return Cond(torch.zeros(1, 1, 1), None, options)
+
+
+def test_references_are_turned_as_latents_are() -> None:
+    latents = (torch.rand(1, 16, 2, 3), torch.rand(2, 16, 4, 4), torch.rand(1, 16, 1, 5, 5))
+    found = references(cond(reference_latents=latents), RUN)
+    assert [tuple(one.shape) for one in found] == [(1, 16, 2, 3), (2, 16, 4, 4), (1, 16, 5, 5)]
+    torch.testing.assert_close(found[0], FLUX1_LATENTS.into(latents[0]))
+    assert references(cond(), RUN) == ()
+
+
+def test_a_reference_of_another_family_is_refused() -> None:
+    with pytest.raises(InputError, match="reference latent has 4 channels"):
+        references(cond(reference_latents=(torch.zeros(1, 4, 2, 2),)), RUN)
+
+
+def test_a_way_to_place_that_the_network_has_not_is_refused() -> None:
+    assert placing(cond(), ("offset", "index"), "offset") == "offset"
+    assert placing(cond(reference_latents_method="index"), ("offset", "index"), "offset") == "index"
+    with pytest.raises(InputError, match=r"'uxo'.*offset, index"):
+        placing(cond(reference_latents_method="uxo"), ("offset", "index"), "offset")
