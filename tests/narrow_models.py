@@ -166,11 +166,11 @@ def write_qwen3vl_8b(path: Path) -> Path:
     return qwen3vl("fam.qwen3vl_8b").write(path)
 
 
-def write_gemma2(path: Path) -> Path:
-    """Norms as stored, without the 1 that is added to them; a toy tokenizer."""
+def gemma2(layers: int, vocabulary: int = 256000) -> Weights:
+    """Norms as stored, without the 1 that is added to them."""
     made, width, head, inner = Weights("fam.gemma2"), WIDTH, 256, 128
-    made.put("model.embed_tokens.weight", (256000, width), 0.06)
-    for number in range(26):
+    made.put("model.embed_tokens.weight", (vocabulary, width), 0.06)
+    for number in range(layers):
         layer = f"model.layers.{number}."
         for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
             made.norm(f"{layer}{name}_layernorm", width, mean=-0.6 if name.startswith("post") else 0.0)
@@ -181,7 +181,11 @@ def write_gemma2(path: Path) -> Path:
         made.linear(f"{layer}mlp.up_proj", width, inner, bias=False)
         made.linear(f"{layer}mlp.down_proj", inner, width, bias=False)
     made.norm("model.norm", width, mean=0.0)
-    return made.write(path, {"spiece_model": toy("sentencepiece.model.gz")})
+    return made
+
+
+def write_gemma2(path: Path) -> Path:
+    return gemma2(26).write(path, {"spiece_model": toy("sentencepiece.model.gz")})
 
 
 def toy(name: str) -> Tensor:

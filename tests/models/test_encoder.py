@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import loraloom.models.encoders as folder
 from loraloom.errors import ModelFileError
+from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import checkpoint_shapes, encoder_kind, encoder_kinds
+from loraloom.models.memory import Memory
+from loraloom.models.text.encode import encode_prompt
 from loraloom.weights.header import read_header
+from tests import narrow_models as narrow
 from tests import tiny_models as tiny
 
 ADDED = """
@@ -91,6 +97,48 @@ def test_encoders_of_one_type_are_not_taken_for_anothers(tmp_path: Path) -> None
         open_text_encoders((clip, t5), "sdxl")
     with pytest.raises(ModelFileError, match="type 'stable_diffusion' takes clip_l"):
         open_text_encoders((t5,), "stable_diffusion")
+
+
+@pytest.mark.parametrize("start", ["model.", "model.language_model.", "language_model.model.", ""])
+def test_language_models_are_read_under_one_name(tmp_path: Path, start: str) -> None:
+    shapes = {name: shape for name, (shape, _, _) in narrow.language_model("", 1, start=start).known.items()}
+    path = tiny.write(tmp_path / "qwen.safetensors", shapes | {"lm_head.weight": (8, 64)})
+    (part,) = open_text_encoders((path,), "lumina2").parts
+    assert part.weights.shapes["qwen3.transformer.model.layers.0.mlp.up_proj.weight"] == (128, 64)
+    assert part.weights.shapes["qwen3.transformer.lm_head.weight"] == (8, 64)
+
+
+def test_a_language_model_in_a_checkpoint(tmp_path: Path) -> None:
+    shapes = {name: shape for name, (shape, _, _) in narrow.language_model("", 1).known.items()}
+    path = tiny.write(
+        tmp_path / "all.safetensors", tiny.prefixed("text_encoders.qwen3_4b.transformer.", shapes)
+    )
+    (part,) = open_text_encoders((path,), "lumina2").parts
+    assert part.role == "qwen3" and "qwen3.transformer.model.norm.weight" in part.weights
+
+
+def test_a_missing_tokenizer_is_said(tmp_path: Path) -> None:
+    shapes = {
+        name: shape for name, (shape, _, _) in narrow.language_model("", 1, head_norms=False).known.items()
+    }
+    extra = {"model.layers.0.post_feedforward_layernorm.weight": (64,)}
+    path = tiny.write(tmp_path / "gemma.safetensors", shapes | extra)
+    with pytest.raises(ModelFileError, match=r"gemma\.safetensors.*Gemma 2.*tokenizer.*'spiece_model'"):
+        open_text_encoders((path,), "lumina2")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1", b'{"config": 3}'])
+def test_a_damaged_tokenizer_is_a_model_file_error(tmp_path: Path, content: bytes) -> None:
+    for made, name, kind in (
+        (narrow.language_model("", 1, vocabulary=8, head_norms=False), "tekken_model", "flux2"),
+        (narrow.gemma2(1, vocabulary=8), "spiece_model", "lumina2"),
+    ):
+        tensors = {key: torch.zeros(shape) for key, (shape, _, _) in made.known.items()}
+        tensors[name] = torch.frombuffer(bytearray(content + b" "), dtype=torch.uint8)
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        clip = open_text_encoders((tmp_path / f"{name}.safetensors",), kind)
+        with pytest.raises(ModelFileError, match=rf"{name}\.safetensors: .*{name} is not a .* tokenizer"):
+            encode_prompt(Memory("cpu", "fp32"), clip, "a", ModelFolders(()))
 
 
 def test_a_published_width_settles_what_a_file_is(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from loraloom.errors import ModelFileError
 from loraloom.models.encoder import Layout, NamedTensor, Tokenizer, Vocabulary
 from loraloom.models.encoder_layouts import depth, placements
 from loraloom.models.family import Blueprint, Shapes
@@ -35,8 +36,9 @@ Build = Callable[[Mapping[str, object], "Mapping[str, object] | None"], "nn.Modu
 """(text model, vision tower or None) as their configurations say → the module."""
 
 
-def language_model(has: Sequence[str] = (), lacks: Sequence[str] = ()) -> Layout:
-    """A language model that has tensors of these native names and lacks others."""
+def language_model(has: Sequence[str] = (), lacks: Sequence[str] = (), carries: str = "") -> Layout:
+    """A language model that has tensors of these native names and lacks others. carries: the tensor that
+    holds its tokenizer, without which the file cannot be used (ModelFileError)."""
 
     def layout(shapes: Shapes) -> Sequence[NamedTensor] | None:
         prefix = next((p for p in PREFIXES if f"{p}layers.0.self_attn.q_proj.weight" in shapes), None)
@@ -45,7 +47,13 @@ def language_model(has: Sequence[str] = (), lacks: Sequence[str] = ()) -> Layout
         named = [NamedTensor(_native(key, prefix), key) for key in shapes]
         names = {tensor.name for tensor in named}
         is_kind = TOKENS in names and all(name in names for name in has)
-        return named if is_kind and not any(name in names for name in lacks) else None
+        if not is_kind or any(name in names for name in lacks):
+            return None
+        if carries and carries not in names:
+            raise ModelFileError(
+                f"a language model without its tokenizer: files for ComfyUI hold it as the tensor {carries!r}"
+            )
+        return named
 
     return layout
 

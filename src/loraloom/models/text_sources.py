@@ -69,14 +69,13 @@ def _alone(file: TensorFile) -> _Offer | None:
     shapes = {key: owner.header.tensors[key].shape for key, owner in owners.items()}
     found: dict[int, dict[Candidate, TextPart]] = {}
     for kind in encoder_kinds().values():
-        match = kind.tensors(shapes)
-        if match is None:
-            continue
-        rank, tensors = match
-        own = {tensor.name: named_shape(shapes, tensor) for tensor in tensors}
         try:
-            certainty, sizes = kind.sizes_of(own)
-        except (LookupError, ValueError) as error:
+            match = kind.tensors(shapes)
+            if match is None:
+                continue
+            rank, tensors = match
+            certainty, sizes = kind.sizes_of({t.name: named_shape(shapes, t) for t in tensors})
+        except (LookupError, ValueError, ModelFileError) as error:
             raise ModelFileError(f"{file.path}: not the weights of {kind.title}: {error}") from error
         native = (NamedTensor(kind.prefix + t.name, t.key, t.rows, t.transposed) for t in tensors)
         part = TextPart(kind.name, WeightSource(_entries(owners, native)))

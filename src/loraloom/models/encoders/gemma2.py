@@ -63,8 +63,9 @@ ENCODER = EncoderKind(
     title="Gemma 2",
     layouts=(
         language_model(
-            has=(f"{FIRST}post_feedforward_layernorm.weight", VOCABULARY),
+            has=(f"{FIRST}post_feedforward_layernorm.weight",),
             lacks=(f"{FIRST}self_attn.q_norm.weight",),
+            carries=VOCABULARY,
         ),
     ),
     sizes=(Size("2b", 2304, 26),),

@@ -7,7 +7,7 @@ hooks: transformers' own list of hidden states is normed at its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,10 @@ class Seen:
         if self.deep:
             found |= {"visual_pos_masks": self.pictures, "deepstack_visual_embeds": list(self.deep)}
         return found
+
+
+class _Enough(Exception):
+    """All states that are wanted are there."""
 
 
 class CausalText(nn.Module):
@@ -82,37 +86,41 @@ class CausalText(nn.Module):
         """mask: (B, T) 0 where nothing may attend; None: no padding. norm_layer: whether the states of a
         layer get the final norm. Returns (B, T, D · number of layers), the layers side by side."""
         taken: dict[int, Tensor] = {}
-        with self._taking(taken, {self._index(layer) for layer in layers if layer is not None}):
-            last: Tensor = self.model(
-                inputs_embeds=x,
-                attention_mask=mask,
-                use_cache=False,
-                **({} if seen is None else seen.arguments()),
-            ).last_hidden_state
-        found = [last if layer is None else taken[self._index(layer)] for layer in layers]
+        wanted = [self._index(layer) for layer in layers if layer is not None]
+        given = {} if seen is None else seen.arguments()
+        with self._taking(taken, wanted, stop=None not in layers), suppress(_Enough):
+            out = self.model(inputs_embeds=x, attention_mask=mask, use_cache=False, **given)
+            taken[self.depth + 1] = out.last_hidden_state
+        found = [taken[self._index(layer)] for layer in layers]
         if norm_layer:
             norm = self.model.get_submodule("norm")
             found = [h if layer is None else norm(h) for h, layer in zip(found, layers, strict=True)]
         return torch.cat(found, dim=-1)
 
-    def _index(self, layer: int) -> int:
-        """After how many layers states are taken; numbers beyond the last mean the last."""
+    def _index(self, layer: Layer) -> int:
+        """After how many layers states are taken, the final norm counting as one more; numbers beyond the
+        last mean the last."""
+        if layer is None:
+            return self.depth + 1
         index = layer if layer >= 0 else self.depth + 1 + layer
         return min(max(index, 0), self.depth)
 
     @contextmanager
-    def _taking(self, taken: dict[int, Tensor], wanted: set[int]) -> Generator[None]:
-        """For the time of a call, keep the states after so many layers: what the next one is given."""
+    def _taking(self, taken: dict[int, Tensor], wanted: Sequence[int], *, stop: bool) -> Generator[None]:
+        """For the time of a call, keep the states after so many layers: what the next one is given. stop: the
+        layers behind the last of these need not run."""
         places = [*self._layers, self.model.get_submodule("norm")]
 
         def keep(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 del module
                 taken[number] = inputs[0]
+                if stop and number == max(wanted):
+                    raise _Enough
 
             return hook
 
-        hooks = [places[number].register_forward_pre_hook(keep(number)) for number in wanted]
+        hooks = [places[number].register_forward_pre_hook(keep(number)) for number in set(wanted)]
         try:
             yield
         finally:

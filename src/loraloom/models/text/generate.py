@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
+from loraloom.models.causal_layouts import TOKENS
 from loraloom.models.encoder import EncoderKind, encoder_kind
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Use
@@ -105,9 +106,15 @@ def _speaker(clip: TextEncoders) -> tuple[Use, TextPart, EncoderKind]:
 
 def _head(module: CausalText, part: TextPart, kind: EncoderKind) -> Tensor:
     """(V, D) what turns states into scores: the file's own, or the table of token vectors."""
-    table = module.model.get_parameter("embed_tokens.weight")
     name = f"{kind.prefix}lm_head.weight"
-    return part.weights.read(name, table.dtype).to(table.device) if name in part.weights else table
+    norm = module.model.get_parameter("norm.weight")
+    if name in part.weights:
+        return part.weights.read(name, norm.dtype).to(norm.device)
+    table = module.model.get_submodule("embed_tokens").weight
+    if isinstance(table, nn.Parameter) and table.dtype == norm.dtype:
+        return table
+    count = part.weights.shapes[f"{kind.prefix}{TOKENS}"][0]
+    return module.embed(torch.arange(count, device=norm.device))  # kept in 8 bits
 
 
 def _write(
