@@ -18,6 +18,7 @@ from loraloom.models.handles import TextEncoders
 from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
 from loraloom.runtime.services import services
 
+DiffusionModelFile = Annotated[str, Files("diffusion_models")]
 TextEncoderFile = Annotated[str, Files("text_encoders")]
 Device = Annotated[str, Choice(("default", "cpu")), Options({"advanced": True})]
 
@@ -54,7 +55,7 @@ def load_vae(
 
 @node("UNETLoader", category="advanced/loaders", display_name="Load Diffusion Model")
 def load_diffusion_model(
-    unet_name: Annotated[str, Files("diffusion_models")],
+    unet_name: DiffusionModelFile,
     weight_dtype: Annotated[str, Choice(("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"))],
     *,
     run: NodeRun,
