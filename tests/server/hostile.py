@@ -42,6 +42,8 @@ BODIES: tuple[bytes, ...] = (
     b"", b" ", b"{", b"[]", b"null", b"1", b'"x"', b"true", b"not json", b"\xff\xfe{\x00}\x00", b"\x00" * 100,
     b"[" * 100_000, b'{"a":' * 50_000, b'{"prompt": NaN}', b'{"prompt": {"1": null}}', b"\xf0\x28\x8c\x28",
     b'{"clear": "yes"}', b'{"delete": {"a": 1}}', b'{"delete": [null, [], {}]}', b'{"prompt_id": 7}',
+    b'{"prompt": 1}', b'{"prompt": true}', b'{"prompt": 1.5}', b'{"prompt": "\\ud800"}', b'{"workflow": 1e999}', b"1e999",
+    b'{"\\ud800": "\\udfff", "a": -1e999}', b'{"client_id": "\\ud800", "extra_data": {"a": 1e999}, "prompt": {}}',
     b'{"delete": 5, "clear": []}', b'{"job_ids": "x"}', b"a=b&c=d", b'{"__proto__": {"x": 1}}', b"\xef\xbb\xbf{}",
     json.dumps({"prompt": prompt(), "number": "x"}).encode(), b'{"workflow": 3}', b'{"workflow": {"nodes": 3}}',
 )  # fmt: skip
@@ -61,7 +63,9 @@ ENVELOPES = (
     {"extra_data": 5}, {"extra_data": {"extra_pnginfo": 7}}, {"client_id": {"a": 1}}, {"client_id": "x" * 10_000},
     {"number": True}, {"number": [1]}, {"number": 1e300}, {"front": "yes"}, {"prompt_id": ""}, {"prompt_id": "a/b"},
     {"partial_execution_targets": "9"}, {"partial_execution_targets": [{}]}, {"partial_execution_targets": []},
-    {"webhook": 3}, {"webhook": "file:///etc/passwd"}, {"webhook": "http://"}, {"extra_data": {"preview_method": []}},
+    {"webhook": 3}, {"webhook": "file:///etc/passwd"}, {"webhook": "http://"}, {"webhook": "http://a..b/"},
+    {"webhook": "http://h:99999/"}, {"webhook": "http://h:abc/"}, {"webhook": "http://[::1/"}, {"webhook": "http://h/\u00fc"},
+    {"client_id": "\ud800"}, {"extra_data": {"a": "\ud800", "\udfff": 1}}, {"prompt_id": "\ud800"}, {"number": 1e17}, {"extra_data": {"preview_method": []}},
 )  # fmt: skip
 QUERIES = (
     "/history?max_items=abc", "/history?max_items=-5", "/history?offset=1e9", "/history?max_items=99999999999999999999",
@@ -124,6 +128,16 @@ def _by_route() -> Iterator[Hostile]:
 
 
 def _by_shape() -> Iterator[Hostile]:
+    for move in (
+        b'{"number": 1e17}',
+        b'{"number": 1e999}',
+        b'{"number": NaN}',
+        b'{"priority": 1e9}',
+        b"[]",
+        b"{",
+        b"\xff",
+    ):
+        yield Hostile("PATCH", "/v1/jobs/x", move, {"Content-Type": "application/json"})
     for shape in SHAPES:
         yield Hostile("POST", "/prompt", json.dumps({"prompt": shape}).encode())
         yield Hostile("POST", "/v1/jobs", json.dumps({"workflow": shape}).encode())

@@ -46,6 +46,7 @@ class RunningServer:
         raise AssertionError(f"job {job_id} has not finished after {seconds} s")
 
     def end(self) -> None:
+        """End the process, and wait until all it has said is read."""
         self.http.close()
         if self.process.poll() is None:
             self.process.terminate()
@@ -57,8 +58,8 @@ class RunningServer:
         self.process.wait()
 
 
-def start(folder: Path, *options: str) -> RunningServer:
-    """Start a server and wait until it listens."""
+def start(folder: Path, *options: str, stderr: Path | None = None) -> RunningServer:
+    """Start a server and wait until it listens. stderr: where what it says then goes."""
     begun = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.server.tiny_server", str(folder), *options],
@@ -66,14 +67,14 @@ def start(folder: Path, *options: str) -> RunningServer:
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
     )
-    stderr = cast("IO[str]", process.stderr)
+    said = cast("IO[str]", process.stderr)
     lines: list[str] = []
-    for line in stderr:
+    for line in said:
         lines.append(line)
         if "listens on" in line:
             url = line.split()[-1]
             seconds = time.monotonic() - begun
-            errors = threading.Thread(target=drain, args=(stderr,), daemon=True)
+            errors = threading.Thread(target=drain, args=(said, stderr), daemon=True)
             errors.start()
             return RunningServer(
                 process, url, folder, httpx.Client(base_url=url, timeout=30), seconds, errors
@@ -82,8 +83,7 @@ def start(folder: Path, *options: str) -> RunningServer:
     raise AssertionError("".join(lines))
 
 
-def drain(stream: IO[str]) -> None:
+def drain(stream: IO[str], into: Path | None = None) -> None:
     """Read a stream to its end, so that who writes it is never held up."""
-    with stream:
-        for _ in stream:
-            pass
+    with stream, open(into or os.devnull, "w", encoding="utf-8") as file:
+        file.writelines(stream)

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 
 from loraloom.errors import LoraloomError
 from loraloom.jobs.dispatcher import Dispatcher
@@ -137,6 +139,8 @@ def create_api(state: ServerState) -> FastAPI:
         default_response_class=Answer,
     )
     api.add_exception_handler(LoraloomError, failures.handler("detail"))
+    api.add_exception_handler(ClientDisconnect, failures.to_nobody)
+    api.add_exception_handler(RequestValidationError, _not_valid)
     _add_jobs(api, state)
     _add_queue(api, state.dispatcher)
     from loraloom.server.page_routes import add_page_routes  # it needs the models above
@@ -265,6 +269,12 @@ def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
     async def resume() -> QueueView:
         await dispatcher.pause(False)
         return await queue_view()
+
+
+async def _not_valid(_request: Request, error: Exception) -> Answer:
+    """What does not fit the schema, without repeating it: it may be anything, NaN included."""
+    found = error.errors() if isinstance(error, RequestValidationError) else ()
+    return Answer({"detail": [{k: e[k] for k in ("type", "loc", "msg") if k in e} for e in found]}, 422)
 
 
 def _streamed(events: AsyncGenerator[str, None]) -> StreamingResponse:

@@ -107,7 +107,11 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
             await state.library.stop()
             await state.dispatcher.stop()
 
-    handlers = {HTTPException: _http_error, LoraloomError: failures.handler("error"), ClientDisconnect: _gone}
+    handlers = {
+        HTTPException: _http_error,
+        LoraloomError: failures.handler("error"),
+        ClientDisconnect: failures.to_nobody,
+    }
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # pyright: ignore[reportArgumentType]
     return Patience(Security(app, setup.settings))
 
@@ -184,7 +188,3 @@ async def _http_error(_request: Request, error: HTTPException) -> Response:
     if error.status_code in (404, 405) and error.detail in ("Not Found", "Method Not Allowed"):
         return Response(status_code=error.status_code)
     return Answer({"error": error.detail}, error.status_code)
-
-
-async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
-    return Response(status_code=400)

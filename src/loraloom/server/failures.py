@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from loraloom.errors import DiskFull, FileWriteError, InputError, LoraloomError, MissingModelsError, PathTaken
 from loraloom.jobs.database import QueueUnavailable
@@ -58,3 +59,8 @@ def handler(field: str) -> Callable[[Request, Exception], Awaitable[Answer]]:
         return answer(error, {field: str(error)})
 
     return failed
+
+
+async def to_nobody(_request: Request, _error: Exception) -> Response:
+    """What answers a client that is gone."""
+    return Response(status_code=400)
