@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,13 +27,21 @@ if TYPE_CHECKING:
     from loraloom.models.handles import DiffusionModel
     from loraloom.weights.patch import PatchUse
 
+import psutil
+
+if sys.platform != "win32":
+    import resource
+
 SMALL = 64
 BOUNDS = {"fp32": 1.35, "bf16": 1.35 * 0.75}
 
 
 def peak_bytes() -> int:
     """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def random_lora(model: DiffusionModel, rank: int) -> tuple[PatchUse, int]:

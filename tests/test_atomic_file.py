@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -62,6 +63,8 @@ def test_through_a_link_its_target_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("pipes are no files there")
     os.mkfifo(tmp_path / "pipe")
     found: list[bytes] = []
     reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_bytes()))
@@ -170,6 +173,8 @@ def test_files_and_folders_in_the_way_are_named(tmp_path: Path) -> None:
 @pytest.fixture
 def bound_folder() -> Iterator[Path]:
     """An empty folder of a user whom permissions bind, which they do not bind root."""
+    if sys.platform == "win32":
+        pytest.skip("permissions are others there")
     with tempfile.TemporaryDirectory() as name:
         if root := os.geteuid() == 0:
             os.chown(name, NOBODY, -1)
@@ -218,7 +223,7 @@ def _claim(folder: Path, index: int, times: int) -> None:
 
 
 def test_without_hard_links_a_name_still_goes_to_one_process(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_claim, args=(tmp_path, index, 40)) for index in range(2)]
     for worker in workers:
         worker.start()

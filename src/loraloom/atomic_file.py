@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loraloom.errors import DiskFull, FileWriteError, PathTaken
+from loraloom.windows import extended
 
 SUFFIX = ".part"
 """The end of the names of files that are still being written."""
@@ -56,7 +57,7 @@ def write_file(path: Path, content: Content, *, private: bool = False) -> None:
             with open(path, "wb") as file:
                 _write(file.fileno(), content)
             return
-        path = Path(os.path.realpath(path))
+        path = extended(Path(os.path.realpath(path)))
         if mode is not None and not os.access(path, os.W_OK, effective_ids=_EFFECTIVE):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         with _part(path.parent, content, private) as part:

@@ -18,12 +18,16 @@ from typing import BinaryIO
 
 from loraloom.atomic_file import explained, make_folder
 from loraloom.errors import InputError
+from loraloom.windows import extended
 
 MAX_PART_BYTES = 200
 MAX_PARTS = 16
 MAX_LENGTH = 1000
 
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³])\s*(\..*)?$")
+# What names must not hold on Windows, where a colon even names another stream of a file.
+_SIGNS = re.compile(r'[<>:"|?*]')
+_WINDOWS = sys.platform == "win32"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DESCRIPTORS = Path("/proc/self/fd")
 _PINS = sys.platform == "linux" and _DESCRIPTORS.is_dir()
@@ -52,6 +56,8 @@ def parts_of(name: str) -> list[str]:
     for part in parts:
         if len(part.encode()) > MAX_PART_BYTES or _RESERVED.match(part) or part != part.rstrip(". "):
             raise BadName("that is no file name that every system allows")
+        if _WINDOWS and _SIGNS.search(part):
+            raise BadName('on Windows a file name cannot hold any of < > : " | ? *')
     return parts
 
 
@@ -81,11 +87,11 @@ def pinned(root: Path, parts: Sequence[str], *, make: bool = False) -> Generator
             folder = resolved(root, parts)
     else:
         folder = resolved(root, parts)
-    if not _PINS:
+    if sys.platform == "win32" or not _PINS:
         if make:
             with explained(folder):
                 make_folder(folder)
-        yield folder
+        yield extended(folder)
         return
     base = Path(os.path.realpath(root))
     descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
+
+import psutil
 
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
@@ -79,7 +80,7 @@ def crash(value: Any_, once: Annotated[str, Optional_()] = "") -> Annotated[obje
         return value
     if once:
         Path(once).touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+    psutil.Process().kill()
     return value
 
 

@@ -54,7 +54,7 @@ def _save_many(root: Path) -> None:
 
 
 def test_two_processes_never_take_one_name(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_save_many, args=(tmp_path,)) for _ in range(2)]
     for worker in workers:
         worker.start()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import http.client
 import io
-import os
 import time
 from collections import Counter
-from pathlib import Path
 
+import psutil
 from PIL import Image
 from tests.server.hostile import Hostile, hostile_requests
 from tests.server.running import RunningServer
@@ -24,8 +23,7 @@ def _send(connection: http.client.HTTPConnection, request: Hostile, host: str) -
 
 
 def _memory(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+    return psutil.Process(pid).memory_info().rss
 
 
 def _png() -> bytes:

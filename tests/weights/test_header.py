@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,8 @@ def test_cut_short_names_both_sizes(tmp_path: Path) -> None:
 
 
 def test_refuses_directories_fifos_and_nothing(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("pipes are no files there")
     fifo = tmp_path / "pipe.safetensors"
     os.mkfifo(fifo)
     for path, words in (

@@ -166,6 +166,7 @@ def main() -> None:
     die_with_parent()
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr
     worker = LibraryWorker()
     while (frame := frames.read(source)) is not None:
         question, tail = frame

@@ -6,6 +6,7 @@ others by their one line in `COMMANDS`.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -104,7 +105,17 @@ def application(asked: str | None, complete: bool = False) -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the process ends with an exit code of `loraloom.errors`."""
+    _say_every_character()
     sys.exit(exit_code_of(sys.argv[1:] if arguments is None else arguments))
+
+
+def _say_every_character() -> None:
+    """Files and pipes get UTF-8 on every system; a terminal, or an encoding that was asked for, gets escapes
+    for what it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            asked = stream.isatty() or "PYTHONIOENCODING" in os.environ
+            stream.reconfigure(encoding=None if asked else "utf-8", errors="backslashreplace")
 
 
 def exit_code_of(arguments: Sequence[str]) -> int:

@@ -158,6 +158,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # which never fails at a character that its encoding lacks
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     module, _, name = sys.argv[1].partition(":")
     Worker(source, sink).work(cast("Factory", getattr(importlib.import_module(module), name)))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -128,7 +129,8 @@ async def features(_request: Request) -> Response:
 
 async def system_stats(request: Request) -> Response:
     state = state_of(request)
-    total, free = _memory()
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
     worker = state.dispatcher.worker_info
     argv: list[JSON] = [*state.settings.argv]
     system: dict[str, JSON] = {
@@ -156,16 +158,6 @@ async def system_stats(request: Request) -> Response:
     }
     devices = worker.get("devices") or [cpu]
     return Answer({"system": system, "devices": devices, "worker": dict(worker)})
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory in all, and free."""
-    try:
-        pages = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
-        size = os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 0, 0
-    return pages[0] * size, pages[1] * size
 
 
 async def empty_object(_request: Request) -> Response:

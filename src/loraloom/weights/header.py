@@ -24,6 +24,7 @@ from loraloom.weights.formats import TensorInfo
 from loraloom.weights.gguf_header import read_gguf
 from loraloom.weights.gguf_names import named_weights
 from loraloom.weights.marks import weights_of
+from loraloom.windows import extended
 
 MAX_HEADER_BYTES = 25_000_000
 MAX_TENSORS = 200_000
@@ -83,7 +84,7 @@ def open_regular(path: Path) -> int:
         if not stat.S_ISREG(mode):
             what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise ModelFileError(f"{path}: this is {what}; expected a .safetensors file")
-        descriptor = os.open(path, flags)
+        descriptor = os.open(extended(path), flags)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

@@ -159,10 +159,17 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _read_at(descriptor: int, view: memoryview, offset: int) -> int:
-    """Fill `view` from `offset`; the number of bytes read."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [view], offset)
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    data = os.read(descriptor, len(view))
-    view[: len(data)] = data
-    return len(data)
+    """Fill `view` from `offset`; the number of bytes read. Several threads may read one descriptor."""
+    if sys.platform == "win32":
+        return _seek_and_read(descriptor, view, offset)
+    return os.preadv(descriptor, [view], offset)
+
+
+def _seek_and_read(descriptor: int, view: memoryview, offset: int) -> int:
+    """`preadv` where there is none: the descriptor's position is one for all threads."""
+    with _ONE_POSITION, open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(offset)
+        return file.readinto(view) or 0
+
+
+_ONE_POSITION = threading.Lock()
