@@ -40,15 +40,6 @@ OTHERS: tuple[OtherModel, ...] = (
         "flux2", "Flux.2", (LoraSign(r"stream_modulation|to_qkv_mlp_proj", weight=3.0),), ("flux-2", "flux2")
     ),
     OtherModel("chroma", "Chroma", (LoraSign(r"distilled_guidance_layer", weight=9.0),), ("chroma",)),
-    OtherModel(
-        "qwen_image",
-        "Qwen-Image",
-        (
-            LoraSign(r"transformer_blocks_\d+_(img|txt)_(mlp|mod)_", weight=9.0),
-            LoraSign(r"^transformer_blocks_\d+_attn_", (3072,)),
-        ),
-        ("qwen",),
-    ),
     OtherModel("wan", "Wan", (LoraSign(r"^blocks_\d+_(self_attn|cross_attn|ffn)"),), ("wan",)),
     OtherModel(
         "hunyuan_video",

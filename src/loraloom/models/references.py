@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
+from loraloom.models.latent_maps import PATCH
 from loraloom.sampling.types import Cond
 
 
@@ -41,3 +42,16 @@ def placing(cond: Cond, known: Sequence[str], otherwise: str) -> str:
             f"{', '.join(known)}. Choose one in FluxKontextMultiReferenceLatentMethod, or leave the node out"
         )
     return method
+
+
+def laid_out(pictures: Sequence[Tensor], patch: int = PATCH) -> list[tuple[int, int]]:
+    """Top and left of each reference, in patches, by the method "offset": beside each other so that the whole
+    stays near to a square, to the right where it would else be higher than wide, else below."""
+    height = width = 0
+    places: list[tuple[int, int]] = []
+    for picture in pictures:
+        rows, columns = picture.shape[-2:]
+        top, left = (0, width) if rows + height > columns + width else (height, 0)
+        height, width = max(height, rows + top), max(width, columns + left)
+        places.append((-(-top // patch), -(-left // patch)))
+    return places
