@@ -40,7 +40,7 @@ Edit = Callable[[str, Api], tuple[Api, Api]]
 class Narrow:
     """network: makes the weights. clip_type: the CLIP loader's. encoders, autoencoder: what writes them.
     loras: kind → modules of that file. empty_latent: the class that makes empty latents.
-    edit: makes the workflows of `NAME_edit`."""
+    edit: makes the workflows of `NAME_edit`. others: further tensors of the network's file."""
 
     name: str
     network: Callable[[], Weights]
@@ -51,6 +51,7 @@ class Narrow:
     empty_latent: str = "EmptySD3LatentImage"
     shift: Api = field(default_factory=lambda: {"class_type": "ModelSamplingAuraFlow", "inputs": {}})
     edit: Edit | None = None
+    others: Mapping[str, torch.Tensor] = field(default_factory=lambda: dict[str, torch.Tensor]())
 
 
 @cache
@@ -92,7 +93,7 @@ class Shelf:
 
     def network(self, narrow: Narrow) -> str:
         place = f"diffusion_models/{narrow.name}.safetensors"
-        return self.put(place, lambda path: narrow.network().write(path))
+        return self.put(place, lambda path: narrow.network().write(path, narrow.others))
 
     def lora(self, narrow: Narrow, kind: str) -> str:
         def write(path: Path) -> Path:

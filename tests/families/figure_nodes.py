@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from math import prod
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from loraloom.engine.node import node
-from loraloom.nodes.sockets import Image, Latent, LatentValue
+from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue
+from loraloom.sampling.types import Cond
 from tests.families.bench import Api, Edit, api_node, measured
 
 
@@ -31,6 +33,11 @@ def figure_latent(figures: str, name: str) -> Latent:
 def zero_latent(shape: str) -> Latent:
     """shape: "1x64x5x7"."""
     return LatentValue(samples=torch.zeros([int(side) for side in shape.split("x")]))
+
+
+@node("FigureConditioning", category="tests")
+def figure_conditioning(figures: str, name: str) -> Conditioning:
+    return (Cond(_figure(figures, name)),)
 
 
 def _figure(figures: str, name: str) -> Tensor:
@@ -58,13 +65,24 @@ def _references(figures: str, name: str, case: Api) -> tuple[Api, Api]:
         "prompt": api_node("CLIPTextEncode", clip=["clip", 0], text=case["prompt"]),
         "latent": zeros(case["latent_shape"]),
     }
-    conditioning, count = ["prompt", 0], case.get("refs")
-    for key in known[:count] if isinstance(count, int) else known:
-        nodes[key] = api_node("FigureLatent", figures=figures, name=key)
-        nodes[f"with {key}"] = api_node("ReferenceLatent", conditioning=conditioning, latent=[key, 0])
-        conditioning = [f"with {key}", 0]
-    if case["method"] is not None:
-        method = {"reference_latents_method": case["method"], "conditioning": conditioning}
-        nodes["method"] = api_node("FluxKontextMultiReferenceLatentMethod", **method)
-        conditioning = ["method", 0]
+    count = case.get("refs")
+    keys = known[:count] if isinstance(count, int) else known
+    conditioning = with_references(nodes, "prompt", figures, keys, case["method"])
     return nodes, {"positive": conditioning, "negative": conditioning, "latent_image": ["latent", 0]}
+
+
+def with_references(
+    nodes: Api, prompt: str, figures: str, keys: Iterable[str], method: str | None
+) -> list[str | int]:
+    """Adds the nodes that give latents of the figures to a node's conditioning; the link to the result."""
+    conditioning: list[str | int] = [prompt, 0]
+    for key in keys:
+        nodes[key] = api_node("FigureLatent", figures=figures, name=key)
+        name = f"{prompt} with {key}"
+        nodes[name] = api_node("ReferenceLatent", conditioning=conditioning, latent=[key, 0])
+        conditioning = [name, 0]
+    if method is not None:
+        given = {"reference_latents_method": method, "conditioning": conditioning}
+        nodes[f"{prompt} placed"] = api_node("FluxKontextMultiReferenceLatentMethod", **given)
+        conditioning = [f"{prompt} placed", 0]
+    return conditioning

@@ -12,10 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
 from loraloom.models.latent_maps import patches, unpatched
-from loraloom.models.references import laid_out, reference_latents
+from loraloom.models.references import laid_out, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
@@ -29,8 +28,8 @@ def inputs(cond: Cond, run: Run) -> Inputs:
     """The prompt's hidden states and the reference pictures, placed as the conditioning says or the model."""
     return Inputs(
         {"context": Tokens(cond.context)},
-        {"method": torch.tensor([METHODS.index(_method(cond, run))])},
-        references=reference_latents(cond, run),
+        {"method": torch.tensor([METHODS.index(placing(cond, METHODS, _usual(run)))])},
+        references=references(cond, run),
     )
 
 
@@ -39,7 +38,7 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     method = METHODS[int(given.vectors["method"][0])]
     target, rows, columns = _tokens(x)
     frames = x.shape[2] if x.dim() == 5 else 1
-    pictures = [_tokens(reference.to(x)) for reference in given.references]
+    pictures = [_tokens(_picture(reference).to(x)) for reference in given.references]
     places = [grid(frames, rows, columns)]
     for number, (frame, top, left) in enumerate(_places(method, given.references)):
         _, height, width = pictures[number]
@@ -72,16 +71,11 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     return _untokened(module.proj_out(states).float(), x, rows, columns)
 
 
-def _method(cond: Cond, run: Run) -> str:
-    """How references are placed: as the conditioning says, else as the model was trained."""
-    default = "negative_index" if run.config["use_additional_t_cond"] else "index"
-    default = "index_timestep_zero" if run.config["zero_cond_t"] else default
-    method = cond.options.get("reference_latents_method", default)
-    if method not in METHODS:
-        raise InputError(
-            f"Qwen-Image places reference pictures by one of {', '.join(METHODS)}; {method!r} was asked for."
-        )
-    return cast(str, method)
+def _usual(run: Run) -> str:
+    """How the model was trained to see references."""
+    if run.config["zero_cond_t"]:
+        return "index_timestep_zero"
+    return "negative_index" if run.config["use_additional_t_cond"] else "index"
 
 
 def _tokens(x: Tensor) -> tuple[Tensor, int, int]:
@@ -90,6 +84,11 @@ def _tokens(x: Tensor) -> tuple[Tensor, int, int]:
         return patches(x)
     tokens, rows, columns = patches(x.movedim(2, 1).flatten(0, 1))
     return tokens.reshape(len(x), -1, tokens.shape[-1]), rows, columns
+
+
+def _picture(reference: Tensor) -> Tensor:
+    """A reference as one picture."""
+    return reference[:, :, 0] if reference.dim() == 5 else reference
 
 
 def _untokened(tokens: Tensor, x: Tensor, rows: int, columns: int) -> Tensor:
