@@ -11,14 +11,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+Writer: TypeAlias = Callable[[Path], Path]
 
 WIDTH = 64
 HEAD = 128

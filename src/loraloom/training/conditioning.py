@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-import torch
 from blake3 import blake3
-from torch import nn
+from torch import Tensor
 
 from loraloom.folders import ModelFolders
 from loraloom.models.encoder import encoder_kind
 from loraloom.models.handles import TextEncoders
 from loraloom.models.recipe import Use
 from loraloom.models.text.clip import Encoded
-from loraloom.models.text.encode import combined, encode_prompt, recipe_of
-from loraloom.models.text.tokens import Chunk, rules_for, tokenize
+from loraloom.models.text.encode import combined, cut_at, encode_prompt, recipe_of, templated
+from loraloom.models.text.run import TextModule, encoder_run
+from loraloom.models.text.tokens import rules_for, tokenize
 from loraloom.sampling.types import Cond
 from loraloom.training.model import LiveText
 from loraloom.training.storage import read_tensors, write_tensors
+
+EXTRA = "extra."
+"""What stands before the names of a conditioning's extras in a cached file."""
 
 
 class CachedText:
@@ -40,12 +44,16 @@ class CachedText:
         path = self._folder / f"{name}.safetensors"
         if not path.exists():
             (cond,), _ = encode_prompt(self._live, self._text, _unweighted(caption), ModelFolders(()))
-            tensors = {"context": cond.context}
-            if cond.pooled is not None:
-                tensors["pooled"] = cond.pooled
-            write_tensors(path, tensors)
+            write_tensors(path, _tensors(cond))
         tensors = read_tensors(path)
-        return Cond(tensors["context"], tensors.get("pooled"))
+        extras = {name.removeprefix(EXTRA): t for name, t in tensors.items() if name.startswith(EXTRA)}
+        return Cond(tensors["context"], tensors.get("pooled"), mask=tensors.get("mask"), extras=extras)
+
+
+def _tensors(cond: Cond) -> dict[str, Tensor]:
+    named = {"context": cond.context, "pooled": cond.pooled, "mask": cond.mask}
+    kept = {name: tensor for name, tensor in named.items() if tensor is not None}
+    return kept | {f"{EXTRA}{name}": tensor for name, tensor in cond.extras.items()}
 
 
 def _unweighted(caption: str) -> str:
@@ -62,21 +70,16 @@ class LearningText:
     def __call__(self, caption: str) -> Cond:
         """The conditioning of a caption, through adapters in the encoders."""
         recipe = recipe_of(self._text)
-        return combined(recipe, {use.key: self._run(use, caption) for use in recipe.uses})
+        uses = (use for use in recipe.uses if not use.tokens_only)
+        return combined(recipe, {use.key: self._run(use, caption) for use in uses})
 
     def _run(self, use: Use, caption: str) -> Encoded:
-        module: nn.Module = self._live.modules[use.encoder]
-        part = self._text.part(use.encoder)
+        module = cast("TextModule", self._live.modules[use.encoder])
+        kind, part = encoder_kind(use.encoder), self._text.part(use.encoder)
         assert part is not None
-        rules = rules_for(encoder_kind(use.encoder), use, part.weights)
-        chunks = tokenize(_unweighted(caption), rules, lambda name: None).chunks
-        numbers = torch.tensor([_numbers(chunk) for chunk in chunks], device=self._live.device)
-        ends = torch.tensor([row.index(rules.end) for row in numbers.tolist()], device=self._live.device)
-        (layer,) = use.layers
-        out: Encoded = module(module.embed(numbers), ends, layer, use.norm_layer)  # pyright: ignore[reportCallIssue]
-        first = [None if t is None else t[:1] for t in (out.pooled, out.projected)]
-        return Encoded(out.hidden.flatten(0, 1)[None], *first)
-
-
-def _numbers(chunk: Chunk) -> list[int]:
-    return [weighted.token for weighted in chunk if isinstance(weighted.token, int)]
+        rules = rules_for(kind, use, part.weights)
+        chunks = tokenize(templated(use, _unweighted(caption)), rules, lambda name: None).chunks
+        out = encoder_run(module, kind, use, rules, self._live.device)(chunks)
+        pooled, projected = (None if t is None else t[:1] for t in (out.pooled, out.projected))
+        hidden = out.hidden.flatten(0, 1)[None, cut_at(kind.vocabulary, use.cut, chunks[0]) :]
+        return Encoded(hidden, pooled, projected, out.mask)

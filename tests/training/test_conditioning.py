@@ -1,0 +1,48 @@
+"""Captions as conditionings: kept whole in the cache, and the same with gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loraloom.folders import ModelFolders
+from loraloom.models.checkpoint import open_text_encoders
+from loraloom.models.memory import Memory
+from loraloom.models.text.encode import encode_prompt
+from loraloom.training.conditioning import CachedText, LearningText
+from loraloom.training.model import LiveText
+from tests import narrow_models as narrow
+from tests.conftest import NarrowFile
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [
+        (narrow.write_qwen3_4b, "flux2"),
+        (narrow.write_qwen3_06b, "stable_diffusion"),
+        (narrow.write_qwen25vl, "qwen_image"),
+    ],
+)
+def test_conditionings_of_language_models(
+    narrow_file: NarrowFile, tmp_path: Path, write: narrow.Writer, kind: str
+) -> None:
+    clip = open_text_encoders((narrow_file(write),), kind)
+    memory = Memory("cpu", "fp32")
+    live = LiveText(memory.text(clip), memory.device)
+    (expected,), _ = encode_prompt(memory, clip, "two cats", ModelFolders(()))
+    for _ in range(2):
+        found = CachedText(live, clip, tmp_path, "key")("two cats")
+        assert torch.equal(found.context, expected.context)
+        assert (found.mask is None) == (expected.mask is None)
+        assert found.mask is None or expected.mask is None or torch.equal(found.mask, expected.mask)
+        assert {name: t.tolist() for name, t in found.extras.items()} == {
+            name: t.tolist() for name, t in expected.extras.items()
+        }
+    assert len(list(tmp_path.iterdir())) == 1
+    module = live.modules[clip.parts[0].role].requires_grad_(True)
+    learning = LearningText(live, clip)("two cats")
+    torch.testing.assert_close(learning.context.detach(), expected.context)
+    learning.context.sum().backward()
+    assert module.get_parameter("model.layers.0.mlp.up_proj.weight").grad is not None
