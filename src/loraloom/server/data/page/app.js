@@ -3,6 +3,8 @@ import { html, render, useEffect } from "./html.js";
 import { Button, IconButton } from "./controls.js";
 import { Icon } from "./icons.js";
 import { Draw } from "./draw.js";
+import { Gallery } from "./gallery.js";
+import { Library } from "./library.js";
 import { Queue } from "./queue.js";
 import { Strengths } from "./strengths.js";
 import { loadLibrary } from "./library_state.js";
@@ -13,6 +15,8 @@ const look = kept("loraloom.look", { theme: "auto" });
 const THEMES = { auto: ["light", "sun", "Light"], light: ["dark", "moon", "Dark"], dark: ["auto", "auto", "As the system"] };
 const VIEWS = [
   ["draw", "Draw", Draw],
+  ["gallery", "Gallery", Gallery],
+  ["library", "LoRAs", Library],
   ["queue", "Queue", Queue],
 ];
 const HIDDEN = { strengths: ["draw", "Strengths", Strengths] };

@@ -49,6 +49,11 @@ function parts(base) {
   };
 }
 
+// A base that is not there (any more) gives way to the first that is.
+choices.listen((found) => {
+  if (found?.bases.length && !baseOf(draft.value, found)) chooseBase(found.bases[0]);
+});
+
 const ours = Object.keys(EMPTY);
 export const settingsOf = (values) => Object.fromEntries(ours.map((name) => [name, values[name] ?? EMPTY[name]]));
 

@@ -50,9 +50,6 @@ function Form({ receipts }) {
   const found = useStore(choices);
   const [busy, setBusy] = useState(false);
   const file = useRef(null);
-  useEffect(() => {
-    if (found && !found.bases.some((base) => base.name === d.base && base.kind === d.base_kind) && found.bases.length) chooseBase(found.bases[0]);
-  }, [found]);
   const run = async () => {
     setBusy(true);
     const card = await attempt(drawDraft);

@@ -1,0 +1,105 @@
+"""The gallery in the browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tests.server.browser import NewPage, needs_browser
+
+from loraloom.workflow.drawing import DrawSettings, graph_of
+
+pytestmark = needs_browser
+
+
+def write_picture(folder: Path, name: str, color: str, prompt: str, age: float) -> None:
+    settings = DrawSettings("loraloom-demo.safetensors", prompt, width=128, height=128, steps=3, seed=77)
+    info = PngInfo()
+    info.add_text("prompt", json.dumps(graph_of(settings).to_api()))
+    path = folder / "output" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (128, 128), color).save(path, pnginfo=info)
+    os.utime(path, (time.time() - age,) * 2)
+
+
+@pytest.fixture(scope="module")
+def pictures(folder: Path) -> None:
+    write_picture(folder, "new.png", "red", "a new one <b>bold</b>", 10)
+    write_picture(folder, "sub/old.png", "blue", "an old one", 5000)
+    write_picture(folder, "middle.png", "green", "a middle one", 100)
+
+
+def names(page: Any) -> list[str]:
+    labels = page.locator(".tile").evaluate_all("tiles => tiles.map(t => t.getAttribute('aria-label'))")
+    return [label.split(",")[0] for label in labels]
+
+
+def test_from_the_newest_to_the_form(new_page: NewPage, pictures: None) -> None:
+    watched = new_page()
+    page = watched.open("/gallery")
+    page.locator(".tile").first.wait_for()
+    assert names(page) == ["new.png", "middle.png", "sub/old.png"]
+    page.get_by_label("Search by file name").fill("old")
+    assert names(page) == ["sub/old.png"]
+    page.locator(".tile").click()
+    page.get_by_text("an old one").wait_for()
+    assert page.locator("dialog").get_by_text("77").count() == 1
+    watched.check("picture-wide-light")
+    page.get_by_role("button", name="Use these settings").click()
+    page.get_by_label("Prompt", exact=True).wait_for()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "an old one"
+    assert page.get_by_label("Seed", exact=True).input_value() == "77"
+
+
+def test_a_picture_opens_as_a_workflow(new_page: NewPage, pictures: None) -> None:
+    page = new_page().open("/gallery")
+    page.get_by_role("button", name="new.png").click()
+    page.get_by_role("button", name="Open as workflow").click()
+    page.get_by_role("button", name="Run workflow").wait_for()
+    assert page.get_by_label("text", exact=True).first.input_value() == "a new one <b>bold</b>"
+
+
+def test_two_pictures_side_by_side(new_page: NewPage, pictures: None) -> None:
+    watched = new_page("phone", "dark")
+    page = watched.open("/gallery")
+    page.get_by_role("button", name="Choose").click()
+    page.get_by_role("button", name="new.png").click()
+    page.get_by_role("button", name="middle.png").click()
+    page.get_by_role("button", name="Compare two").click()
+    page.get_by_label("Seam between new.png and middle.png").wait_for()
+    watched.check("gallery-compare-phone-dark")
+
+
+def test_to_the_bin_and_back(new_page: NewPage, folder: Path, pictures: None) -> None:
+    page = new_page().open("/gallery")
+    page.get_by_role("button", name="middle.png").click()
+    page.get_by_role("button", name="To the bin").click()
+    page.get_by_role("button", name="middle.png").wait_for(state="detached")
+    assert (folder / "output" / ".bin" / "middle.png").exists()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="middle.png").wait_for()
+    page.get_by_role("button", name="middle.png").click()
+    page.get_by_role("button", name="To the bin").click()
+    page.get_by_role("button", name="middle.png").wait_for(state="detached")
+    page.get_by_role("button", name="Bin", exact=True).click()
+    page.get_by_role("button", name="middle.png").click()
+    page.locator("dialog").get_by_role("button", name="Bring back").click()
+    page.get_by_text("The bin is empty").wait_for()
+    assert (folder / "output" / "middle.png").exists()
+
+
+@pytest.mark.parametrize("size", ["phone", "wide"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_gallery_looks_right_everywhere(
+    new_page: NewPage, pictures: None, size: str, scheme: str
+) -> None:
+    watched = new_page(size, scheme)
+    page = watched.open("/gallery")
+    page.locator(".tile img").first.wait_for()
+    watched.check(f"gallery-{size}-{scheme}")
