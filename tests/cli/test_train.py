@@ -62,3 +62,13 @@ def test_a_folder_and_a_base_are_enough(tmp_path: Path, pictures: Path) -> None:
 def test_what_cannot_be_used_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["train", *arguments]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_the_log_has_a_line_for_every_step(tmp_path: Path, pictures: Path) -> None:
+    base = write_sd15(tmp_path / "base.safetensors")
+    arguments = ["--data", str(pictures), "--base", str(base), "--output", str(tmp_path / "out")]
+    more = ["--steps", "2", "--resolution", "32", "--log", str(tmp_path / "logs" / "steps.jsonl")]
+    assert exit_code_of(["train", *arguments, "--name", "n", *more]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "logs" / "steps.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["steps"]) for line in lines] == [(1, 2), (2, 2)]
+    assert all(line["loss"] > 0 for line in lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +38,9 @@ def train_command(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps, with --data.")] = 1000,
     resolution: Annotated[int, typer.Option(min=16, help="Side of the pictures, with --data.")] = 512,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="Append the numbers of every step to this file, as lines of JSON.")
+    ] = None,
 ) -> None:
     """Train a LoRA. A run that was stopped goes on from its last saved state when started again."""
     if config is not None:
@@ -53,14 +58,16 @@ def train_command(
             "run": {"steps": steps, "resolution": resolution},
         }
         settings = parse(stated, Settings, Path())
-    trained = _run(settings)
+    trained = _run(settings, log)
     if as_json:
         typer.echo(json.dumps(_as_json(trained)))
 
 
-def _run(settings: Settings) -> Trained:
-    """Train with a progress bar on a terminal, with lines elsewhere."""
+def _run(settings: Settings, log: Path | None) -> Trained:
+    """Train with a progress bar on a terminal, with lines elsewhere. Ctrl+C stops behind the present step."""
     from loraloom.training.train import train
+
+    stop = _Stop()
 
     console = open_console(stderr=True)
     columns = (
@@ -74,6 +81,7 @@ def _run(settings: Settings) -> Trained:
         bar = progress.add_task(settings.name, total=settings.run.steps, loss="-")
 
         def ready(session: Session, step: int) -> None:
+            stop.after_steps()
             count = len(session.split.training)
             layers = sum(len(adapter.modules) for adapter in session.adapters.values())
             for remark in session.remarks:
@@ -92,16 +100,54 @@ def _run(settings: Settings) -> Trained:
                 measured = "" if report.validation is None else f", validation {report.validation:.4f}"
                 best = " (best so far)" if report.is_best else ""
                 console.print(f"step {report.step}/{report.steps}: loss {report.loss:.4f}{measured}{best}")
+            if log is not None:
+                write_step(log, report)
+            if stop.wanted:
+                raise KeyboardInterrupt
 
         try:
             trained = train(settings, stepped, ready)
         except KeyboardInterrupt:
             states = settings.output / "states"
             raise Cancelled(f"stopped; the run goes on from its last state in {states}") from None
+        finally:
+            stop.at_once()
     for path in (trained.lora, trained.diffusers, trained.best, trained.curve):
         if path is not None:
             console.print(escape(str(path)))
     return trained
+
+
+def write_step(log: Path, report: StepReport) -> None:
+    """Append a step's numbers to a file, as a line of JSON."""
+    told = {"step": report.step, "steps": report.steps, "loss": report.loss, "rate": report.rate,
+            "seconds": round(report.seconds, 4)}  # fmt: skip
+    if report.validation is not None:
+        told["validation"] = report.validation
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
+
+
+class _Stop:
+    """The first Ctrl+C during the steps waits for the end of the present one; every other stops at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before = signal.getsignal(signal.SIGINT)
+
+    def after_steps(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._hear)
+
+    def at_once(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, _number: int, _frame: object) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
 
 
 def _as_json(trained: Trained) -> dict[str, object]:

@@ -243,9 +243,9 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
         `started`, `run_started`, `cached`, `node_started`, `node_finished`, `note`, `warning`, `blocked`,
         `node_failed`, and at the end `completed`, `failed`, `cancelled`, `requeued` or `quarantined`, each
         with {job, status, at} and its own fields; `progress` {job, node, display, value, max, preview}, of
-        which only the latest is sent. Events that last have an id. A reader that comes back with
-        `Last-Event-ID` (or `?after=`) gets those that it has missed; `reset` says that they are not known any
-        more, so that lists have to be read again.
+        which only the latest is sent; `training` {name, status} while one runs. Events that last have an
+        id. A reader that comes back with `Last-Event-ID` (or `?after=`) gets those that it has missed;
+        `reset` says that they are not known any more, so that lists have to be read again.
         """
         last = request.headers.get("last-event-id", after)[:100]
         return _streamed(stream(state.events, dispatcher, last, previews=previews))

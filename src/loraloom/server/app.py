@@ -104,6 +104,7 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
             stop()
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
+            await state.trainings.close()
             await state.library.stop()
             await state.dispatcher.stop()
 

@@ -62,6 +62,14 @@ class EventLog:
             said = {k: v for k, v in notice.payload.items() if k not in ("kind", "job")}
             at = time.time() if event is None else event.at
             self._add(notice.kind, {"job": job.id, "status": str(job.status), "at": at, **said})
+        self._wake()
+
+    def tell(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Tell of something that is no job."""
+        self._add(kind, data)
+        self._wake()
+
+    def _wake(self) -> None:
         news, self.news = self.news, asyncio.Event()
         news.set()
 

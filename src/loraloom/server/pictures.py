@@ -65,3 +65,16 @@ def as_png(content: bytes, max_pixels: int) -> bytes:
     buffer = io.BytesIO()
     plain.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def check_picture(content: bytes, max_pixels: int) -> None:
+    """Decode an upload, within limits. HTTPException 400 for what is no picture, 413 for one too large."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise HTTPException(413, f"the picture has more than {max_pixels} pixels")
+            picture.load()
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        raise HTTPException(400, "the upload is no picture that can be read") from error

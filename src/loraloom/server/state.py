@@ -20,6 +20,7 @@ from loraloom.server.hub import Hub, encoded
 from loraloom.server.library_process import LibraryProcess
 from loraloom.server.listing import QueueListing
 from loraloom.server.settings import ServerSettings
+from loraloom.server.trainings import Trainings
 from loraloom.server.webhooks import Webhooks
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
@@ -72,9 +73,11 @@ class ServerState:
     awaits_classes: bool = False
     events: EventLog = field(default_factory=EventLog)
     queue_listing: QueueListing = field(init=False)
+    trainings: Trainings = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue_listing = QueueListing(self.dispatcher)
+        self.trainings = Trainings(self.settings.user_dir / "trainings", self.events.tell)
 
     def learn(self, declared: JSON) -> None:
         """Take over the classes that the worker brings along."""

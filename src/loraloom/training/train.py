@@ -40,8 +40,8 @@ def train(
     """Run to the end, from the last saved state where there is one.
 
     on_ready: told of the session, and of the step it goes on from. on_step: after each step; it may raise
-    to stop the run, which then goes on later from the last saved state. Raises InputError for settings or
-    data that cannot be used, LoraloomError where the loss is not finite."""
+    to stop the run, whose state is then saved, so that it goes on from there later. Raises InputError for
+    settings or data that cannot be used, LoraloomError where the loss is not finite."""
     session = open_session(settings)
     loop = Loop(session)
     began = _began(settings.output)
@@ -59,7 +59,12 @@ def train(
             draw_samples(session, report.step)
         if report.is_saved:
             draw_losses(settings.output / "loss.png", loop.position)
-        on_step(report)
+        try:
+            on_step(report)
+        except BaseException:
+            if not report.is_saved:
+                loop.save()
+            raise
     if writer is not None:
         writer.close()
     lora = settings.output / f"{settings.name}.safetensors"

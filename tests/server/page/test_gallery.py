@@ -25,7 +25,8 @@ def write_picture(folder: Path, name: str, color: str, prompt: str, age: float) 
     path = folder / "output" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (128, 128), color).save(path, pnginfo=info)
-    os.utime(path, (time.time() - age,) * 2)
+    when = time.time() - age
+    os.utime(path, (when, when))
 
 
 @pytest.fixture(scope="module")

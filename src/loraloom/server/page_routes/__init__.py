@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from loraloom.server.page_routes import cards, drawing, gallery, library
+from loraloom.server.page_routes import cards, drawing, gallery, library, training
 from loraloom.server.state import ServerState
 
 
@@ -14,3 +14,4 @@ def add_page_routes(api: FastAPI, state: ServerState) -> None:
     drawing.add(api, state)
     gallery.add(api, state)
     library.add(api, state)
+    training.add(api, state)

@@ -7,6 +7,7 @@ import { Gallery } from "./gallery.js";
 import { Library } from "./library.js";
 import { Queue } from "./queue.js";
 import { Strengths } from "./strengths.js";
+import { Training } from "./training.js";
 import { loadLibrary } from "./library_state.js";
 import { connected, follow, queue } from "./queue_state.js";
 import { attempt, dismiss, kept, loadChoices, notices, place, spoken, useStore } from "./state.js";
@@ -18,6 +19,7 @@ const VIEWS = [
   ["gallery", "Gallery", Gallery],
   ["library", "LoRAs", Library],
   ["queue", "Queue", Queue],
+  ["training", "Training", Training],
 ];
 const HIDDEN = { strengths: ["draw", "Strengths", Strengths] };
 

@@ -4,6 +4,8 @@ import { Store, spoken, tell } from "./state.js";
 
 export const queue = new Store(null);
 export const progress = new Store({});
+/** Counts what the server has told of trainings. */
+export const happened = new Store(0);
 export const connected = new Store(true);
 export const STATES = { pending: "waiting", running: "being drawn", completed: "done", failed: "failed", cancelled: "cancelled", quarantined: "put aside" };
 
@@ -58,6 +60,7 @@ export function follow() {
   stream.addEventListener("open", () => connected.set(true));
   stream.addEventListener("error", () => connected.set(false));
   for (const kind of CHANGES) stream.addEventListener(kind, refresh);
+  for (const kind of ["training", "reset"]) stream.addEventListener(kind, () => happened.set((count) => count + 1));
   stream.addEventListener("progress", (event) => {
     const said = JSON.parse(event.data);
     const preview = said.preview ? `data:image/jpeg;base64,${said.preview}` : progress.value[said.job]?.preview;

@@ -1,0 +1,76 @@
+"""Training in the browser, for real: on the demo's model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.server.browser import NewPage, needs_browser
+
+pytestmark = needs_browser
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder on the user's own computer."""
+    place = tmp_path_factory.mktemp("mine") / "my things"
+    place.mkdir()
+    for number, color in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (96, 96), color).save(place / f"{number}.png")
+        (place / f"{number}.txt").write_text(f"a {color} thing")
+    return place
+
+
+def test_from_a_folder_to_the_library(new_page: NewPage, pictures: Path, folder: Path) -> None:
+    watched = new_page()
+    page = watched.open("/training")
+    page.get_by_text("No training yet").wait_for()
+    page.get_by_role("button", name="New training").click()
+    page.get_by_label("Pictures and captions").set_input_files(str(pictures))
+    page.get_by_text("6 files are in the folder my things").wait_for()
+    page.get_by_text("3 of 3 have a caption").wait_for()
+    page.get_by_label("Name of the LoRA").fill("mything")
+    page.get_by_label("Trigger word").fill("mythg")
+    for label, value in (("Training steps", "12"), ("Resolution", "64"), ("Rank", "2")):
+        page.get_by_label(label, exact=True).fill(value)
+        page.get_by_label(label, exact=True).press("Tab")
+    page.get_by_label("Sample prompts, one a line").fill("mythg, a red thing\nmythg, <b>bold</b>")
+    watched.check("training-new-wide-light")
+    page.get_by_role("button", name="Start training").click()
+    page.get_by_role("heading", name="mything").wait_for()
+    page.get_by_role("link", name="In the library").wait_for(timeout=180_000)
+    page.locator("svg.curve").wait_for()
+    page.wait_for_function("() => document.querySelectorAll('.sample-strip img').length >= 4")
+    watched.check("training-run-wide-light")
+    assert (folder / "models" / "loras" / "mything.safetensors").exists()
+    page.get_by_role("button", name="Draw with it").click()
+    page.locator(".lora-row", has_text="mything").wait_for()
+    page.get_by_role("button", name="mythg", exact=True).wait_for()
+
+
+def test_stop_and_go_on(new_page: NewPage, pictures: Path) -> None:
+    watched = new_page("phone", "dark")
+    page = watched.open("/training")
+    page.get_by_role("button", name="New training").click()
+    page.get_by_label("Pictures and captions").set_input_files(str(pictures))
+    page.get_by_text("files are in the folder").wait_for()
+    page.get_by_label("Name of the LoRA").fill("longer")
+    for label, value in (("Training steps", "3000"), ("Resolution", "64"), ("Rank", "2")):
+        page.get_by_label(label, exact=True).fill(value)
+        page.get_by_label(label, exact=True).press("Tab")
+    page.get_by_role("button", name="Start training").click()
+    page.locator("svg.curve").wait_for(timeout=120_000)
+    watched.check("training-run-phone-dark")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Go on").click(timeout=120_000)
+    page.get_by_role("button", name="Stop").click(timeout=120_000)
+    page.get_by_role("button", name="Go on").wait_for(timeout=120_000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_list_of_trainings_looks_right(new_page: NewPage, scheme: str) -> None:
+    watched = new_page("wide" if scheme == "dark" else "phone", scheme)
+    page = watched.open("/training")
+    page.get_by_text("mything").first.wait_for()
+    watched.check(f"trainings-{scheme}")
