@@ -92,9 +92,8 @@ def _gguf_architecture(file: Path) -> str:
     from loraloom.models.recognition import recognise
     from loraloom.weights.header import read_header
 
-    name = recognise(read_header(file)).family.name
-    known = {"sd15": "sd1", "sd20": "sd1", "sdxl_refiner": "sdxl", "sd35": "sd3", "z_image": "lumina2"}
-    return known.get(name, name)
+    family = recognise(read_header(file)).family
+    return family.gguf or family.name
 
 
 def _size(path: Path) -> str:

@@ -116,6 +116,7 @@ class Family(KnownModel):
 
     prediction: what the network predicts. prompt: how it uses its text encoders.
     said: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
+    gguf: what GGUF files call it (`general.architecture`); "": its own name.
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
     """
 
@@ -123,6 +124,7 @@ class Family(KnownModel):
     prediction: Callable[[WeightSource], Parametrisation]
     prompt: Recipe
     said: tuple[str, ...] = ()
+    gguf: str = ""
     blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     lora: LoraFacts = LoraFacts()
     training: TrainingFacts | None = None

@@ -132,6 +132,7 @@ FAMILY = Family(
     prediction=prediction,
     prompt=FLUX1,
     said=("flux-1", "flux1", "flux.1", "flux"),
+    gguf="flux",
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
     lora=LoraFacts(
         base_version="flux1",

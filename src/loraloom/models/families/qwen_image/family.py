@@ -62,6 +62,7 @@ FAMILY = Family(
     prediction=flux_flow(1.15),
     prompt=QWEN_IMAGE,
     said=("qwen-image", "qwen_image", "qwen"),
+    gguf="qwen_image",
     blocks={"double": "transformer_blocks"},
     lora=LoraFacts(
         signs=(

@@ -31,6 +31,7 @@ FAMILY = Family(
     prediction=discrete("eps"),
     prompt=SD15,
     said=("stable-diffusion-v1", "sd_v1", "sd_1", "sd1"),
+    gguf="sd1",
     lora=unet_lora(768, kohya="module", base_version="sd_v1"),
     training=TrainingFacts(
         architecture="stable-diffusion-v1/lora",

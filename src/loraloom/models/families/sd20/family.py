@@ -48,6 +48,7 @@ FAMILY = Family(
     prediction=prediction,
     prompt=SD20,
     said=("stable-diffusion-v2", "sd_v2", "sd_2"),
+    gguf="sd1",
     lora=unet_lora(1024, kohya="module", base_version="sd_v2"),
     training=TrainingFacts(
         architecture="stable-diffusion-v2-768-v/lora",

@@ -33,6 +33,7 @@ FAMILY = Family(
     prediction=discrete("eps"),
     prompt=SDXL,
     said=("stable-diffusion-xl-v1-base", "stable-diffusion-xl", "sdxl_base", "sdxl"),
+    gguf="sdxl",
     lora=unet_lora(2048, deep=True, base_version="sdxl_base_v1-0"),
     training=TrainingFacts(
         architecture="stable-diffusion-xl-v1-base/lora",

@@ -33,5 +33,6 @@ FAMILY = Family(
     prediction=discrete("eps"),
     prompt=REFINER,
     said=("stable-diffusion-xl-v1-refiner",),
+    gguf="sdxl",
     lora=unet_lora(1280, deep=True),
 )

@@ -74,6 +74,7 @@ FAMILY = Family(
     prediction=flow(shift=3.0),
     prompt=Z_IMAGE,
     said=("z-image", "z_image", "zimage"),
+    gguf="lumina2",
     blocks={"layers": "layers"},
     lora=LoraFacts(
         base_version="z_image",
