@@ -1,0 +1,82 @@
+"""Whole pictures from quantised files against ComfyUI's latents, with a LoRA and without.
+
+The file is the narrow model with its attention and feed-forward layers quantised, as the figures' was.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from loraloom.session import Session
+from loraloom.weights.formats import formats
+from loraloom.weights.tensor_file import TensorFile
+from tests.families.bench import Narrow, Shelf, graph_of, narrow_models
+from tests.weights.test_marks import mark
+
+FIGURES = Path(__file__).parents[1] / "data" / "storage" / "latents.npz"
+QUANTISED = ("attention.qkv", "attention.out", "feed_forward")
+CASE = {
+    "width": 64, "height": 64, "batch": 1, "shift": None, "loras": [], "seed": 1234, "steps": 4, "cfg": 1.0,
+    "positive": "a red fox in the snow, oil painting", "negative": "",
+}  # fmt: skip
+
+
+def write_quantised(path: Path, narrow: Narrow, to: str, option: str) -> Path:
+    weights = narrow.network()
+    tensors: dict[str, Tensor] = {}
+    for name in weights.known:
+        value, stem = weights.value(name), name.removesuffix(".weight")
+        made = None
+        if value.dim() == 2 and any(part in name for part in QUANTISED):
+            made = formats()[to].pack(value, option)
+        if made is None:
+            tensors[name] = value
+            continue
+        parts, said = made
+        tensors |= {f"{stem}.{part}": tensor.contiguous() for part, tensor in parts.items()}
+        tensors[f"{stem}.comfy_quant"] = mark(**said)
+    save_file(tensors, path)
+    return path
+
+
+def latent_of(session: Session, shelf: Shelf, narrow: Narrow, file: str, lora: bool) -> Tensor:
+    case = CASE | {"loras": [("kohya", 0.8)] if lora else []}
+    graph = graph_of(shelf, narrow, case)
+    graph["unet"]["inputs"]["unet_name"] = file
+    run = session.run(graph)
+    path = next(output.path for output in run.outputs if output.path.suffix == ".latent")
+    return TensorFile(path).read("latent_tensor", torch.float32)
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "option"),
+    [("z_image_fp8_scaled", "fp8", ""), ("z_image_int8_convrot", "int8", "convrot64")],
+)
+def test_latents_are_comfyuis(session: Session, shelf: Shelf, name: str, to: str, option: str) -> None:
+    """fp8 to rounding of float32. Rounding inputs to int8 makes every picture its own: noise of 1e-8 in each
+    layer moves it by 1 %, so ours may be as far from ComfyUI's as ComfyUI's from itself. LoRAs are exact here
+    and requantised there: ours are nearer to the wide model's picture."""
+    narrow = narrow_models()["z_image"]
+    write = partial(write_quantised, narrow=narrow, to=to, option=option)
+    file = shelf.put(f"diffusion_models/{name}.safetensors", write)
+    with np.load(FIGURES) as figures:
+        theirs, plain = (torch.from_numpy(figures[f"{one}|latent"]) for one in (name, "z_image"))
+        their_lora, plain_lora = (
+            torch.from_numpy(figures[f"{one}|latent_lora"]) for one in (name, "z_image")
+        )
+    found = latent_of(session, shelf, narrow, file, lora=False).reshape(theirs.shape)
+    assert distance(found, theirs) < (1e-5 if to == "fp8" else 0.02)
+    assert distance(found, plain) < 1.2 * distance(theirs, plain)
+    found = latent_of(session, shelf, narrow, file, lora=True).reshape(theirs.shape)
+    assert distance(found, plain_lora) < distance(their_lora, plain_lora)
