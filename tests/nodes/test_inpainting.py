@@ -81,6 +81,7 @@ def test_tiles_are_as_large_as_memory_allows(
     network = services(run).memory.autoencoder(vae)
     samples = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(3))
     picture = network.decode(samples)  # 320 × 320 pixels
+    width = network._kind.width(network._config)  # pyright: ignore[reportPrivateUsage]
     sizes: list[int] = []
     plain = network._decode  # pyright: ignore[reportPrivateUsage]
 
@@ -90,7 +91,7 @@ def test_tiles_are_as_large_as_memory_allows(
 
     monkeypatch.setattr(network, "_decode", seen)
     for pixels, largest in ((320 * 320, 40 * 40), (256 * 256, 32 * 32), (0, 16 * 16)):
-        room = picture_bytes(network._config, pixels, 4, DECODER_MAPS)  # pyright: ignore[reportPrivateUsage]
+        room = picture_bytes(width, pixels, 4, DECODER_MAPS)
         monkeypatch.setattr(memory_module, "available_memory", lambda device, room=room: room)
         sizes.clear()
         assert network.decode(samples).shape == picture.shape
