@@ -509,3 +509,11 @@ def test_values_that_nothing_names_are_told() -> None:
     graph = parse_ui(workflow(node(1, "Strange", values=[1, 2])))
     assert graph.nodes["1"].inputs == {}
     assert "2 widget values were left out" in graph.notes[0]
+
+
+def test_saved_names_that_the_class_does_not_have_are_told() -> None:
+    values = {"width": 32, "hight": 16, "control_after_generate": "fixed"}
+    graph = parse_ui(workflow(node(1, "EmptyLatentImage", values=values)))
+    assert graph.nodes["1"].inputs == {"width": 32, "height": 512, "batch_size": 1}
+    (note,) = graph.notes
+    assert "node 1 (EmptyLatentImage): the class has no input 'hight'" in note

@@ -20,7 +20,7 @@ from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.subgraphs import Instance, fill_promoted, instances
 from loraloom.workflow.ui_document import BYPASS, NEVER, Document, UiNode, read_document, subgraph_definitions
 from loraloom.workflow.use_everywhere import with_everywhere_links
-from loraloom.workflow.widgets import widget_values
+from loraloom.workflow.widgets import unknown_names, widget_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,12 @@ class _Conversion:
             self.notes.append(
                 f"node {instance.full_id(node)} ({node.type}): {len(node.values)} widget values were left "
                 "out, since nothing says which inputs they belong to"
+            )
+        schema = self._schemas.get(node.type)
+        if schema is not None and (strange := unknown_names(node, schema)):
+            self.notes.append(
+                f"node {instance.full_id(node)} ({node.type}): the class has no input "
+                f"{', '.join(map(repr, strange[:8]))}; what was saved under that name is left out"
             )
         for name, value in values.items():
             changed = instance.overrides.get((node.id, name))

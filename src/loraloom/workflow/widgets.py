@@ -70,6 +70,13 @@ def saved_values(node: UiNode, schema: NodeSchema) -> dict[str, JSON]:
     return _positional(node.values, schema)
 
 
+def unknown_names(node: UiNode, schema: NodeSchema) -> tuple[str, ...]:
+    """The names in a node's saved values that its class does not have (where values were saved by name)."""
+    if node.values or schema.newer:
+        return ()
+    return tuple(name for name in _named(node) if schema.input(name) is None)
+
+
 def takes_upload(schema: NodeSchema) -> bool:
     """Whether an editor puts an upload button among the widgets, which has a place of its own."""
     return any(entry.options.get(key) for entry in schema.inputs for key in _UPLOADS)
