@@ -340,3 +340,19 @@ def test_a_files_letters_may_be_composed_in_another_way() -> None:
     assert report.ok
     assert report.graph.nodes["1"].inputs == {"vae_name": stored}
     assert "letters composed in another way" in report.notes[0]
+
+
+@pytest.mark.parametrize("listed", [["x4.safetensors"], ["x4.pth", "x4.safetensors"]])
+def test_a_pickles_name_means_what_it_was_converted_to(listed: list[str]) -> None:
+    prompt: dict[str, Any] = {
+        "1": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "x4.pth"}},
+        "2": {
+            "class_type": "ImageUpscaleWithModel",
+            "inputs": {"upscale_model": ["1", 0], "image": ["3", 0]},
+        },
+        "3": image(),
+        "4": save(images=["2", 0]),
+    }
+    report = validate(parse_api(prompt), core_schemas(), lambda kind: listed if "upscale" in kind else [])
+    assert report.graph.nodes["1"].inputs == {"model_name": "x4.safetensors"}
+    assert "x4.safetensors beside it is used" in report.notes[0]

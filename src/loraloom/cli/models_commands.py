@@ -13,9 +13,12 @@ from rich.table import Table
 
 from loraloom.cli.console import open_console
 from loraloom.cli.settings import ModelsOption
+from loraloom.errors import LoraloomError
 from loraloom.folders import model_folders
 
-models_app = typer.Typer(help="List model files and the folders they belong in.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="List model files and the folders they belong in, and convert them.", no_args_is_help=True
+)
 
 
 @models_app.command("list")
@@ -50,6 +53,44 @@ def model_path(
     """Print the folders in which files of a kind are looked for, whether they exist or not."""
     for directory in model_folders(models).searched(kind):
         typer.echo(directory)
+
+
+@models_app.command("convert")
+def convert_models(
+    files: Annotated[list[Path], typer.Argument(help="Pickled files: .ckpt, .pt, .pth, .bin.")],
+    force: Annotated[bool, typer.Option(help="Replace a .safetensors file that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Write pickled model files as .safetensors beside them.
+
+    A pickle can run programs when it is opened. It is read by a process of its own, without network or rights
+    to write or start anything; a file that asks for more than tensors is refused, with what it asked for."""
+    from loraloom.weights.pickle_file import convert_pickle
+
+    console = open_console(stderr=True)
+    rows: list[dict[str, object]] = []
+    failed: LoraloomError | None = None
+    for path in files:
+        try:
+            done = convert_pickle(path, force=force)
+        except LoraloomError as error:
+            if len(files) == 1 and not as_json:
+                raise
+            failed = error
+            rows.append({"file": str(path), "error": str(error)})
+            if not as_json:
+                console.print(f"[red]error:[/] {escape(str(error))}")
+            continue
+        rows.append({"file": str(path), **asdict(done), "path": str(done.path)})
+        if not as_json:
+            left = f"; {done.left_out_count} that are no tensors left out" if done.left_out_count else ""
+            names = f" ({escape(', '.join(done.left_out[:5]))})" if done.left_out else ""
+            said = f"{done.tensors} tensors, {_size(done.path)}"
+            console.print(f"{escape(str(done.path))}: {said}{left}{names}")
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    if failed is not None:
+        raise typer.Exit(failed.exit_code)
 
 
 @models_app.command("quantize")

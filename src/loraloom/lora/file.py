@@ -21,7 +21,7 @@ from loraloom.lora.algebras import registry
 from loraloom.lora.other_files import other_kind
 from loraloom.lora.tensor_names import BUNDLE, settled, split_key
 from loraloom.lora.unsupported import count_unsupported, say_unsupported, unsupported_kind
-from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, read_header
+from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, pickle_advice, read_header
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
@@ -156,11 +156,12 @@ def _in_directory(folder: Path) -> Path:
     for name in (PEFT_WEIGHTS, DIFFUSERS_WEIGHTS):
         if (folder / name).is_file():
             return folder / name
-    if any((folder / name).is_file() for name in ("adapter_model.bin", "pytorch_lora_weights.bin")):
-        raise ModelFileError(
-            f"{folder}: holds its weights as a pickle (.bin), which can run code when opened and is never"
-            " loaded: save the adapter again with safe_serialization=True"
-        )
+    for name in ("adapter_model.bin", "pytorch_lora_weights.bin"):
+        if (folder / name).is_file():
+            raise ModelFileError(
+                f"{folder}: holds its weights as a pickle (.bin), which can run code when opened and is never"
+                f" loaded: {pickle_advice(folder / name)}"
+            )
     raise InputError(
         f"{folder}: a directory without {PEFT_WEIGHTS} or {DIFFUSERS_WEIGHTS}; give the LoRA's file"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import struct
 from collections.abc import Mapping
@@ -95,6 +96,11 @@ def open_regular(path: Path) -> int:
     return descriptor
 
 
+def pickle_advice(path: Path) -> str:
+    """What to do with a pickle, for messages that refuse one."""
+    return f"convert it with `loraloom models convert {shlex.quote(str(path))}`"
+
+
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read and check a file's header; ModelFileError says what the file is instead, or what is wrong."""
     where = Path(path)
@@ -151,7 +157,7 @@ def _of_gguf(path: Path, identity: FileIdentity) -> Header:
 def _refuse_other_kinds(path: Path, start: bytes, size: int) -> None:
     """Name the kinds of file that are met in place of a safetensors file."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    convert = "; such files can run code when opened and are never loaded: convert it to .safetensors"
+    convert = f"; such files can run code when opened and are never loaded: {pickle_advice(path)}"
     if size == 0:
         raise ModelFileError(f"{path}: the file is empty (0 bytes); download it again")
     if start.startswith(b"version https://git-lfs.github.com"):

@@ -13,6 +13,8 @@ from loraloom.workflow.schema import FileLister, Input
 
 # Folders whose files are not models.
 INPUT_FOLDERS = frozenset({"input", "input_latents", "output"})
+# Suffixes of files that are never opened, but may have been converted.
+_PICKLES = frozenset({"ckpt", "pt", "pth", "bin", "pkl"})
 _ANNOTATIONS = (" [input]", " [output]", " [temp]")
 
 
@@ -40,7 +42,7 @@ class FileNames:
 
     def find(self, folder: str, name: str) -> Choice | None:
         """The file of that name: exactly, with the other path separator, with its letters composed otherwise
-        (NFC, NFD), or alone in some subfolder."""
+        (NFC, NFD), or alone in some subfolder; a pickle's name, as what it was converted to."""
         spellings = self._spellings.get(folder)
         if spellings is None:
             spellings = self._spellings[folder] = {_forward(n): n for n in self.names(folder)}
@@ -48,6 +50,9 @@ class FileNames:
             for listed in self.names(folder):
                 self._bare[folder].setdefault(_composed(_bare(listed)), []).append(listed)
         wanted = _forward(name)
+        stem, dot, suffix = wanted.rpartition(".")
+        if dot and suffix.lower() in _PICKLES and (converted := stem + ".safetensors") in spellings:
+            return Choice(spellings[converted], f"{folder}/{name}: {spellings[converted]} beside it is used")
         if wanted in spellings:
             return Choice(spellings[wanted])
         composed = [listed for text, listed in spellings.items() if _composed(text) == _composed(wanted)]

@@ -71,8 +71,16 @@ def test_what_is_not_there_is_none(folders: ModelFolders, name: str) -> None:
 
 def test_pickles_are_refused_unopened(folders: ModelFolders) -> None:
     (folders.directories("embeddings")[0] / "old.pt").write_bytes(b"\x80\x02whatever")
-    with pytest.raises(ModelFileError, match=r"old\.pt.*never loaded.*\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"old\.pt.*never loaded: .*loraloom models convert"):
         EmbeddingFinder(folders, "clip_l", 4)("old")
+
+
+def test_a_pickles_name_means_what_it_was_converted_to(folders: ModelFolders) -> None:
+    (folders.directories("embeddings")[0] / "old.pt").write_bytes(b"\x80\x02whatever")
+    write(folders, "old.safetensors", {"emb_params": torch.ones(2, 4)})
+    for name in ("old.pt", "old"):
+        found = EmbeddingFinder(folders, "clip_l", 4)(name)
+        assert found is not None and len(found) == 2
 
 
 def test_another_models_width_is_explained_once(folders: ModelFolders) -> None:

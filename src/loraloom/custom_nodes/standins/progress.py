@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from loraloom.custom_nodes.current import current_run
 from loraloom.errors import ModelFileError
+from loraloom.weights.header import pickle_advice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,9 @@ def load_torch_file(
     from safetensors import safe_open
 
     if Path(ckpt).suffix.lower() not in (".safetensors", ".sft"):
-        raise ModelFileError(f"{ckpt} is not a safetensors file; convert it, pickled files are not opened")
+        raise ModelFileError(
+            f"{ckpt} is not a safetensors file, and pickled files are not opened: {pickle_advice(Path(ckpt))}"
+        )
     with safe_open(ckpt, "pt", device=str(device or "cpu")) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         return (tensors, file.metadata()) if return_metadata else tensors

@@ -17,6 +17,7 @@ from torch import Tensor
 from loraloom.errors import ModelFileError
 from loraloom.folders import FileIdentity, ModelFolders
 from loraloom.models.text.prompt import EmbeddingPart, parse_prompt
+from loraloom.weights.header import pickle_advice
 from loraloom.weights.tensor_file import TensorFile
 
 ANY_ENCODER = "*"
@@ -49,20 +50,22 @@ class BundledEmbeddings:
 
 
 def find_embedding_file(folders: ModelFolders, name: str) -> Path | None:
-    """The file of an embedding; the suffix may be left out, and so may the subfolder.
+    """The file of an embedding; the suffix may be left out, and so may the subfolder. A pickle's name means
+    the safetensors file that it was converted to, where there is one.
 
     Raises ModelFileError when there is one, but of a kind that can run code when opened."""
     if not name:
         return None
-    for suffix in ("", *SAFE_SUFFIXES, *PICKLE_SUFFIXES):
-        path = folders.find("embeddings", name + suffix)
+    stem = next((name.removesuffix(s) for s in PICKLE_SUFFIXES if name.lower().endswith(s)), None)
+    converted = () if stem is None else tuple(stem + suffix for suffix in SAFE_SUFFIXES)
+    for candidate in (*converted, *(name + suffix for suffix in ("", *SAFE_SUFFIXES, *PICKLE_SUFFIXES))):
+        path = folders.find("embeddings", candidate)
         if path is None:
             continue
         if path.suffix.lower() not in SAFE_SUFFIXES:
             raise ModelFileError(
                 f"embedding:{name} is the file {path}, a {path.suffix or 'suffix-less'} file: such files can"
-                " run code when opened and are never loaded. Convert it to .safetensors (any key, a tensor"
-                " vectors × width) and put it beside this one."
+                f" run code when opened and are never loaded: {pickle_advice(path)}"
             )
         return path
     return None
