@@ -11,7 +11,7 @@ import gzip
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,18 @@ Edit = Callable[[str, Api], tuple[Api, Api]]
 "clip" and "vae", and to nodes of `tests.families.figure_nodes`."""
 
 
+def api_node(class_type: str, **inputs: object) -> Api:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def aura_shift(shift: float) -> Api:
+    return api_node("ModelSamplingAuraFlow", shift=shift)
+
+
+def flux_shift(shift: float) -> Api:
+    return api_node("ModelSamplingFlux", max_shift=shift, base_shift=shift, width=1024, height=1024)
+
+
 @dataclass(frozen=True)
 class Narrow:
     """network: makes the weights. clip_type: the CLIP loader's. encoders, autoencoder: what writes them.
@@ -49,7 +61,8 @@ class Narrow:
     autoencoder: Write
     loras: Callable[[Weights], Mapping[str, loras.Modules]] = lambda weights: {}
     empty_latent: str = "EmptySD3LatentImage"
-    shift: Api = field(default_factory=lambda: {"class_type": "ModelSamplingAuraFlow", "inputs": {}})
+    shift: Callable[[float], Api] = aura_shift
+    newer_names: Callable[[str], Iterable[str]] = lambda weight: ()
     edit: Edit | None = None
     others: Mapping[str, torch.Tensor] = field(default_factory=lambda: dict[str, torch.Tensor]())
 
@@ -102,10 +115,6 @@ class Shelf:
         return self.put(f"loras/{narrow.name}_{kind}.safetensors", write)
 
 
-def api_node(class_type: str, **inputs: object) -> Api:
-    return {"class_type": class_type, "inputs": inputs}
-
-
 def _clip_loader(shelf: Shelf, narrow: Narrow) -> Api:
     names = [shelf.put(f"text_encoders/{name}.safetensors", write) for name, write in narrow.encoders.items()]
     if len(names) == 1:
@@ -127,8 +136,8 @@ def graph_of(shelf: Shelf, narrow: Narrow, case: Api) -> Api:
         graph[f"lora{index}"] = api_node("LoraLoaderModelOnly", model=model, **lora)
         model = [f"lora{index}", 0]
     if case["shift"] is not None:
-        graph["shift"] = {**narrow.shift, "inputs": {**narrow.shift["inputs"], "model": model}}
-        graph["shift"]["inputs"].setdefault("shift", case["shift"])
+        graph["shift"] = narrow.shift(case["shift"])
+        graph["shift"]["inputs"]["model"] = model
         model = ["shift", 0]
     for side in ("positive", "negative"):
         graph[side] = api_node("CLIPTextEncode", clip=["clip", 0], text=case[side])

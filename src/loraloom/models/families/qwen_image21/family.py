@@ -14,6 +14,7 @@ from loraloom.models.predictions import flux_flow
 from loraloom.models.text.recipes import QWEN_IMAGE21
 
 BLOCK = "transformer_blocks.{}."
+GATE_UP = BLOCK + "img_mlp.gate_up"
 
 
 def config(shapes: Shapes) -> Config:
@@ -112,7 +113,9 @@ FAMILY = Family(
         "diffusers.models.transformers.transformer_qwenimage21:QwenImage21Transformer2DModel", config
     ),
     names=Names(
-        {BLOCK + "img_mlp.gate_up": Rows(BLOCK + "img_mlp.gate_layer", BLOCK + "img_mlp.proj")}, rest=SAME
+        {GATE_UP: Rows(BLOCK + "img_mlp.gate_layer", BLOCK + "img_mlp.proj")},
+        rest=SAME,
+        also={GATE_UP: GATE_UP},
     ),
     latents=LATENTS,
     prediction=flux_flow(0.69),
@@ -124,6 +127,6 @@ FAMILY = Family(
             LoraSign(r"^transformer_blocks_\d+_img_mlp_(gate_up|gate_layer|proj|out)$", weight=12.0),
             LoraSign(r"^transformer_blocks_\d+_attn_to_", (4096,)),
         ),
-        comfyui=prefixed("transformer.", "lycoris_", ""),
+        comfyui=prefixed("diffusion_model.", "transformer.", "lycoris_", ""),
     ),
 )

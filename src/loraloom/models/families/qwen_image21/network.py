@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
+from loraloom.models.references import references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
@@ -22,15 +23,12 @@ THETA = 10000.0
 
 def inputs(cond: Cond, run: Run) -> Inputs:
     """The prompt's hidden states, cut where given pictures stand in it, and the latents of those."""
-    references = tuple(
-        run.latents.into(reference.to(run.latent))
-        for reference in cast("Sequence[Tensor]", cond.options.get("reference_latents", ()))
-    )
+    given = references(cond, run)
     length = cond.context.shape[1]
-    slots = _slots(cond, len(references), length)
+    slots = _slots(cond, len(given), length)
     pieces = zip((0, *slots), (*slots, length), strict=True)
     texts = {f"text {n}": Tokens(cond.context[:, begin:end]) for n, (begin, end) in enumerate(pieces)}
-    return Inputs(texts, references=references)
+    return Inputs(texts, references=given)
 
 
 def _slots(cond: Cond, count: int, length: int) -> list[int]:
