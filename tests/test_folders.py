@@ -125,6 +125,7 @@ def test_the_folders_own_yaml_comes_before_one_that_is_named(tmp_path: Path) -> 
         "comfyui:\n  base_path: more\n  loras:\n    - A\n    - B\n",
         "comfyui:\n  base_path: more\n  loras: |\n    A\n\n    B\n",
         "base_path: more\nloras: |\n  A\n  B\n",
+        "comfyui:\n  base_path: more\n  loras: |\n    A\n    # C\n    B\n",
         "loras: [more/A, more/B]\n",
         "comfyui:\n  loras: [more/A, null, more/B]\n  vae:\n",
         "comfyui:\n  base_path:\n  loras: [more/A, more/B]\nother:\n",

@@ -266,7 +266,7 @@ def _lines(path: Path, key: str, value: object) -> list[str]:
             f"{path}: {key} holds more than paths; expected `{key}: DIR`, or `{key}: |` and lines"
         )
     lines = (line for entry in entries if entry is not None for line in str(entry).splitlines())
-    return [line.strip() for line in lines if line.strip()]
+    return [text for line in lines if (text := line.strip()) and not text.startswith("#")]
 
 
 def _expanded(text: str) -> str:

@@ -292,6 +292,27 @@ def test_partial_is_a_warning_and_strict_an_error(tmp_path: Path) -> None:
         load(tmp_path, tensors, strict=True)
 
 
+def test_parts_that_fit_another_family_by_chance_name_the_cause(tmp_path: Path) -> None:
+    """A LoRA of Stable Diffusion 1.5 on SDXL: projections fit, what reads the text does not."""
+    path = "down_blocks.1.attentions.0."
+    sdxl = Component(
+        "sdxl",
+        {"in.weight": (8, 8), "k.weight": (8, 2048)},
+        {
+            path + "proj_in": Target("in.weight"),
+            path + "transformer_blocks.0.attn2.to_k": Target("k.weight"),
+        },
+    )
+    tensors: dict[str, Tensor] = {}
+    for name, width in (("proj_in", 8), ("transformer_blocks.0.attn2.to_k", 768)):
+        module = "lora_unet_" + (path + name).replace(".", "_")
+        tensors |= {f"{module}.lora_down.weight": random(2, width), f"{module}.lora_up.weight": random(8, 2)}
+    (warning,) = load(tmp_path, tensors, {"model": sdxl}).receipt.warnings
+    assert warning.startswith(
+        "this is a Stable Diffusion 1.5 LoRA and the model is Stable Diffusion XL: only 1"
+    )
+
+
 def test_receipt_is_plain_json(tmp_path: Path) -> None:
     tensors = {
         "lora_unet_img_in.lora_down.weight": random(2, 4),

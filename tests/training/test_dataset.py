@@ -121,6 +121,14 @@ def test_copies_are_one_picture_to_the_split(tmp_path: Path) -> None:
     assert {len(found.training), len(found.validation)} == {1, 20}
 
 
+def test_folders_that_are_not_entered_are_said(tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png")
+    _picture(tmp_path / "more/b.png")
+    (tmp_path / "empty").mkdir()
+    (line,) = remarks(read_examples([FolderSettings(tmp_path)]))
+    assert "the folders more left out" in line
+
+
 def test_files_that_are_not_read_are_said(tmp_path: Path) -> None:
     _picture(tmp_path / "a.png")
     for name in ("b.heic", "c.txt", "a.txt", "notes.md"):

@@ -142,6 +142,13 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(load_file(tmp_path / "a.safetensors")) == ["a"]
 
 
+def test_names_that_no_file_may_have(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(saved({"a\n..": WEIGHT}))
+    with pytest.raises(ModelFileError, match=r"a\.pt: unsafe tensor name"):
+        convert_pickle(tmp_path / "a.pt")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pt"]
+
+
 def test_links_folders_and_names(tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()

@@ -359,6 +359,11 @@ def test_text_that_is_not_utf_8_is_refused(encoding: str) -> None:
         assert f"'{TEXTS[encoding]}' in {encoding}" in str(caught.value)
 
 
+def test_damaged_utf_16_is_refused() -> None:
+    with pytest.raises(InputError, match="damaged UTF-16"):
+        read_source(json.dumps(API).encode("utf-16") + b"\x00")
+
+
 def test_a_page_may_say_its_encoding() -> None:
     prompt = {**API, "3": {"class_type": "CLIPTextEncode", "inputs": {"text": TEXTS["cp932"]}}}
     page = f'<html><meta charset="shift_jis"><pre>{json.dumps(prompt, ensure_ascii=False)}</pre>'

@@ -113,7 +113,8 @@ def _caption(file: Path | None, settings: FolderSettings, default: str) -> str:
 def remarks(examples: Sequence[Example]) -> Iterator[str]:
     """What a user should know of the data: files that are not read, captions of nothing, copies."""
     used = {example.path for example in examples}
-    for folder in dict.fromkeys(path.parent for path in used):
+    folders = dict.fromkeys(path.parent for path in used)
+    for folder in folders:
         files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
         if other := [path.name for path in files if path.suffix.lower() in _ONLY_PICTURES_ELSEWHERE]:
             yield f"{folder}: {_few(other)} left out: not a kind of picture that is read"
@@ -121,11 +122,20 @@ def remarks(examples: Sequence[Example]) -> Iterator[str]:
         captions = (path for path in files if path.suffix.lower() in CAPTION_SUFFIXES)
         if alone := [path.name for path in captions if path.stem not in stems]:
             yield f"{folder}: {_few(alone)} left out: there is no picture of that name"
+    for root in dict.fromkeys(example.folder.folder for example in examples):
+        others = (path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith("."))
+        unread = [path.name for path in others if path not in folders and _holds_pictures(path)]
+        if unread:
+            yield f"{root}: the folders {_few(unread)} left out: only those named like 10_name are entered"
     copies = len(examples) - len({example.digest for example in examples})
     if copies and copies == len(examples) - 1:
         yield f"all {len(examples)} pictures are copies of one; none is kept for validation"
     elif copies:
         yield f"{copies} of {len(examples)} pictures are copies of others; copies are kept together"
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
 
 
 def _few(names: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ def convert_pickle(source: Path, *, force: bool = False, seconds: float | None =
         allowed = seconds or LEAST_SECONDS + SECONDS_PER_GIGABYTE * size / 1e9
         run = _Run(source, size, allowed)
         with part_file(out.parent, run.output(file)) as part:
-            read_header(part.path)
+            _check(part.path, source)
             _name(part, out, force)
     report = run.report
     return Converted(
@@ -66,6 +66,14 @@ def convert_pickle(source: Path, *, force: bool = False, seconds: float | None =
         tuple(str(name) for name in cast("list[object]", report.get("left_out", []))),
         _count(report.get("left_out_count")),
     )
+
+
+def _check(written: Path, source: Path) -> None:
+    """What the child wrote is a stranger's file too: names that may not be, say."""
+    try:
+        read_header(written)
+    except ModelFileError as error:
+        raise ModelFileError(f"{source}: {str(error).removeprefix(f'{written}: ')}") from None
 
 
 def _count(found: object) -> int:

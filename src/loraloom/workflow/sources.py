@@ -158,7 +158,12 @@ def _text(data: bytes, name: str) -> tuple[str, UnicodeDecodeError | None]:
     """The text of a file: UTF-8, UTF-16 with its mark, or what a page says of itself; and what is wrong where
     it is none of these (such bytes are U+FFFD then)."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace"), None
+        try:
+            return data.decode("utf-16"), None
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name} is damaged UTF-16 text: {error.reason} at byte {error.start}"
+            ) from error
     if b"\0" in data[:4096]:
         hint = "; it looks like a model file" if data[8:10] == b'{"' else ""
         raise InputError(
