@@ -1,6 +1,7 @@
-"""Many clients at once: how long `POST /prompt` takes, and whether all their jobs are done.
+"""Many clients and a long queue: how long `POST /prompt` and `GET /queue` take while thousands of jobs wait.
+With --run also whether all of them are done.
 
-python benchmarks/queue_load.py --clients 64 --jobs 2000
+python benchmarks/queue_load.py --clients 64 --waiting 10000
 """
 
 from __future__ import annotations
@@ -24,7 +25,21 @@ class Connection:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
+    async def until_ready(self) -> None:
+        """Until the worker has started, which takes a processor meanwhile."""
+        while not (await self.call("GET", "/v1/queue"))[1]["worker"]:
+            await asyncio.sleep(0.2)
+
     async def call(self, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
+        """Status and JSON of an answer."""
+        status, content = await self._answer(method, path, body)
+        return status, json.loads(content)
+
+    async def size(self, method: str, path: str) -> int:
+        """The bytes of an answer, which is not read as JSON: the client's work is none of the server's."""
+        return len((await self._answer(method, path, b""))[1])
+
+    async def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 28)
         reader, writer = self._streams
@@ -34,7 +49,7 @@ class Connection:
         writer.write(head.encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(answer.split("content-length:")[1].split("\r\n")[0])
-        return int(answer.split()[1]), json.loads(await reader.readexactly(length))
+        return int(answer.split()[1]), await reader.readexactly(length)
 
 
 def prompt(color: int) -> bytes:
@@ -58,25 +73,61 @@ async def submit(port: int, numbers: Iterator[int], times: list[float]) -> int:
     return refused
 
 
-async def measure(port: int, clients: int, jobs: int) -> dict[str, float]:
-    times: list[float] = []
-    numbers = iter(range(jobs))
-    begun = time.perf_counter()
-    refused = sum(await asyncio.gather(*(submit(port, numbers, times) for _ in range(clients))))
-    submitted = time.perf_counter() - begun
+async def watch(port: int, over: asyncio.Event, times: list[float]) -> int:
+    """Ask for the whole queue again and again, as a page does; the bytes of the last answer."""
+    connection, size = Connection(port), 0
+    while not over.is_set():
+        begun = time.perf_counter()
+        size = await connection.size("GET", "/queue")
+        times.append(time.perf_counter() - begun)
+        await asyncio.sleep(0.05)
+    return size
+
+
+async def waiting(port: int, options: argparse.Namespace) -> dict[str, float]:
+    """Times with thousands of jobs waiting, none of which runs: many clients submit more, one watches."""
+    fill, posts, reads = list[float](), list[float](), list[float]()
+
+    async def submit_all(count: int, times: list[float]) -> int:
+        numbers = iter(range(count))
+        return sum(await asyncio.gather(*(submit(port, numbers, times) for _ in range(options.clients))))
+
+    await submit_all(options.waiting, fill)
+    over = asyncio.Event()
+    watching = asyncio.create_task(watch(port, over, reads))
+    refused = await submit_all(options.jobs, posts)
+    over.set()
+    return {
+        "clients": options.clients,
+        "waiting": options.waiting,
+        "refused": refused,
+        "queue_bytes": await watching,
+        **percentiles("post", posts),
+        **percentiles("get_queue", reads),
+        "post_p99_bar_ms": 50,
+        "get_queue_p99_bar_ms": 200,
+    }
+
+
+def percentiles(name: str, times: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(times, n=100)
+    return {
+        f"{name}_p50_ms": round(cuts[49] * 1000, 1),
+        f"{name}_p99_ms": round(cuts[98] * 1000, 1),
+    }
+
+
+async def running(port: int, options: argparse.Namespace) -> dict[str, float]:
+    """The same jobs, run to their end: whether all are done."""
     connection = Connection(port)
+    begun = time.perf_counter()
+    await connection.call("POST", "/v1/queue/resume")
     while (await connection.call("GET", "/prompt"))[1]["exec_info"]["queue_remaining"]:
         await asyncio.sleep(0.5)
     _, history = await connection.call("GET", "/history")
-    cuts = statistics.quantiles(times, n=100)
     return {
-        "clients": clients,
-        "jobs": jobs,
-        "refused": refused,
+        "jobs": options.waiting + options.jobs,
         "succeeded": sum(entry["status"]["completed"] for entry in history.values()),
-        "post_p50_ms": round(cuts[49] * 1000, 1),
-        "post_p99_ms": round(cuts[98] * 1000, 1),
-        "submitted_s": round(submitted, 1),
         "done_s": round(time.perf_counter() - begun, 1),
     }
 
@@ -86,19 +137,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--jobs", type=int, default=2000)
-    parser.add_argument(
-        "--wait", type=float, default=8.0, help="seconds before the first job, for the worker"
-    )
+    parser.add_argument("--waiting", type=int, default=10_000, help="jobs that wait while times are taken")
+    parser.add_argument("--jobs", type=int, default=5000, help="jobs whose submission is timed")
+    parser.add_argument("--run", action="store_true", help="then run all jobs to their end")
     options = parser.parse_args()
+    total = str(options.waiting + options.jobs)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "loraloom", "serve", "--port", "0", "--no-frontend"]
+        command = [
+            sys.executable, "-m", "loraloom", "serve", "--port", "0", "--no-frontend", "--start-paused",
+            "--max-queue", total, "--max-history", total,
+        ]  # fmt: skip
         server = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
         try:
             lines = cast("IO[str]", server.stderr)
             port = next(int(line.rpartition(":")[2]) for line in lines if "listens on" in line)
-            time.sleep(options.wait)
-            print(json.dumps(asyncio.run(measure(port, options.clients, options.jobs)), indent=1))
+            asyncio.run(Connection(port).until_ready())
+            found = asyncio.run(waiting(port, options))
+            if options.run:
+                found |= asyncio.run(running(port, options))
+            print(json.dumps(found, indent=1))
         finally:
             server.terminate()
             server.communicate()

@@ -15,11 +15,12 @@ import psutil
 import pytest
 from tests.jobs.tiny_runner import prompt
 
+from loraloom.errors import DiskFull
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Job, Request, Status
 from loraloom.jobs.live import LiveJob
 from loraloom.jobs.notices import Limits, Notice
-from loraloom.jobs.store import JobEvent
+from loraloom.jobs.store import JobEvent, Store
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread
 from loraloom.workflow.graph import JSON
@@ -452,5 +453,23 @@ def test_cancelling_all_waits_for_few_commits(tmp_path: Path) -> None:
             assert set(await q.dispatcher.cancel_waiting()) == {job.id for job in jobs}
             assert len([n for n in q.notices if n.kind == "cancelled"]) == 20
             assert await q.dispatcher.cancel_waiting([jobs[0].id, "nobody"]) == []
+
+    play(test())
+
+
+def test_a_full_disk_is_said_and_over_when_there_is_space(tmp_path: Path) -> None:
+    def limit(store: Store, pages: int) -> None:
+        store._db.execute(f"PRAGMA max_page_count = {pages}")  # pyright: ignore[reportPrivateUsage]
+
+    async def test() -> None:
+        async with queue(tmp_path, paused=True) as q:
+            job = await q.submit(prompt())
+            await q.dispatcher.call(lambda s: limit(s, 1))
+            with pytest.raises(DiskFull):
+                for _ in range(50):
+                    await q.submit(prompt("Number", value=1), filling="x" * 2000)
+            await q.dispatcher.call(lambda s: limit(s, 1 << 30))
+            await q.dispatcher.pause(False)
+            assert (await q.done(job)).status is Status.COMPLETED
 
     play(test())
