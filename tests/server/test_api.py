@@ -130,6 +130,32 @@ def test_the_schema_describes_every_operation(server: RunningServer) -> None:
     assert "workflow" in json.dumps(schema["paths"])
 
 
+def test_the_schema_names_the_refusals_too(server: RunningServer) -> None:
+    schema = server.http.get("/v1/openapi.json").json()
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            assert {"400", "401", "403", "408", "413", "503", "507"} <= set(operation["responses"]), (
+                method,
+                path,
+            )
+    job = submit(server, prompt())["id"]
+    for body in (b"\xff", b"{", b'{"number": 1e17}', b'{"number": 1e999}', b'{"priority": null, "odd": 1}'):
+        headers = {"Content-Type": "application/json"}
+        answer = server.http.patch(f"/v1/jobs/{job}", content=body, headers=headers)
+        assert str(answer.status_code) in schema["paths"]["/jobs/{job_id}"]["patch"]["responses"]
+        assert answer.json()["detail"]
+
+
+def test_a_path_says_all_its_methods(server: RunningServer) -> None:
+    for path, methods in (
+        ("/v1/jobs", "GET, POST"),
+        ("/v1/jobs/x", "DELETE, GET, PATCH"),
+        ("/v1/queue", "GET"),
+    ):
+        answer = server.http.options(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+
+
 @contextmanager
 def receiver() -> Generator[tuple[str, list[tuple[str, bytes]]], None, None]:
     """A small server that keeps what it is sent, after failing once."""

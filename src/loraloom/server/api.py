@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
@@ -27,6 +28,26 @@ from loraloom.server.sse import follow
 from loraloom.server.state import ServerState
 
 JobStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "quarantined"]
+
+
+class Refusal(BaseModel):
+    """Why a request is not answered otherwise."""
+
+    detail: Any
+    type: str | None = Field(None, description="Of what goes away by itself; try again after Retry-After.")
+
+
+# What any operation may answer instead of its own answers.
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "The body or a parameter cannot be used."},
+    401: {"description": "The token is missing."},
+    403: {"description": "The request comes from a page or under a name that is not ours."},
+    405: {"description": "The path has other methods; see Allow."},
+    408: {"model": Refusal, "description": "The body did not come in time."},
+    413: {"model": Refusal, "description": "The body is too long."},
+    503: {"model": Refusal, "description": "The queue cannot be used at the moment."},
+    507: {"model": Refusal, "description": "There is no space left on the disk."},
+}
 
 
 class Submission(BaseModel):
@@ -137,10 +158,12 @@ def create_api(state: ServerState) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         default_response_class=Answer,
+        responses=_REFUSALS,
     )
     api.add_exception_handler(LoraloomError, failures.handler("detail"))
     api.add_exception_handler(ClientDisconnect, failures.to_nobody)
     api.add_exception_handler(RequestValidationError, _not_valid)
+    api.add_exception_handler(405, _other_methods)
     _add_jobs(api, state)
     _add_queue(api, state.dispatcher)
     from loraloom.server.page_routes import add_page_routes  # it needs the models above
@@ -152,7 +175,7 @@ def create_api(state: ServerState) -> FastAPI:
 def _add_jobs(api: FastAPI, state: ServerState) -> None:
     dispatcher = state.dispatcher
 
-    @api.post("/jobs", status_code=201, responses={400: {}, 413: {}, 429: {}},
+    @api.post("/jobs", status_code=201, responses={409: {}, 429: {}},
               openapi_extra={"requestBody": {"required": True, "content": {"application/json": {
                   "schema": Submission.model_json_schema()}}}})  # fmt: skip
     async def submit(request: Request) -> JobView:
@@ -269,6 +292,14 @@ def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
     async def resume() -> QueueView:
         await dispatcher.pause(False)
         return await queue_view()
+
+
+async def _other_methods(request: Request, _error: Exception) -> Answer:
+    """Every method that the path has: each is a route of its own."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    routes = [r for r in request.app.routes if isinstance(r, APIRoute) and r.path_regex.match(path)]
+    allowed = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+    return Answer({"detail": "Method Not Allowed"}, 405, {"Allow": allowed})
 
 
 async def _not_valid(_request: Request, error: Exception) -> Answer:
