@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from loraloom.errors import ModelFileError
 from loraloom.models.families.flux.family import FAMILY as FLUX
 from loraloom.models.families.sd15.family import FAMILY as SD15
+from loraloom.models.family import Placement
 from loraloom.models.resident import Resident, Storage
+from loraloom.models.slots import Slot
 from loraloom.weights.layers import PackedLayer, PackedLinear
 from loraloom.weights.patch import PatchUse, Stack
 from loraloom.weights.source import WeightSource
@@ -255,3 +257,11 @@ def test_missing_unknown_and_misshapen_weights_are_named(tmp_path: Path) -> None
     source = WeightSource.of_file(TensorFile(tiny.write(tmp_path / "b.safetensors", shapes)))
     with pytest.raises(ModelFileError, match=r"'out\.0\.bias' has shape \[7\]; \[32\] was expected"):
         resident_unet(source)
+
+
+def test_values_go_to_the_device_whatever_the_constructor_made() -> None:
+    """Norms are made with values, on the CPU: they must not stay there."""
+    norm = torch.nn.LayerNorm(4)
+    slot = Slot(norm, "weight", torch.Size((4,)), Placement("norm.weight"))
+    slot.write(torch.zeros(4), torch.float32, torch.device("meta"), in_place=True, keep=True)
+    assert norm.weight.device.type == "meta"

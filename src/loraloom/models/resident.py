@@ -182,7 +182,9 @@ class Resident:
         if len(slots) == 1 and native not in self._mapped and not slots[0].layer:
             own = slots[0].tensor
             fits = (
-                own.device.type == "cpu" and own.dtype == dtype and own.numel() == torch.Size(shape).numel()
+                own.device.type == self.device.type == "cpu"
+                and own.dtype == dtype
+                and own.numel() == torch.Size(shape).numel()
             )
             if fits and own.is_contiguous() and not slots[0].placement.rows:
                 return own.detach().view(shape)

@@ -56,10 +56,10 @@ class Slot:
         in_place: into the memory that the slot has, where it fits. keep: the values' own memory may serve."""
         now = self.tensor
         values = values.reshape(self.shape) if values.numel() == self.shape.numel() else values
-        if in_place and now.dtype == values.dtype and now.data_ptr() == values.data_ptr() != 0:
+        is_there = in_place and now.device.type == device.type
+        if is_there and now.dtype == values.dtype and now.data_ptr() == values.data_ptr() != 0:
             return  # built where it belongs
-        fits = in_place and now.device.type != "meta" and now.shape == values.shape and now.dtype == dtype
-        if fits and now.is_contiguous():
+        if is_there and now.shape == values.shape and now.dtype == dtype and now.is_contiguous():
             now.data.copy_(values)
         else:
             self.put(values.to(device, dtype, copy=not keep).contiguous())
