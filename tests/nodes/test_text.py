@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from loraloom.engine.node import node_types
-from loraloom.errors import InputError
+from loraloom.errors import InputError, LoraloomError
 from loraloom.models.checkpoint import open_checkpoint, open_text_encoders
 from loraloom.models.handles import TextEncoders
 from loraloom.nodes import text
@@ -36,6 +36,17 @@ def test_prompts_and_clip_skip(run: PlainRun, tmp_path: Path) -> None:
     (skipped,) = text.encode_text("a red rose", text.set_last_layer(clip, -2), run=run)
     assert cond.context.shape == (1, 77, 64) and not cond.options
     assert not torch.allclose(cond.context, skipped.context)
+
+
+def test_encoders_that_give_no_numbers_are_said_to(run: PlainRun, tmp_path: Path) -> None:
+    path = tiny_models.write_sd15(tmp_path / "tiny.safetensors")
+    tensors = load_file(path)
+    tensors["cond_stage_model.transformer.text_model.final_layer_norm.bias"][3] = float("nan")
+    save_file(tensors, tmp_path / "bad.safetensors")
+    _, clip, _ = open_checkpoint(tmp_path / "bad.safetensors")
+    assert clip is not None
+    with pytest.raises(LoraloomError, match="text encoders gave values that are no numbers"):
+        text.encode_text("a red rose", clip, run=run)
 
 
 def test_unknown_embeddings_are_warned_of(run: PlainRun, sdxl: TextEncoders) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from loraloom.engine.node import NodeRun
-from loraloom.errors import InputError
+from loraloom.errors import InputError, LoraloomError
 from loraloom.models.handles import TextEncoders
 from loraloom.models.text.embeddings import embedding_names, embedding_state
 from loraloom.models.text.encode import encode_prompt
@@ -47,12 +48,24 @@ def encode(
     )
     for warning in warnings:
         run.warn(warning.message)
+    _check_finite(conditioning)
     hooks = encoders.option("cond_hooks")
     if hooks is not None:
         options = {**options, "hooks": hooks}
     if not options:
         return conditioning
     return tuple(replace(cond, options={**cond.options, **options}) for cond in conditioning)
+
+
+def _check_finite(conditioning: Conditioning) -> None:
+    """Values that are no numbers are said here, where they come from; else the sampler would be blamed."""
+    for cond in conditioning:
+        for tensor in (cond.context, cond.pooled):
+            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+                raise LoraloomError(
+                    "the text encoders gave values that are no numbers (NaN or infinity). Try --dtype fp32; "
+                    "if that gives the same, their file, a LoRA or an embedding of the prompt is damaged"
+                )
 
 
 def loaded(clip: TextEncoders | None) -> TextEncoders:
