@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from loraloom.models.checkpoint import open_diffusion_model
 from loraloom.models.families.flux.family import FAMILY as FLUX
-from loraloom.models.memory import Memory
+from loraloom.models.families.sd15.family import FAMILY as SD15
+from loraloom.models.memory import Memory, weights_bytes
 from loraloom.models.resident import Arithmetic, Resident
 from loraloom.models.unmerged import Unmerged
-from loraloom.weights.layers import PackedLayer, PackedLinear
+from loraloom.weights.layers import PackedConv2d, PackedLayer, PackedLinear
 from loraloom.weights.patch import Stack
 from loraloom.weights.quantise import quantise_file
 from loraloom.weights.source import WeightSource
@@ -220,3 +221,21 @@ def test_gradients_go_through_a_quantised_network(files: dict[str, Path], to: st
     assert x.grad is not None
     torch.testing.assert_close(x.grad, found.weight.sum(0).expand(3, -1), rtol=1e-4, atol=1e-4)
     assert isinstance(found, nn.Linear)  # what looks for linear layers finds it
+
+
+def test_convolutions_of_a_unet_stay_in_8_bits(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path / "unet.safetensors", tiny.unet_shapes(), torch.float8_e4m3fn)
+    source = source_of(path)
+    resident = Resident(SD15.blueprint(source.shapes), source, dtype=torch.float32, device=CPU)
+    convolution = resident.module.get_submodule("conv_in")
+    assert isinstance(convolution, PackedConv2d)
+    x = torch.randn(1, 4, 8, 8)
+    weight, bias = (source.read(f"input_blocks.0.0.{kind}", torch.float32) for kind in ("weight", "bias"))
+    torch.testing.assert_close(convolution(x), F.conv2d(x, weight, bias, padding=1))
+    lora = plain_lora("conv", {"input_blocks.0.0.weight": source.shapes["input_blocks.0.0.weight"]})
+    resident.apply(lora.at(0.5))
+    changed = lora.held["input_blocks.0.0.weight"][0].apply(weight.clone(), 0.5)
+    torch.testing.assert_close(convolution(x), F.conv2d(x, changed, bias, padding=1))
+    assert weights_bytes(source, torch.float32, "quantized") < 1.3 * path.stat().st_size
+    resident.apply(())
+    assert resident.nbytes <= weights_bytes(source, torch.float32, "quantized")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from loraloom.weights.layers import PackedLinear, join_low_rank, packed_layer
+from loraloom.weights.layers import PackedConv2d, PackedEmbedding, PackedLinear, join_low_rank, packed_layer
 from loraloom.weights.packed import Packed
 from loraloom.weights.storage.fp8 import widened_floats
 
@@ -39,3 +39,55 @@ def test_forward_is_that_of_the_widened_weight(bias: bool, scale: torch.Tensor |
     weight = weight + sum(up @ down for down, up in pairs)
     x = torch.randn(4, 8)
     torch.testing.assert_close(layer(x), F.linear(x, weight, layer.bias), rtol=1e-5, atol=1e-5)
+
+
+def test_an_embedding_widens_the_rows_that_are_asked_for() -> None:
+    layer = packed_layer(torch.nn.Embedding(9, 8), torch.bfloat16, native=True)
+    assert isinstance(layer, PackedEmbedding) and layer.num_embeddings == 9
+    stored = torch.randn(9, 8).to(torch.float8_e4m3fn)
+    layer.hold(Packed.of("fp8", {"weight": stored, "scale": torch.rand(9, 1) + 0.5}, {}, (9, 8)))
+    tokens = torch.tensor([[8, 0, 8], [1, 1, 2]])
+    found = layer(tokens)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, layer.weight[tokens])
+    layer.merge(torch.ones(9, 8))
+    assert torch.equal(layer(tokens), torch.ones(2, 3, 8))
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["as it is", "stored as a matrix"])
+def test_a_convolution_widens_its_kernel(flat: bool) -> None:
+    plain = torch.nn.Conv2d(4, 6, 1 if flat else 3, padding=0 if flat else 1)
+    layer = packed_layer(plain, torch.float32, native=True)
+    assert isinstance(layer, PackedConv2d)
+    stored = torch.randn(plain.weight.shape).to(torch.float8_e5m2)
+    kept = stored.flatten(1) if flat else stored
+    layer.hold(Packed.of("fp8", {"weight": kept, "scale": torch.tensor(0.5)}, {}, tuple(kept.shape)))
+    x = torch.randn(2, 4, 5, 5)
+    wanted = F.conv2d(x, stored.float() * 0.5, plain.bias, padding=plain.padding)
+    torch.testing.assert_close(layer(x), wanted)
+
+
+def test_other_layers_stay_what_they_are() -> None:
+    for module in (torch.nn.LayerNorm(4), torch.nn.Conv3d(1, 1, 1), torch.nn.Embedding(3, 2, max_norm=1.0)):
+        assert packed_layer(module, torch.float32, native=True) is None
+    assert packed_layer(torch.nn.Linear(2, 2).eval(), torch.float32, native=True).training is False  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_layer_without_values_says_so() -> None:
+    layer = packed_layer(torch.nn.Linear(2, 2), torch.float32, native=True)
+    assert layer is not None
+    with pytest.raises(RuntimeError, match="before it was filled"):
+        layer(torch.ones(1, 2))
+
+
+def test_what_is_stored_moves_with_the_layer_and_keeps_its_type() -> None:
+    layer = packed_layer(torch.nn.Linear(8, 6), torch.float32, native=True)
+    assert layer is not None
+    parts = {"weight": torch.randn(6, 8).to(torch.float8_e4m3fn), "scale": torch.tensor(0.5)}
+    layer.hold(Packed.of("fp8", parts, {}, (6, 8)))
+    layer.low_rank = torch.ones(2, 8), torch.ones(6, 2)
+    wanted = layer(torch.ones(1, 8))
+    torch.nn.Sequential(layer).to(torch.bfloat16).float()
+    assert layer.packed is not None and layer.packed.stored.dtype == torch.float8_e4m3fn
+    torch.testing.assert_close(layer(torch.ones(1, 8)), wanted, rtol=1e-2, atol=1e-2)  # the bias was rounded
+    torch.nn.Sequential(layer).to("meta")
+    assert {part.device.type for part in (*layer.packed.parts.values(), *layer.low_rank)} == {"meta"}

@@ -6,8 +6,8 @@ compute in, when the change is of a kind that cannot run beside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class PackedLayer(nn.Module):
     def __init__(self, like: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, native: bool) -> None:
         nn.Module.__init__(self)
         for name, value in vars(like).items():
-            if not name.startswith("_") and name != "training":
+            if not name.startswith("_"):
                 setattr(self, name, value)
         self.bias = getattr(like, "bias", None)
         self.shape, self.dtype, self.native = shape, dtype, native
@@ -61,6 +61,18 @@ class PackedLayer(nn.Module):
     def merge(self, values: Tensor) -> None:
         """Take values in the type to compute in in its place."""
         self.packed, self.merged, self.low_rank = None, values.reshape(self.shape), None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `cpu` and `cuda` do: what is stored moves with the layer and keeps its type."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(fn(tensor[:0] if tensor.dim() else tensor).device)
+
+        if self.packed is not None:
+            self.packed = self.packed.to(fn(self.packed.stored[:0]).device)
+        self.merged = None if self.merged is None else moved(self.merged)
+        self.low_rank = None if self.low_rank is None else (moved(self.low_rank[0]), moved(self.low_rank[1]))
+        return super()._apply(fn, recurse)  # pyright: ignore[reportUnknownVariableType]
 
     def extra_repr(self) -> str:
         stored = "merged" if self.packed is None else self.packed.format.name
