@@ -13,16 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.errors import ModelFileError
+from loraloom.models.diffusion_network import Run
 from loraloom.models.families.flux.family import FAMILY as FLUX
+from loraloom.models.families.krea2.family import FAMILY as KREA2
 from loraloom.models.families.sd15.family import FAMILY as SD15
 from loraloom.models.family import Placement
 from loraloom.models.resident import Resident, Storage
 from loraloom.models.slots import Slot
+from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.weights.layers import PackedLayer, PackedLinear
 from loraloom.weights.patch import PatchUse, Stack
 from loraloom.weights.source import WeightSource
 from loraloom.weights.tensor_file import TensorFile
 from tests import tiny_models as tiny
+from tests.families.models import krea2
 from tests.models.plain_loras import PlainLora, PlainPatch, plain_lora
 
 CPU = torch.device("cpu")
@@ -83,6 +87,20 @@ def test_weights_in_the_computing_type_are_mapped(unet: WeightSource) -> None:
     module = resident_unet(unet, torch.float16).module
     mapped = unet.map("out.2.weight")
     assert module.get_parameter("conv_out.weight").data_ptr() == mapped.data_ptr()
+
+
+def test_norms_that_add_to_their_weights_stay_in_float32(tmp_path: Path) -> None:
+    source = WeightSource.of_file(TensorFile(krea2.network().write(tmp_path / "krea2.safetensors")))
+    resident = Resident(KREA2.blueprint(source.shapes), source, dtype=torch.bfloat16, device=CPU)
+    parameters = dict(resident.module.named_parameters())
+    norm = parameters["transformer_blocks.0.norm1.weight"]
+    assert torch.equal(norm, source.read("blocks.0.prenorm.scale", torch.float32))
+    kept = {name for name, parameter in parameters.items() if parameter.dtype == torch.float32}
+    assert kept == {name for name in parameters if "norm" in name}
+    given = Inputs({"context": Tokens(torch.randn(1, 3, krea2.LAYERS * krea2.TEXT))})
+    run = Run(KREA2.blueprint(source.shapes).config, KREA2.latents, torch.bfloat16)
+    output = KREA2.network.forward(resident.module, torch.randn(1, 16, 4, 4), torch.ones(1), given, run)
+    assert output.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -38,23 +38,28 @@ class Blueprint:
 
     build: makes the module, its parameters on "meta" (`weights.meta.build_unfilled`).
     unused: patterns (`fnmatch`) of native names that files of this family hold and the network does not use.
+    exact: see `Module`.
     """
 
     config: Config
     build: Callable[[], nn.Module]
     placements: Placements
     unused: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
     """The class of a network: "package.module:Class", and its arguments from the shapes of the weights.
 
-    finish: takes away from the new module what no file needs to hold."""
+    finish: takes away from the new module what no file needs to hold.
+    exact: parts of parameters' dotted names, of those that stay in float32 whatever the network computes in
+        (norms that add 1 to their weights)."""
 
     path: str
     config: Callable[[Shapes], Config]
     finish: Callable[[nn.Module], None] = lambda module: None
+    exact: tuple[str, ...] = ()
 
     def build(self, config: Config) -> nn.Module:
         """Imports the class's own file and makes it."""
@@ -119,7 +124,11 @@ class KnownModel:
             config = self.module.config(shapes)
             names = self.names.of_native(shapes)
             return Blueprint(
-                config, lambda: self.module.build(config), names.placements(shapes), names.unused
+                config,
+                lambda: self.module.build(config),
+                names.placements(shapes),
+                names.unused,
+                self.module.exact,
             )
 
 

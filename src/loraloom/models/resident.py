@@ -66,6 +66,11 @@ class Resident:
         self.dtype = dtype
         self.device = device
         self.storage: Storage = storage
+        self._exact = frozenset(
+            placement.native
+            for name, placement in blueprint.placements.items()
+            if not set(blueprint.exact).isdisjoint(name.split("."))
+        )
         with source.naming():
             self.module = self._empty_module(blueprint)
             self._slots = keep_packed(
@@ -192,7 +197,8 @@ class Resident:
 
     def _dtype_of(self, native: str) -> torch.dtype:
         stored = self.source.dtypes[native]
-        return self.dtype if stored.is_floating_point else stored
+        computing = torch.float32 if native in self._exact else self.dtype
+        return computing if stored.is_floating_point else stored
 
     def _is_mappable(self, native: str) -> bool:
         """Whether the file's own pages can serve as the weight."""

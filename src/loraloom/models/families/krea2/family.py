@@ -26,6 +26,7 @@ from loraloom.models.predictions import flux_flow
 from loraloom.models.text.recipes import KREA2
 from loraloom.models.wan_latents import WAN21_LATENTS
 
+NORMS = ("norm", "norm1", "norm2", "norm_q", "norm_k")
 BLOCK, FUSION = "blocks.{}.", "txtfusion.{}.{}."
 
 
@@ -77,7 +78,7 @@ def _block(native: str, module: str) -> Iterator[tuple[str, str]]:
 
 def comfyui_names(path: str) -> Iterator[str]:
     """The norms of diffusers' module are not among them; the outermost layer of attention has two names."""
-    if path.rpartition(".")[2] in ("norm", "norm1", "norm2", "norm_q", "norm_k"):
+    if path.rpartition(".")[2] in NORMS:
         return
     for name in (path, path.removesuffix(".0")) if path.endswith(".to_out.0") else (path,):
         yield from prefixed("diffusion_model.", "transformer.", "lycoris_", "")(name)
@@ -94,7 +95,9 @@ FAMILY = Family(
         "blocks.0.mod.lin",
         "last.linear.weight",
     ),
-    module=Module("diffusers.models.transformers.transformer_krea2:Krea2Transformer2DModel", config),
+    module=Module(
+        "diffusers.models.transformers.transformer_krea2:Krea2Transformer2DModel", config, exact=NORMS
+    ),
     names=Names(
         {
             "first": "img_in",
