@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests import narrow_models as narrow
 from tests.conftest import NarrowFile
 from tests.models.text import figures
@@ -18,6 +20,7 @@ from loraloom.models.handles import TextEncoders
 from loraloom.models.memory import Memory
 from loraloom.models.text.encode import encode_prompt, recipe_of, templated
 from loraloom.models.text.tokens import rules_for, tokenize
+from loraloom.models.text.vocabularies import qwen_tokenizer
 from loraloom.weights.source import WeightSource
 
 Open: TypeAlias = Callable[..., TextEncoders]
@@ -90,3 +93,47 @@ def test_conditionings_are_comfyuis(family: str, opened: Open, memory: Memory) -
         if mask is not None:
             given = torch.ones(cond.context.shape[:2]) if cond.mask is None else cond.mask
             assert torch.equal(given.float(), torch.from_numpy(mask))
+
+
+def test_embeddings_stand_in_templates(opened: Open, memory: Memory, tmp_path: Path) -> None:
+    """Token vectors as an embedding give what the tokens give, wherever they stand."""
+    clip = opened("z_image")
+    part = clip.part("qwen3")
+    assert part is not None
+    cat = qwen_tokenizer().encode(" cat").ids
+    vectors = part.weights.read("qwen3.transformer.model.embed_tokens.weight")[cat]
+    (tmp_path / "embeddings").mkdir()
+    save_file({"qwen3_4b": vectors, "other": torch.zeros(3, 7)}, tmp_path / "embeddings/cat.safetensors")
+    folders = ModelFolders([tmp_path])
+    (named,), warnings = encode_prompt(memory, clip, "a embedding:cat", folders)
+    (plain,), _ = encode_prompt(memory, clip, "a cat", folders)
+    assert not warnings
+    torch.testing.assert_close(named.context, plain.context)
+    _, (warning,) = encode_prompt(memory, clip, "a embedding:dog", folders)
+    assert warning.name == "dog"
+
+
+def test_a_whole_chat_needs_no_template(opened: Open, memory: Memory) -> None:
+    text = "two cats"
+    qwen, z_image = opened("qwen_image"), opened("z_image")
+    (plain,), _ = encode_prompt(memory, qwen, text, NOWHERE)
+    (whole,), _ = encode_prompt(memory, qwen, templated(recipe_of(qwen).uses[0], text), NOWHERE)
+    assert torch.equal(plain.context, whole.context)
+    (once,), _ = encode_prompt(memory, z_image, text, NOWHERE)
+    (twice,), _ = encode_prompt(memory, z_image, templated(recipe_of(z_image).uses[0], text), NOWHERE)
+    assert twice.context.shape[1] == once.context.shape[1] + 8
+
+
+def test_stand_ins_for_missing_encoders(opened: Open, memory: Memory) -> None:
+    """Stable Diffusion 3 with one of its encoders: zeros of the real widths."""
+    clip = opened("sd35_t5")
+    text = TextEncoders("sd3", tuple(part for part in clip.parts if part.role == "clip_g"))
+    (cond,), _ = encode_prompt(memory, text, "two cats", NOWHERE)
+    assert cond.pooled is not None
+    assert cond.context.shape == (1, 77, 4096) and cond.pooled.shape == (1, 768 + 128)
+    assert not cond.context[..., :768].any() and not cond.context[..., 768 + 128 :].any()
+    assert not cond.pooled[:, :768].any() and cond.pooled[:, 768:].any()
+    only_t5 = TextEncoders("sd3", tuple(part for part in clip.parts if part.role == "t5xxl"))
+    (cond,), _ = encode_prompt(memory, only_t5, "two cats", NOWHERE)
+    assert cond.pooled is not None
+    assert cond.context.shape[1] == 77 and cond.pooled.shape == (1, 2048) and not cond.pooled.any()

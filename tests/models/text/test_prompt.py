@@ -50,6 +50,7 @@ def test_weights(text: str, expected: list[tuple[str, float]]) -> None:
     [
         ("embedding:x", [EmbeddingPart("x", "", 1.0)]),
         ("a embedding:x, b  c", [TextPart("a", 1.0), EmbeddingPart("x,", "b c", 1.0)]),
+        ("a embedding:x<|im_end|>\n b", [TextPart("a", 1.0), EmbeddingPart("x", "<|im_end|>\n b", 1.0)]),
         ("a\nembedding:x\nb", [TextPart("a", 1.0), EmbeddingPart("x", "b", 1.0)]),
         ("(embedding:x:1.2)", [EmbeddingPart("x", "", 1.2)]),
         ("(embedding:x)", [EmbeddingPart("x", "", 1.1)]),

@@ -136,7 +136,7 @@ def combined(recipe: Recipe, outputs: Mapping[str, Encoded]) -> Cond:
         for key, which in recipe.pooled
     ]
     is_pooled = bool(pooled) and all(vector is not None for vector in pooled)
-    mask = outputs[recipe.context[0][0]].mask if len(outputs) == 1 else None
+    mask = next(iter(outputs.values())).mask if len(outputs) == 1 else None
     is_padded = mask is not None and bool((mask == 0).any())
     return Cond(context, torch.cat(pooled, dim=-1) if is_pooled else None, mask=mask if is_padded else None)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 EMPHASIS = 1.1
 EMBEDDING = "embedding:"
+MARK = "<|"
+"""What begins the marks of a chat ("<|im_end|>"), which no embedding's name holds."""
 
 _PARENTHESIS = re.compile(r"[()]")
 
@@ -117,5 +119,9 @@ def _split_embeddings(text: str, weight: float) -> list[Part]:
 def _part(piece: str, weight: float) -> Part:
     if not piece.startswith(EMBEDDING):
         return TextPart(piece, weight)
-    name, *rest = piece.removeprefix(EMBEDDING).split() or [""]
+    body = piece.removeprefix(EMBEDDING)
+    name, *rest = body.split() or [""]
+    if MARK in name:  # the template goes on right behind the name
+        name, _, _ = body.partition(MARK)
+        return EmbeddingPart(name.strip(), body[len(name) :], weight)
     return EmbeddingPart(name, " ".join(rest), weight)
