@@ -25,6 +25,7 @@ from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread
 from loraloom.server import (
+    editor_routes,
     failures,
     file_routes,
     library_routes,
@@ -80,6 +81,7 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
         *file_routes.routes(),
         *library_routes.routes(),
         *user_routes.routes(),
+        *editor_routes.routes(),
         Route("/extensions", page.extensions, methods=["GET"]),
     ]
     not_found: list[BaseRoute] = [Route("/{rest:path}", library_routes.missing)]
@@ -89,6 +91,7 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
         Mount("/v1", LazyApp("loraloom.server.api", "create_api")),
         Mount("/api", routes=[*common, *not_found]),
         *common,
+        *editor_routes.extension_routes(),
         *page.routes(),
     ]
 

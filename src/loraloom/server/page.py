@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from loraloom.server import paths
 from loraloom.server.answers import Answer
+from loraloom.server.editor_routes import EXTENSION
 from loraloom.server.state import state_of
 from loraloom.workflow.graph import JSON
 
@@ -75,7 +76,7 @@ async def extensions(request: Request) -> Response:
     scripts: list[JSON] = []
     if static is not None:
         found = (static / "extensions").rglob("*.js")
-        scripts = [f"/{path.relative_to(static).as_posix()}" for path in sorted(found)]
+        scripts = [f"/{path.relative_to(static).as_posix()}" for path in sorted(found)] + [EXTENSION]
     return Answer(scripts)
 
 

@@ -20,6 +20,16 @@ _HEADERS = {
 MAX_PREVIEW = 1024
 
 
+BESIDE = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".preview.gif",
+          ".png", ".jpg", ".jpeg", ".webp", ".gif")  # fmt: skip
+"""What follows a model's stem in the names of its pictures, the best first."""
+
+
+def picture_beside(folder: Path, stem: str) -> Path | None:
+    """The picture of the model "folder/stem.safetensors"."""
+    return next((path for suffix in BESIDE if (path := folder / (stem + suffix)).is_file()), None)
+
+
 async def thumbnail(path: Path, width: int, max_pixels: int) -> Response:
     """A picture at most `width` pixels wide and high, as WebP. HTTPException 404 for what is none."""
     try:

@@ -12,12 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from loraloom.server import paths
 from loraloom.server.bodies import read_bytes
 from loraloom.server.decoding import in_turn
-from loraloom.server.pictures import as_png, thumbnail
+from loraloom.server.pictures import as_png, picture_beside, thumbnail
 from loraloom.server.state import ServerState
 from loraloom.workflow.graph import JSON
-
-_SUFFIXES = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".preview.gif",
-             ".png", ".jpg", ".jpeg", ".webp", ".gif")  # fmt: skip
 
 
 class LoraEntry(BaseModel):
@@ -85,12 +82,6 @@ def lora_path(state: ServerState, name: str) -> Path:
     return path
 
 
-def preview_of(path: Path) -> Path | None:
-    """The picture beside a model file."""
-    stem = path.with_suffix("").name
-    return next((p for suffix in _SUFFIXES if (p := path.with_name(stem + suffix)).is_file()), None)
-
-
 def add(api: FastAPI, state: ServerState) -> None:
     _add_reading(api, state)
     _add_changing(api, state)
@@ -129,7 +120,8 @@ def _add_reading(api: FastAPI, state: ServerState) -> None:
     @api.get("/loras/preview", responses={404: {}})
     async def preview(name: str, width: Annotated[int, Query(ge=16, le=2048)] = 256) -> Response:
         """The picture beside a LoRA, at most `width` pixels wide, as WebP."""
-        picture = preview_of(lora_path(state, name))
+        path = lora_path(state, name)
+        picture = picture_beside(path.parent, path.stem)
         if picture is None:
             raise HTTPException(404, "there is no picture beside this LoRA")
         return await thumbnail(picture, width, state.settings.max_pixels)

@@ -54,7 +54,9 @@ function Form({ receipts }) {
     setBusy(true);
     const card = await attempt(drawDraft);
     setBusy(false);
-    if (card) show(card.id);
+    if (!card) return;
+    show(card.id);
+    document.querySelector(".desk-result").scrollIntoView({ block: "nearest" });
   };
   if (!found) return html`<p class="soft">Looking what there is …</p>`;
   return html`<form class="form" onSubmit=${(e) => {

@@ -1,8 +1,7 @@
 // The loss over steps, smoothed, with the validation loss; the same numbers as a table for who cannot see it.
-import { html } from "./html.js";
+import { html, useLayoutEffect, useRef, useState } from "./html.js";
 
-const WIDTH = 800;
-const HEIGHT = 240;
+const HEIGHT = 220;
 const EDGE = { left: 52, right: 10, top: 12, bottom: 26 };
 const SMOOTH = 0.9;
 
@@ -17,19 +16,31 @@ function smoothed(points) {
   });
 }
 
-export function LossCurve({ losses, validations, steps }) {
+export function LossCurve({ losses, validations }) {
+  const box = useRef(null);
+  const [width, setWidth] = useState(640);
+  useLayoutEffect(() => {
+    const watcher = new ResizeObserver(([entry]) => setWidth(Math.max(240, Math.round(entry.contentRect.width))));
+    watcher.observe(box.current);
+    return () => watcher.disconnect();
+  }, []);
+  return html`<div ref=${box}>${drawn(losses, validations, width)}</div>`;
+}
+
+function drawn(losses, validations, width) {
   if (!losses.length) return html`<p class="small soft">The first numbers come when the pictures have been encoded.</p>`;
   const smooth = smoothed(losses);
+  const steps = losses.at(-1)[0];
   const values = [...smooth, ...validations].map(([, loss]) => loss);
   const low = Math.min(...values);
   const high = Math.max(...values);
   const span = high - low || Math.abs(high) || 1;
-  const x = (step) => EDGE.left + ((WIDTH - EDGE.left - EDGE.right) * step) / steps;
+  const x = (step) => EDGE.left + ((width - EDGE.left - EDGE.right) * step) / steps;
   const y = (loss) => HEIGHT - EDGE.bottom - ((HEIGHT - EDGE.top - EDGE.bottom) * (loss - low)) / span;
   const line = (points) => points.map(([step, loss], index) => `${index ? "L" : "M"}${x(step).toFixed(1)} ${y(loss).toFixed(1)}`).join("");
   const last = smooth.at(-1);
-  return html`<figure class="stack tight"><svg class="curve" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label=${`Loss after ${last[0]} steps: ${last[1].toFixed(4)}`}>
-    ${[0, 0.5, 1].map((share) => html`<g key=${share}><line class="curve-grid" x1=${EDGE.left} x2=${WIDTH - EDGE.right} y1=${y(low + share * span)} y2=${y(low + share * span)} /><text x=${EDGE.left - 8} y=${y(low + share * span) + 4} text-anchor="end">${(low + share * span).toPrecision(3)}</text></g>`)}
+  return html`<figure class="stack tight"><svg class="curve" viewBox=${`0 0 ${width} ${HEIGHT}`} role="img" aria-label=${`Loss after ${last[0]} steps: ${last[1].toFixed(4)}`}>
+    ${[0, 0.5, 1].map((share) => html`<g key=${share}><line class="curve-grid" x1=${EDGE.left} x2=${width - EDGE.right} y1=${y(low + share * span)} y2=${y(low + share * span)} /><text x=${EDGE.left - 8} y=${y(low + share * span) + 4} text-anchor="end">${(low + share * span).toPrecision(3)}</text></g>`)}
     ${[0, 0.5, 1].map((share) => html`<text key=${`x${share}`} x=${x(share * steps)} y=${HEIGHT - 6} text-anchor=${share === 1 ? "end" : share ? "middle" : "start"}>${Math.round(share * steps).toLocaleString()}</text>`)}
     <path class="curve-raw" d=${line(losses.map(([step, loss]) => [step, Math.min(high + span * 0.05, Math.max(low - span * 0.05, loss))]))} />
     <path class="curve-loss" d=${line(smooth)} />

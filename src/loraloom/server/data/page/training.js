@@ -76,7 +76,7 @@ function Run({ name }) {
     <div class="stack loose">
       <section class="panel stack"><div class="row between numbers"><h2>Loss</h2><span class="small soft" role="status">step ${run.step.toLocaleString()} of ${run.steps.toLocaleString()}${left ? `, ${time(left)} left` : ""}</span></div>
         <div class=${`bar ${run.status === "running" && !run.step ? "unknown" : ""}`} role="progressbar" aria-label="Training" aria-valuemin="0" aria-valuemax=${run.steps} aria-valuenow=${run.step}><div style=${{ "--share": `${(100 * run.step) / run.steps}%` }}></div></div>
-        <${LossCurve} losses=${run.losses} validations=${run.validations} steps=${run.steps} /></section>
+        <${LossCurve} losses=${run.losses} validations=${run.validations} /></section>
       ${rows.length > 0 && html`<section class="panel stack"><h2>Samples</h2>${rows.map((row) => html`<div key=${row} class="stack tight"><p class="small soft breaks">${run.prompts[row]}</p><ul class="sample-strip">${run.samples.filter((sample) => sample.index === row).map((sample) => html`<li key=${sample.file}><a href=${sampleUrl(run, sample, 1024)} target="_blank" rel="noopener"><img src=${sampleUrl(run, sample, 256)} alt=${`At step ${sample.step}`} loading="lazy" /></a><span class="tiny soft numbers">${sample.step.toLocaleString()}</span></li>`)}</ul></div>`)}</section>`}
     </div></div>`;
 }
