@@ -52,6 +52,7 @@ def flux_shift(shift: float) -> Api:
 class Narrow:
     """network: makes the weights. clip_type: the CLIP loader's. encoders, autoencoder: what writes them.
     loras: kind → modules of that file. empty_latent: the class that makes empty latents.
+    shift: makes the node that shifts the schedule, without its model. guidance: case → that of its prompt.
     edit: makes the workflows of `NAME_edit`. others: further tensors of the network's file."""
 
     name: str
@@ -63,6 +64,7 @@ class Narrow:
     empty_latent: str = "EmptySD3LatentImage"
     shift: Callable[[float], Api] = aura_shift
     newer_names: Callable[[str], Iterable[str]] = lambda weight: ()
+    guidance: Mapping[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
     edit: Edit | None = None
     others: Mapping[str, torch.Tensor] = field(default_factory=lambda: dict[str, torch.Tensor]())
 
@@ -125,6 +127,14 @@ def _clip_loader(shelf: Shelf, narrow: Narrow) -> Api:
     return api_node("TripleCLIPLoader", **numbered)
 
 
+def _guided(graph: Api, guidance: float | None) -> Api:
+    """The node that tells the positive prompt its guidance, or that there is none."""
+    graph["prompt"] = graph["positive"]
+    if guidance is None:
+        return api_node("FluxDisableGuidance", conditioning=["prompt", 0])
+    return api_node("FluxGuidance", conditioning=["prompt", 0], guidance=guidance)
+
+
 def graph_of(shelf: Shelf, narrow: Narrow, case: Api) -> Api:
     """The case's workflow, as people write it."""
     graph = _loaders(shelf, narrow)
@@ -141,6 +151,8 @@ def graph_of(shelf: Shelf, narrow: Narrow, case: Api) -> Api:
         model = ["shift", 0]
     for side in ("positive", "negative"):
         graph[side] = api_node("CLIPTextEncode", clip=["clip", 0], text=case[side])
+    if "guidance" in case:
+        graph["positive"] = _guided(graph, case["guidance"])
     given = {"positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
     return graph | _sampled(case, {"model": model, **given})
 
@@ -179,7 +191,10 @@ def _sampled(case: Api, given: Api) -> Api:
 
 
 def run_case(session: Session, shelf: Shelf, narrow: Narrow, name: str) -> Run:
-    return session.run(graph_of(shelf, narrow, stated(narrow.name)["cases"][name]))
+    case = stated(narrow.name)["cases"][name]
+    if name in narrow.guidance:
+        case = {**case, "guidance": narrow.guidance[name]}
+    return session.run(graph_of(shelf, narrow, case))
 
 
 def assert_measured(run: Run, figures: str, case: str) -> None:

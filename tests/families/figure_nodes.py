@@ -82,7 +82,8 @@ def with_references(
         nodes[name] = api_node("ReferenceLatent", conditioning=conditioning, latent=[key, 0])
         conditioning = [name, 0]
     if method is not None:
-        given = {"reference_latents_method": method, "conditioning": conditioning}
+        said = {"uxo": "uxo/uno"}.get(method, method)
+        given = {"reference_latents_method": said, "conditioning": conditioning}
         nodes[f"{prompt} placed"] = api_node("FluxKontextMultiReferenceLatentMethod", **given)
         conditioning = [f"{prompt} placed", 0]
     return conditioning

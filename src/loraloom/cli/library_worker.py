@@ -147,17 +147,18 @@ def _base(path: str, _changed: int) -> dict[str, Any]:
     """What a base is, as its header shows: family, what people call it, the size it was trained on."""
     try:
         header = read_header(path)
-        family = recognise(header).family
+        found = recognise(header)
     except LoraloomError:
         return {"family": "", "title": "", "size": 0, "channels": 4, "text_kind": "", "encoders": ()}
+    family, recipe = found.family, found.family.recipe(found.shapes)
     size = facts(header.metadata).get("resolution", "").split("x")[0].split("×")[0]
     return {
         "family": family.name,
         "title": family.title,
         "size": int(size) if size.isdigit() else 0,
         "channels": family.latents.channels,
-        "text_kind": next(iter(family.prompt.types), family.prompt.name),
-        "encoders": family.prompt.encoders,
+        "text_kind": next(iter(recipe.types), recipe.name),
+        "encoders": recipe.encoders,
     }
 
 

@@ -36,9 +36,6 @@ OTHERS: tuple[OtherModel, ...] = (
         ),
         ("stable-diffusion-3", "sd3"),
     ),
-    OtherModel(
-        "flux2", "Flux.2", (LoraSign(r"stream_modulation|to_qkv_mlp_proj", weight=3.0),), ("flux-2", "flux2")
-    ),
     OtherModel("chroma", "Chroma", (LoraSign(r"distilled_guidance_layer", weight=9.0),), ("chroma",)),
     OtherModel("wan", "Wan", (LoraSign(r"^blocks_\d+_(self_attn|cross_attn|ffn)"),), ("wan",)),
     OtherModel(

@@ -26,8 +26,9 @@ def open_checkpoint(path: FilePath) -> tuple[DiffusionModel, TextEncoders | None
     """An all-in-one file: the network, and its text encoders and autoencoder where the file holds them."""
     file = TensorFile(path)
     model = _diffusion_model(file)
-    parts = checkpoint_parts(file, model.family.prompt.encoders)
-    text = TextEncoders(model.family.prompt.name, parts) if parts else None
+    recipe = model.family.recipe(model.weights.shapes)
+    parts = checkpoint_parts(file, recipe.encoders)
+    text = TextEncoders(recipe.name, parts) if parts else None
     return model, text, _autoencoder(file)
 
 

@@ -114,7 +114,8 @@ class NetworkFunctions(Protocol):
 class Family(KnownModel):
     """A family of diffusion models.
 
-    prediction: what the network predicts. prompt: how it uses its text encoders.
+    prediction: what the network predicts. prompt: how it uses its text encoders; prompt_where: native name →
+        how those of its networks do whose files hold it.
     said: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
     gguf: what GGUF files call it (`general.architecture`); "": its own name.
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
@@ -123,11 +124,16 @@ class Family(KnownModel):
     latents: LatentFormat
     prediction: Callable[[WeightSource], Parametrisation]
     prompt: Recipe
+    prompt_where: Mapping[str, Recipe] = field(default_factory=lambda: dict[str, Recipe]())
     said: tuple[str, ...] = ()
     gguf: str = ""
     blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     lora: LoraFacts = LoraFacts()
     training: TrainingFacts | None = None
+
+    def recipe(self, shapes: Shapes) -> Recipe:
+        """How the network of these weights uses its text encoders."""
+        return next((own for mark, own in self.prompt_where.items() if mark in shapes), self.prompt)
 
     def lora_aliases(self, shapes: Shapes) -> dict[str, Target]:
         """Module path → target, for the weights that `shapes` holds."""

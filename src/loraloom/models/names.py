@@ -15,6 +15,7 @@ where both sides name it. No torch.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class Names:
     rows: native name → the module's. rest: `SAME`, or None: what no row is about is not the network's.
     also: further paths by which LoRA files know a module: path → native or module path, or several paths
         whose rows follow each other in one native weight.
+    parts: native path → further module paths by which LoRA files know ranges of its rows.
     unused: patterns (`fnmatch`) of native names that files hold and the network does not use.
     """
 
@@ -107,6 +109,7 @@ class Names:
     also: Mapping[str, str | tuple[str, ...]] = field(
         default_factory=lambda: dict[str, str | tuple[str, ...]]()
     )
+    parts: Mapping[str, Rows] = field(default_factory=lambda: dict[str, Rows]())
     unused: tuple[str, ...] = ()
 
     def of_native(self, shapes: Shapes) -> Names:
@@ -133,6 +136,7 @@ class Names:
                     swapped = len(ranges) == 2
                     rows = ranges[0] if len(ranges) == 1 and ranges[0] != (0, shape[0]) else None
                     found[path] = Target(native, rows, swapped)
+            found |= self._parts_of(native, shape)
         for path, target in self._also(found, shapes):
             found.setdefault(path, target)
         return found
@@ -186,6 +190,10 @@ class Names:
                 found.append((_module_of(row), (native, 0, isinstance(row, Swapped))))
         return _Table(tuple(found))
 
+    @cached_property
+    def _further(self) -> _Table[Rows]:
+        return _Table(tuple(self.parts.items()))
+
     def _named(self, native: str, shapes: Shapes) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
         """(parameter of the module, rows) that a native weight feeds; nothing: it is not the network's."""
         path, dot, parameter = native.rpartition(".")
@@ -217,6 +225,18 @@ class Names:
                 (native, number, swapped), holes = found
                 return _filled(native, holes) + tail, number, swapped
         return name, 0, False
+
+    def _parts_of(self, native: str, shape: Shape) -> dict[str, Target]:
+        """The further paths by which LoRA files know rows of a native weight."""
+        path, _, parameter = native.rpartition(".")
+        if parameter != "weight" or (row := self._further.find(path)) is None:
+            return {}
+        rows, holes = row
+        ends = list(itertools.accumulate(rows.sizes(shape, len(rows.parts)), initial=0))
+        return {
+            _filled(part, holes): Target(native, span)
+            for part, span in zip(rows.parts, itertools.pairwise(ends), strict=True)
+        }
 
     def _also(self, known: Mapping[str, Target], shapes: Shapes) -> Iterator[tuple[str, Target]]:
         """The further paths of LoRA files."""

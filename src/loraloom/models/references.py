@@ -7,8 +7,10 @@ them a network has, and what each means to it, its family says.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
@@ -44,14 +46,44 @@ def placing(cond: Cond, known: Sequence[str], otherwise: str) -> str:
     return method
 
 
-def laid_out(pictures: Sequence[Tensor], patch: int = PATCH) -> list[tuple[int, int]]:
-    """Top and left of each reference, in patches, by the method "offset": beside each other so that the whole
-    stays near to a square, to the right where it would else be higher than wide, else below."""
-    height = width = 0
-    places: list[tuple[int, int]] = []
-    for picture in pictures:
-        rows, columns = picture.shape[-2:]
-        top, left = (0, width) if rows + height > columns + width else (height, 0)
-        height, width = max(height, rows + top), max(width, columns + left)
-        places.append((-(-top // patch), -(-left // patch)))
-    return places
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a picture lies among a network's positions: the first axis, and its corner on the two others."""
+
+    index: int = 0
+    top: int = 0
+    left: int = 0
+
+    def in_patches(self, patch: int = PATCH) -> Place:
+        """The corner counted in patches, not before where it was."""
+        return Place(self.index, -(-self.top // patch), -(-self.left // patch))
+
+
+def places(method: str, new: tuple[int, int], sizes: Sequence[tuple[int, int]], step: int = 1) -> list[Place]:
+    """Where reference pictures of these sizes (height, width) lie beside a new one, all in the same unit.
+
+    "offset": all behind the new one, below or beside each other so that they cover little more than a square.
+    "uxo": in its plane, each diagonally beyond those before. Others: one behind the other, `step` apart."""
+    found: list[Place] = []
+    tall, wide = new if method == "uxo" else (0, 0)
+    for number, (height, width) in enumerate(sizes, 1):
+        if method == "uxo":
+            found.append(Place(0, tall, wide))
+            tall, wide = tall + height, wide + width
+        elif method == "offset":
+            is_beside = height + tall > width + wide
+            place = Place(1, 0, wide) if is_beside else Place(1, tall, 0)
+            tall, wide = max(tall, place.top + height), max(wide, place.left + width)
+            found.append(place)
+        else:
+            found.append(Place(number * step))
+    return found
+
+
+def grid(rows: int, columns: int, place: Place, axes: int = 3) -> Tensor:
+    """(rows · columns, axes): (index, row, column, 0 …) of every token of a picture."""
+    found = torch.zeros(rows, columns, axes)
+    found[..., 0] = place.index
+    found[..., 1] = torch.arange(rows)[:, None] + place.top
+    found[..., 2] = torch.arange(columns) + place.left
+    return found.reshape(-1, axes)

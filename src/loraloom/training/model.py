@@ -44,7 +44,8 @@ def open_model(settings: ModelSettings) -> Handles:
         known = ", ".join(family.title for family in families() if family.training)
         raise InputError(f"{settings.checkpoint} is {model.family.title}; training knows {known}")
     if settings.text_encoders:
-        text = open_text_encoders(settings.text_encoders, settings.text_kind or model.family.prompt.name)
+        recipe = model.family.recipe(model.weights.shapes)
+        text = open_text_encoders(settings.text_encoders, settings.text_kind or recipe.name)
     if settings.autoencoder is not None:
         autoencoder = open_autoencoder(settings.autoencoder)
     if text is None:

@@ -22,6 +22,7 @@ from loraloom.models.family import (
     prefixed,
 )
 from loraloom.models.flux_latents import FLUX1_LATENTS
+from loraloom.models.flux_names import DOUBLE, SINGLE, with_mlp
 from loraloom.models.names import Names, Rows, Swapped
 from loraloom.models.predictions import flow, flux_flow
 from loraloom.models.text.recipes import FLUX1
@@ -56,12 +57,6 @@ def prediction(weights: WeightSource) -> Parametrisation:
     return (flux_flow(1.15) if is_dev else flow(1.0))(weights)
 
 
-def with_mlp(weight: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Query, key and value as wide as the input, the rest the MLP's."""
-    width = weight[1]
-    return (width, width, width, weight[0] - 3 * width)
-
-
 def comfyui_names(path: str) -> Iterator[str]:
     if path.endswith(".linear1_qkv"):
         yield "diffusion_model." + path
@@ -69,7 +64,6 @@ def comfyui_names(path: str) -> Iterator[str]:
         yield from prefixed("transformer.", "lycoris_", "lora_transformer_")(path)
 
 
-DOUBLE, SINGLE = "transformer_blocks.{}.", "single_transformer_blocks.{}."
 NAMES = Names(
     {
         "img_in": "x_embedder",

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.models.diffusion_network import Run
+from loraloom.models.flux_times import embedded, guidance_of
 from loraloom.models.latent_maps import PATCH, fit, patches, unpatched
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
-
-TIME_FACTOR = 1000.0
-TIME_WIDTH = 256
-DEFAULT_GUIDANCE = 3.5
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
@@ -24,10 +20,7 @@ def inputs(cond: Cond, run: Run) -> Inputs:
     fill and control models."""
     width = run.number("pooled_projection_dim")
     vectors = {"pooled": torch.zeros(1, width) if cond.pooled is None else cond.pooled[:, :width]}
-    if run.config["guidance_embeds"]:
-        guidance = cond.options.get("guidance", DEFAULT_GUIDANCE)
-        if guidance is not None:
-            vectors["guidance"] = torch.tensor([float(cast(float, guidance))])
+    vectors |= guidance_of(cond, run)
     extra = run.number("in_channels") // PATCH**2 - run.latents.channels
     maps = {"picture": _given_picture(cond, run, extra)} if extra > 0 else {}
     return Inputs({"context": Tokens(cond.context, "repeat")}, vectors, maps)
@@ -39,23 +32,21 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     whole = torch.cat([x, *(more.to(x) for more in given.maps.values())], dim=1)
     tokens, rows, columns = patches(whole)
     context = module.context_embedder(given.tokens["context"].values.to(x.device, run.dtype))
-    embedded = _embed(module.time_text_embed, time, given, run)
+    condition = _embed(module.time_text_embed, time, given, run)
     states = module.x_embedder(tokens.to(run.dtype))
     rotary = module.pos_embed(positions(context.shape[1], rows, columns, x.device))
     for block in (*module.transformer_blocks, *module.single_transformer_blocks):
         context, states = block(
-            hidden_states=states, encoder_hidden_states=context, temb=embedded, image_rotary_emb=rotary
+            hidden_states=states, encoder_hidden_states=context, temb=condition, image_rotary_emb=rotary
         )
-    output = module.proj_out(module.norm_out(states, embedded)).float()
+    output = module.proj_out(module.norm_out(states, condition)).float()
     return unpatched(output, rows, columns)[..., : x.shape[-2], : x.shape[-1]]
 
 
 def _embed(embedders: Any, time: Tensor, given: Inputs, run: Run) -> Tensor:
     """(B, width) what the blocks are modulated by: time, guidance and the pooled prompt."""
-    embedded = embedders.timestep_embedder(embed_times(time).to(run.dtype))
-    if (guidance := given.vectors.get("guidance")) is not None:
-        embedded = embedded + embedders.guidance_embedder(embed_times(guidance.to(time)).to(run.dtype))
-    return embedded + embedders.text_embedder(given.vectors["pooled"].to(time.device, run.dtype))
+    pooled = given.vectors["pooled"].to(time.device, run.dtype)
+    return embedded(embedders, time, given, run) + embedders.text_embedder(pooled)
 
 
 def _given_picture(cond: Cond, run: Run, channels: int) -> Tensor:
@@ -72,14 +63,6 @@ def _given_picture(cond: Cond, run: Run, channels: int) -> Tensor:
     )
     whole = x.new_empty(len(x), 1, x.shape[-2] * side, x.shape[-1] * side)
     return torch.cat([given, F.pixel_unshuffle(fit(mask, whole), side)], dim=1)
-
-
-def embed_times(times: Tensor) -> Tensor:
-    """(B,) in [0, 1] (or guidance) → (B, 256) float32: cosines, then sines, at geometric frequencies."""
-    half = TIME_WIDTH // 2
-    steps = torch.arange(half, dtype=torch.float32, device=times.device)
-    angles = (times.float() * TIME_FACTOR)[:, None] * torch.exp(-math.log(10000) * steps / half)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def positions(text: int, rows: int, columns: int, device: torch.device) -> Tensor:

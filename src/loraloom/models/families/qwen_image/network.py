@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
 from loraloom.models.latent_maps import patches, unpatched
-from loraloom.models.references import laid_out, placing, references
+from loraloom.models.references import places, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
@@ -28,28 +28,28 @@ def inputs(cond: Cond, run: Run) -> Inputs:
     """The prompt's hidden states and the reference pictures, placed as the conditioning says or the model."""
     return Inputs(
         {"context": Tokens(cond.context)},
-        {"method": torch.tensor([METHODS.index(placing(cond, METHODS, _usual(run)))])},
         references=references(cond, run),
+        placing=placing(cond, METHODS, _usual(run)),
     )
 
 
 def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Tensor:
     """x (B, 16, H, W) or with frames (B, 16, F, H, W), time (B,) in [0, 1]."""
-    method = METHODS[int(given.vectors["method"][0])]
+    method = given.placing
     target, rows, columns = _tokens(x)
     frames = x.shape[2] if x.dim() == 5 else 1
     pictures = [_tokens(_picture(reference).to(x)) for reference in given.references]
-    places = [grid(frames, rows, columns)]
+    grids = [grid(frames, rows, columns)]
     for number, (frame, top, left) in enumerate(_places(method, given.references)):
         _, height, width = pictures[number]
-        places.append(grid(1, height, width, frame, top, left))
+        grids.append(grid(1, height, width, frame, top, left))
     states = module.img_in(torch.cat([target, *(tokens for tokens, _, _ in pictures)], 1).to(run.dtype))
     context = given.tokens["context"].values.to(x.device, run.dtype)
     context = module.txt_in(module.txt_norm(context))
     start = max(rows // 2, columns // 2)
     text = torch.arange(start, start + context.shape[1])[:, None].expand(-1, 3)
     axes = cast("tuple[int, ...]", run.config["axes_dims_rope"])
-    rotary = (rotations(torch.cat(places), axes).to(x.device), rotations(text, axes).to(x.device))
+    rotary = (rotations(torch.cat(grids), axes).to(x.device), rotations(text, axes).to(x.device))
     at_zero = method == "index_timestep_zero" and bool(pictures)
     index = None
     if at_zero:
@@ -104,7 +104,9 @@ def _untokened(tokens: Tensor, x: Tensor, rows: int, columns: int) -> Tensor:
 def _places(method: str, references: Sequence[Tensor]) -> list[tuple[int, int, int]]:
     """Frame, top and left (in patches) of each reference."""
     if method == "offset":
-        return [(1, top, left) for top, left in laid_out(references)]
+        sizes = [(picture.shape[-2], picture.shape[-1]) for picture in references]
+        found = [place.in_patches() for place in places(method, (0, 0), sizes)]
+        return [(place.index, place.top, place.left) for place in found]
     sign = -1 if method == "negative_index" else 1
     return [(sign * (number + 1), 0, 0) for number in range(len(references))]
 

@@ -1,0 +1,90 @@
+"""Flux.2's transformer as sampling uses it: prompts of one length, reference pictures, guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loraloom.errors import InputError
+from loraloom.models.diffusion_network import Run
+from loraloom.models.flux_times import embedded, guidance_of
+from loraloom.models.references import Place, grid, places, placing, references
+from loraloom.sampling.inputs import Inputs, Tokens
+from loraloom.sampling.types import Cond
+
+TEXT = 512
+"""Rows that a prompt has at least: shorter ones get zeros in front."""
+
+TIME_ZERO = "index_timestep_zero"
+PLACINGS = ("index", "offset", "uxo", TIME_ZERO)
+STEP = 10
+"""Between the new picture and its references on the first axis."""
+
+
+def inputs(cond: Cond, run: Run) -> Inputs:
+    """The prompt's hidden states, guidance for models with it, and the reference pictures."""
+    wide, wanted = cond.context.shape[-1], run.number("joint_attention_dim")
+    if wide != wanted:
+        raise InputError(
+            f"the prompt's tokens are {wide} wide and this Flux.2 model takes {wanted}: its text encoder is "
+            "another one (klein 4B: Qwen3-4B, klein 9B: Qwen3-8B, dev: Mistral Small 3)"
+        )
+    context = F.pad(cond.context, (0, 0, max(0, TEXT - cond.context.shape[1]), 0))
+    shown = references(cond, run)
+    method = placing(cond, PLACINGS, "index") if shown else ""
+    return Inputs({"context": Tokens(context)}, guidance_of(cond, run), references=shown, placing=method)
+
+
+def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Tensor:
+    """x (B, 128, H, W), time (B,) in [0, 1]. Spelled out because diffusers' own forward pass rounds times and
+    guidance to the computing type before it embeds them, and knows one way alone to place references."""
+    pictures = (x, *given.references)
+    states = module.x_embedder(torch.cat([_tokens(picture) for picture in pictures], dim=1).to(run.dtype))
+    context = module.context_embedder(given.tokens["context"].values.to(x.device, run.dtype))
+    text, new = context.shape[1], x.shape[-2] * x.shape[-1]
+    rotary = module.pos_embed(positions(text, pictures, given.placing).to(x.device))
+
+    now = embedded(module.time_guidance_embed, time, given, run)
+    on_text = module.double_stream_modulation_txt(now)
+    on_states = module.double_stream_modulation_img(now)
+    on_all = module.single_stream_modulation(now)
+    if given.placing == TIME_ZERO:
+        at_zero = embedded(module.time_guidance_embed, torch.zeros_like(time), given, run)
+        count = states.shape[1] - new
+        on_states = _followed(on_states, new, module.double_stream_modulation_img(at_zero), count)
+        on_all = _followed(on_all, text + new, module.single_stream_modulation(at_zero), count)
+    for block in module.transformer_blocks:
+        context, states = block(states, context, on_states, on_text, rotary)
+    states = torch.cat([context, states], dim=1)
+    for block in module.single_transformer_blocks:
+        states = block(states, None, on_all, rotary)
+    output = module.proj_out(module.norm_out(states[:, text : text + new], now)).float()
+    return output.transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
+
+
+def _tokens(picture: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, H · W, C)."""
+    return picture.flatten(2).transpose(1, 2)
+
+
+def _followed(first: Tensor, count: int, then: Tensor, rest: int) -> Tensor:
+    """(B, count + rest, D): one modulation (B, D) for the first tokens, another for those behind them."""
+    batch, width = first.shape
+    spread = (first[:, None].expand(batch, count, width), then[:, None].expand(batch, rest, width))
+    return torch.cat(spread, dim=1)
+
+
+def positions(text: int, pictures: tuple[Tensor, ...], method: str) -> Tensor:
+    """(tokens, 4) of the text, (0, 0, 0, number), and of the new picture and its references, (index, row,
+    column, 0)."""
+    (tall, wide), *sizes = ((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+    found = places(method, (tall, wide), sizes, STEP)
+    words = torch.zeros(text, 4)
+    words[:, 3] = torch.arange(text)
+    grids = [
+        grid(*size, place, 4) for size, place in zip([(tall, wide), *sizes], [Place(), *found], strict=True)
+    ]
+    return torch.cat([words, *grids])
