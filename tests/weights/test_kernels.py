@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loraloom.weights import kernels
+from loraloom.weights import integers, kernels
 from loraloom.weights.formats import formats
 from loraloom.weights.packed import packed_as
 
@@ -27,3 +27,11 @@ def test_its_products_are_ours(option: str, dtype: torch.dtype, monkeypatch: pyt
     ours = packed.product(x, native=True)
     monkeypatch.setattr(kernels, "is_usable", lambda x: True)
     assert torch.equal(packed.product(x, native=True), ours)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 30, 7), (17, 64, 8), (40, 33, 5)])
+def test_sizes_that_cublas_refuses_are_filled_up(rows: int, inputs: int, outputs: int) -> None:
+    x = torch.randint(-127, 128, (rows, inputs), dtype=torch.int8)
+    weight = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+    found = integers._on_cuda(x, weight)  # pyright: ignore[reportPrivateUsage]
+    assert torch.equal(found.long(), x.long() @ weight.long().T)

@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_refused_by_name(case: str, tmp_path: Path) -> No
     [
         ("{", "_quantization_metadata is no JSON"),
         ("{}", "lists no layers"),
-        ('{"layers": {"b": {"format": "float8_e4m3fn"}}}', "speaks of 'b', which the file does not hold"),
+        ('{"layers": {"b": {"format": "float8_e4m3fn"}}}', "speaks of 'b' and 0 more layers, none of which"),
         ('{"layers": {"a": 3}}', "_quantization_metadata of a is no JSON object"),
         ('{"layers": {"a": {"format": "strange"}}}', "'a' is stored as 'strange'"),
         ('{"layers": {"a": {"format": "int8_tensorwise"}}}', "its weight is stored as F8_E4M3, not I8"),
@@ -189,6 +189,13 @@ def test_metadata_is_read_or_refused(text: str, words: str, tmp_path: Path) -> N
     path = written(tmp_path, {"a.weight": E4M3}, _quantization_metadata=text)
     with pytest.raises(ModelFileError, match=words):
         read_header(path)
+
+
+def test_metadata_may_speak_of_more_than_the_file_holds(tmp_path: Path) -> None:
+    text = json.dumps({"layers": {name: {"format": "float8_e5m2"} for name in ("a", "gone")}})
+    path = written(tmp_path, layer(E4M3, weight_scale=torch.ones(())), _quantization_metadata=text)
+    packing = read_header(path).tensors["a.weight"].packing
+    assert packing is not None and packing.settings == {"format": "float8_e5m2"}
 
 
 def test_scales_that_are_no_numbers_are_found_when_they_are_read(tmp_path: Path) -> None:

@@ -114,11 +114,17 @@ def _in_metadata(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str])
     layers = _json(text, METADATA).get("layers")
     if not isinstance(layers, dict):
         raise ModelFileError(f"the file's {METADATA} lists no layers")
-    found: dict[str, Settings] = {}
-    for layer, said in cast(dict[str, object], layers).items():
-        if f"{layer}.weight" not in tensors:
-            raise ModelFileError(f"the file's {METADATA} speaks of {layer!r}, which the file does not hold")
-        found[layer] = _settings(said, f"{METADATA} of {layer}")
+    listed = cast(dict[str, object], layers)
+    found = {
+        layer: _settings(said, f"{METADATA} of {layer}")
+        for layer, said in listed.items()
+        if f"{layer}.weight" in tensors  # a part of a larger file may keep the whole list
+    }
+    if listed and not found:
+        raise ModelFileError(
+            f"the file's {METADATA} speaks of {next(iter(listed))!r} and {len(listed) - 1} more layers, none"
+            " of which the file holds"
+        )
     return found
 
 
