@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ from safetensors.torch import save_file
 import loraloom.models.encoders as folder
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
+from loraloom.models import recognition
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import checkpoint_shapes, encoder_kind, encoder_kinds
 from loraloom.models.memory import Memory
+from loraloom.models.recognition import families
 from loraloom.models.text.encode import encode_prompt
+from loraloom.models.text.recipes import RECIPES, known_recipes
 from loraloom.weights.header import read_header
 from tests import narrow_models as narrow
 from tests import tiny_models as tiny
@@ -153,3 +157,16 @@ def test_a_published_width_settles_what_a_file_is(tmp_path: Path) -> None:
             "clip_l": clip_l,
             "clip_g": clip_g,
         }
+
+
+def test_a_family_may_bring_its_own_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = replace(RECIPES["z_image"], name="added", types=("mage",))
+    family = replace(families()[0], name="added", prompt=own)
+    monkeypatch.setattr(recognition, "families", lambda: (family,))
+    known_recipes.cache_clear()
+    try:
+        shapes = {name: shape for name, (shape, _, _) in narrow.language_model("", 36, inner=2).known.items()}
+        path = tiny.write(tmp_path / "qwen.safetensors", shapes | {"model.embed_tokens.weight": (8, 64)})
+        assert open_text_encoders((path,), "mage").kind == "added"
+    finally:
+        known_recipes.cache_clear()

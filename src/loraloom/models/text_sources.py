@@ -17,7 +17,7 @@ from loraloom.models.encoder import (
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Candidate, choose
 from loraloom.models.recognition import looks_like
-from loraloom.models.text.recipes import RECIPES
+from loraloom.models.text.recipes import known_recipes
 from loraloom.weights.gguf_names import ARCHITECTURE, companion_tower
 from loraloom.weights.source import Entry, Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
@@ -34,7 +34,7 @@ def text_encoders(files: Sequence[TensorFile], kind: str) -> TextEncoders:
 
     kind: the loader's `type`. ModelFileError where a file is no encoder, or does not belong to the type."""
     found = [offered for file in files for offered in _offered(file)]
-    choice = choose(RECIPES.values(), kind, [(offer.name, list(offer.candidates)) for offer in found])
+    choice = choose(known_recipes().values(), kind, [(offer.name, list(offer.candidates)) for offer in found])
     parts = (offer.candidates[chosen] for offer, chosen in zip(found, choice.candidates, strict=True))
     return TextEncoders(choice.recipe.name, tuple(parts))
 

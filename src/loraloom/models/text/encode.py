@@ -17,7 +17,7 @@ from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Cut, Recipe, Use
 from loraloom.models.text.clip import Encoded
 from loraloom.models.text.embeddings import EmbeddingFinder, PromptWarning
-from loraloom.models.text.recipes import RECIPES
+from loraloom.models.text.recipes import known_recipes
 from loraloom.models.text.run import TextMemory, TextModule, encoder_run, weighted
 from loraloom.models.text.tokens import Chunk, Picture, Tokens, WeightedToken, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
@@ -118,7 +118,7 @@ def cut_at(vocabulary: Vocabulary, cut: Cut, chunk: Chunk) -> int:
 
 def recipe_of(clip: TextEncoders) -> Recipe:
     """The recipe that text encoders are used by."""
-    recipe = RECIPES.get(clip.kind)
+    recipe = known_recipes().get(clip.kind)
     if recipe is None:
         raise ModelFileError(f"text encoders of the kind {clip.kind!r} cannot encode a prompt")
     return recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 
 from loraloom.models.recipe import Recipe, Use
@@ -254,4 +255,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         )
     }
 )
-"""`TextEncoders.kind` → its recipe, in the order in which they are tried."""
+"""The recipes of this file by name, in the order in which they are tried."""
+
+
+@cache
+def known_recipes() -> Mapping[str, Recipe]:
+    """`TextEncoders.kind` → its recipe: those of this file, and of families that bring their own."""
+    from loraloom.models.recognition import families  # families are made of the recipes above
+
+    return MappingProxyType({**RECIPES, **{family.prompt.name: family.prompt for family in families()}})
