@@ -6,6 +6,7 @@ import io
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,3 +165,30 @@ def test_settings_of_former_times_are_shown_whatever_is_in_them(server: RunningS
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comfy.settings.json").write_text('{"a": NaN, "b": Infinity, "c": "\\ud800", "d": 1}')
     assert server.http.get("/settings").json() == {"a": None, "b": None, "c": "\ufffd", "d": 1}
+
+
+def test_a_large_body_leaves_little_behind(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server("--paused")
+    nodes = [{"id": i, "type": "x", "widgets": [1, 2.5, "abc", {"a": i}]} for i in range(200_000)]
+    body = json.dumps({"prompt": 5, "extra_data": {"nodes": nodes}})
+    memory = Path(f"/proc/{server.process.pid}/statm")
+
+    def held() -> int:
+        return int(memory.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    assert server.http.post("/prompt", json={"prompt": 5}).status_code == 400
+    before = held()
+    for _ in range(2):
+        assert server.http.post("/prompt", content=body).status_code == 400
+    until = time.monotonic() + 20
+    while held() - before > 64 * 1024 * 1024:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_the_users_own_style_sheet_goes_before_the_editors(server: RunningServer) -> None:
+    assert server.http.get("/user.css").status_code == 404
+    own = server.folder / "user/default/user.css"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("a { color: red }")
+    assert server.http.get("/user.css").text == "a { color: red }"

@@ -63,27 +63,37 @@ class StoreThread:
         thread.start()
         return thread
 
+    # What a call gave is let go of before the next one is waited for: it may be large.
+
     def _read(self, store: Store) -> None:
         while (call := self._questions.get()) is not None:
-            function, future = call
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                with store.snapshot():
-                    result = function(store)
-            except Exception as error:  # noqa: BLE001 - belongs to the caller
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            _answered(store, *call)
+            del call
 
     def _write(self, store: Store) -> None:
-        closing = False
-        while not closing:
-            batch = [self._calls.get()]
-            while len(batch) < _MAX_BATCH and not self._calls.empty():
-                batch.append(self._calls.get())
-            closing = None in batch
-            _together(store, [c for c in batch if c is not None and c[1].set_running_or_notify_cancel()])
+        while _batch_done(store, self._calls):
+            pass
+
+
+def _answered(store: Store, function: Callable[[Store], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        with store.snapshot():
+            result = function(store)
+    except Exception as error:  # noqa: BLE001 - belongs to the caller
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _batch_done(store: Store, waiting: SimpleQueue[_Call | None]) -> bool:
+    """Do what waits, together; whether there may be more."""
+    batch = [waiting.get()]
+    while len(batch) < _MAX_BATCH and not waiting.empty():
+        batch.append(waiting.get())
+    _together(store, [c for c in batch if c is not None and c[1].set_running_or_notify_cancel()])
+    return None not in batch
 
 
 def _together(store: Store, calls: list[_Call]) -> None:

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from loraloom.errors import WorkflowError
+from loraloom.server.release import RELEASE
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.json_text import read_json
 
@@ -26,6 +27,7 @@ async def read_bytes(request: Request, limit: int) -> bytes:
         if size > limit:
             raise HTTPException(413, f"the body is longer than {limit} bytes")
         chunks.append(chunk)
+    RELEASE.after(size)
     return b"".join(chunks)
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from starlette.exceptions import HTTPException
 
+from loraloom.server.release import LARGE_BYTES, RELEASE
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -35,7 +37,10 @@ async def in_turn(
     function: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs
 ) -> Result:
     """Run what decodes a picture in a thread, when less than two others do."""
-    return await asyncio.get_running_loop().run_in_executor(_POOL, lambda: function(*args, **more))
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_POOL, lambda: function(*args, **more))
+    finally:
+        RELEASE.after(LARGE_BYTES)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.store import Store
+from loraloom.server.release import RELEASE
 
 # An entry as `wire.queue_item` makes it: number, id, prompt, extra_data, output nodes.
 _NUMBER = "CASE WHEN number = CAST(number AS INTEGER) THEN CAST(number AS INTEGER) ELSE number END"
@@ -18,6 +19,7 @@ _ENTRY = (
     f"'[' || {_NUMBER} || ',' || json_quote(id) || ',' || json_extract(request, '$.prompt') || ',' || "
     f"{_WHOLE_EXTRA} || ',' || coalesce(json_extract(request, '$.targets'), '[]') || ']'"
 )
+_KEPT_BYTES = 8 << 20
 _READABLE = "json_valid(request) AND json_type(request, '$.extra_data') = 'object'"
 
 
@@ -42,9 +44,12 @@ class QueueListing:
         # From here on a newcomer may have seen more than what is read now.
         self._current, self._next = self._next, None
         changes = self._dispatcher.changes
-        if self._made is None or self._made[0] != changes:
-            self._made = changes, await self._dispatcher.read(_both)
-        return self._made[1]
+        if self._made is not None and self._made[0] == changes:
+            return self._made[1]
+        made = await self._dispatcher.read(_both)
+        self._made = (changes, made) if len(made) <= _KEPT_BYTES else None
+        RELEASE.after(len(made))
+        return made
 
 
 def _both(store: Store) -> bytes:
