@@ -76,7 +76,10 @@ COMMANDS = {
         "lora_commands", "lora_app", "Inspect, convert, merge, extract and resize LoRA files.", group=True
     ),
     "models": Command(
-        "models_commands", "models_app", "List model files and the folders they belong in.", group=True
+        "models_commands",
+        "models_app",
+        "List model files and the folders they belong in, and convert them.",
+        group=True,
     ),
 }
 
