@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 NAME = "trained"
 """peft's name of our adapter."""
 
-ATTENTION = (
-    r"(transformer_blocks|single_transformer_blocks|attentions|text_model\.encoder\.layers)\.\d+(\.|$)"
-)
-"""What is trained unless `targets` says otherwise: everything within attention blocks and CLIP's layers."""
+ATTENTION = r"(attentions|text_model\.encoder\.layers)\.\d+(\.|$)"
+"""What is trained of networks without named blocks, unless `targets` says otherwise: everything within a
+UNet's attention blocks and CLIP's layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +48,15 @@ class Adapter:
         return found
 
 
-def find_targets(network: nn.Module, settings: AdapterSettings) -> dict[str, tuple[int, float]]:
-    """Path of every layer to train → its (rank, alpha). InputError where the expression finds none."""
+def find_targets(
+    network: nn.Module, settings: AdapterSettings, blocks: Iterable[str] = ()
+) -> dict[str, tuple[int, float]]:
+    """Path of every layer to train → its (rank, alpha). InputError where the expression finds none.
+
+    blocks: the network's lists of blocks, which are trained unless `targets` says otherwise."""
+    lists = "|".join(map(re.escape, blocks))
     try:
-        pattern = re.compile(settings.targets or ATTENTION)
+        pattern = re.compile(settings.targets or (rf"^({lists})\.\d+\." if lists else ATTENTION))
     except re.error as error:
         raise InputError(f"adapter.targets is no regular expression: {error}") from error
     conv_rank = kinds()[settings.kind].conv_rank(settings)
@@ -79,13 +83,13 @@ def _beside_attention(path: str) -> bool:
     return bool(re.search(r"\.(resnets|downsamplers|upsamplers)\.\d+\.", path))
 
 
-def inject(network: nn.Module, settings: AdapterSettings, seed: int) -> Adapter:
-    """Put a fresh adapter into a frozen network: it changes nothing until trained.
+def inject(network: nn.Module, settings: AdapterSettings, seed: int, blocks: Iterable[str] = ()) -> Adapter:
+    """Put a fresh adapter into a frozen network (see `find_targets`): it changes nothing until trained.
 
     The base stays as it is; only the adapter's parameters require gradients, all float32."""
     from peft import inject_adapter_in_model
 
-    targets = find_targets(network, settings)
+    targets = find_targets(network, settings, blocks)
     torch.manual_seed(seed)
     inject_adapter_in_model(_config(targets, settings), network, adapter_name=NAME)
     modules = {path: network.get_submodule(path) for path in targets}

@@ -84,7 +84,8 @@ def open_session(settings: Settings) -> Session:
     adapters: dict[str, Adapter] = {}
     condition = _conditioner(handles, settings, everything, adapters, cache / "text")
     live = load_network(handles.model, settings.run)
-    adapters = {"model": inject(live.module, settings.adapter, settings.run.seed), **adapters}
+    blocks = family.blocks.values()
+    adapters = {"model": inject(live.module, settings.adapter, settings.run.seed, blocks), **adapters}
     plan = Plan.of(
         found.training, [sizes[e.digest] for e in found.training], settings.run.batch, settings.run.seed
     )
