@@ -13,7 +13,9 @@ from loraloom.errors import InputError, LoraloomError
 from loraloom.models.checkpoint import open_checkpoint, open_text_encoders
 from loraloom.models.handles import TextEncoders
 from loraloom.nodes import text
+from tests import narrow_models as narrow
 from tests import tiny_models
+from tests.conftest import NarrowFile
 from tests.nodes.runs import PlainRun
 
 
@@ -108,3 +110,36 @@ def test_an_overwritten_embedding_is_read_again(run: PlainRun, tmp_path: Path) -
     assert first == state()
     save_file({"x": torch.zeros(2, 64)}, folder / "mine.safetensors")
     assert state() != first
+
+
+@pytest.fixture
+def sd3(narrow_file: NarrowFile) -> TextEncoders:
+    writers = (narrow.write_clip_l, narrow.write_clip_g, narrow.write_wide_t5)
+    return open_text_encoders(tuple(narrow_file(write) for write in writers), "sd3")
+
+
+def test_sd3_takes_a_prompt_per_encoder(run: PlainRun, sd3: TextEncoders) -> None:
+    (plain,) = text.encode_text("two cats", sd3, run=run)
+    (same,) = text.encode_text_sd3(sd3, "two cats", "two cats", "two cats", "none", run=run)
+    assert torch.equal(plain.context, same.context)
+    (padded,) = text.encode_text_sd3(sd3, "two cats", "", "", "empty_prompt", run=run)
+    (short,) = text.encode_text_sd3(sd3, "two cats", "", "", "none", run=run)
+    assert padded.context.shape[1] == 154 and short.context.shape[1] == 78
+    assert torch.equal(padded.context[:, :77], short.context[:, :77])
+    (only_t5,) = text.encode_text_sd3(sd3, "", "", "two cats", "none", run=run)
+    assert only_t5.pooled is not None and not only_t5.pooled.any()
+    assert torch.equal(only_t5.context[..., :320], plain.context[:, 77:])
+
+
+def test_lumina2_has_its_own_opening(run: PlainRun, narrow_file: NarrowFile) -> None:
+    clip = open_text_encoders((narrow_file(narrow.write_gemma2),), "lumina2")
+    (cond,) = text.encode_text_lumina2("alignment", "two cats", clip, run=run)
+    opening = text.LUMINA2_SYSTEMS["alignment"] + " <Prompt Start> two cats"
+    (same,) = text.encode_text(opening, clip, run=run)
+    assert torch.equal(cond.context, same.context)
+
+
+def test_prompts_for_encoders_of_another_family_are_refused(run: PlainRun, narrow_file: NarrowFile) -> None:
+    clip = open_text_encoders((narrow_file(narrow.write_qwen3_4b),), "lumina2")
+    with pytest.raises(InputError, match=r"z_image.*prompts are for l, t5xxl; use CLIPTextEncode"):
+        text.encode_text_flux(clip, "a", "b", run=run)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
-from loraloom.engine.node import NodeRun, Number, node
+from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.nodes.sockets import Clip, Conditioning, Prompt
 from loraloom.runtime.prompts import embedding_files, encode, loaded
+
+LUMINA2_SYSTEMS = {
+    "superior": "You are an assistant designed to generate superior images with the superior degree of"
+    " image-text alignment based on textual prompts or user prompts.",
+    "alignment": "You are an assistant designed to generate high-quality images with the highest degree of"
+    " image-text alignment based on textual prompts.",
+}
+"""Texts that Lumina 2 was trained with in front of prompts (Qin et al. 2025)."""
 
 Side = Annotated[int, Number(min=0, max=16384)]
 TokenCount = Annotated[int, Number(min=0, max=10000, step=1)]
@@ -100,6 +109,50 @@ def encode_text_sdxl_refiner(
 ) -> Conditioning:
     """Encode a prompt for SDXL's refiner, with the aesthetic score that it is told."""
     return encode(clip, text, {"aesthetic_score": ascore, "width": width, "height": height}, run)
+
+
+@node(
+    "CLIPTextEncodeSD3",
+    category="advanced/conditioning",
+    is_changed=embedding_files,
+    v3=True,
+    python_module="comfy_extras.nodes_sd3",
+)
+def encode_text_sd3(
+    clip: Clip,
+    clip_l: Prompt,
+    clip_g: Prompt,
+    t5xxl: Prompt,
+    empty_padding: Annotated[str, Choice(("none", "empty_prompt"))],
+    *,
+    run: NodeRun,
+) -> Conditioning:
+    """Encode a prompt per text encoder of Stable Diffusion 3; "none" leaves out encoders without a prompt."""
+    encoders = loaded(clip)
+    if empty_padding == "none" and not t5xxl:
+        encoders = encoders.with_option("t5xxl_min_length", 0)
+    if empty_padding == "none" and not clip_l and not clip_g:
+        encoders = replace(encoders, parts=tuple(p for p in encoders.parts if not p.role.startswith("clip")))
+    return encode(encoders, {"l": clip_l, "g": clip_g, "t5xxl": t5xxl}, {}, run)
+
+
+@node(
+    "CLIPTextEncodeLumina2",
+    category="conditioning",
+    display_name="CLIP Text Encode for Lumina2",
+    is_changed=embedding_files,
+    v3=True,
+    python_module="comfy_extras.nodes_lumina2",
+)
+def encode_text_lumina2(
+    system_prompt: Annotated[str, Choice(tuple(LUMINA2_SYSTEMS))],
+    user_prompt: Prompt,
+    clip: Clip,
+    *,
+    run: NodeRun,
+) -> Conditioning:
+    """Encode a prompt behind one of the two texts that Lumina 2 was trained with."""
+    return encode(clip, f"{LUMINA2_SYSTEMS[system_prompt]} <Prompt Start> {user_prompt}", {}, run)
 
 
 @node(

@@ -45,6 +45,11 @@ def encode_prompt(
     recipe = recipe_of(clip)
     if pictures and not recipe.picture_text:
         raise InputError(f"the text encoders of {recipe.name} see no pictures")
+    if not isinstance(text, str) and not any(use.key in text for use in recipe.uses):
+        raise InputError(
+            f"these text encoders ({recipe.name}) are not of the family that this node is for: its prompts"
+            f" are for {', '.join(text)}; use CLIPTextEncode"
+        )
     tokens: dict[str, Tokens] = {}
     warnings: dict[PromptWarning, None] = {}
     uses = [use for use in recipe.uses if use.tokens_only or _part(clip, use) is not None]
@@ -63,9 +68,8 @@ def encode_prompt(
     extras = [_numbers(use, tokens[use.key]) for use in uses if use.tokens_only]
     if not keep_pictures:
         extras += [_slots(out) for out in outputs.values()]
-    return (replace(cond, extras={name: t for extra in extras for name, t in extra.items()}),), tuple(
-        warnings
-    )
+    cond = replace(cond, extras={name: tensor for extra in extras for name, tensor in extra.items()})
+    return (cond,), tuple(warnings)
 
 
 def with_pictures(tokens: Tokens, pictures: Sequence[Tensor], vision: Vision | None) -> Tokens:
