@@ -182,3 +182,8 @@ def write_qwen_image21(path: Path) -> Path:
     _gamma(made, "decoder.head.0", now)
     _convolution(made, "decoder.head.2", now, 4, kernel, 0.4 * SILU)
     return made.write(path)
+
+
+def write_sd3(path: Path) -> Path:
+    """Stable Diffusion 3's."""
+    return kl("fam.sd3_vae", 16).write(path)

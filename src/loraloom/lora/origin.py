@@ -26,17 +26,6 @@ class OtherModel:
 
 
 OTHERS: tuple[OtherModel, ...] = (
-    OtherModel(
-        "sd3",
-        "Stable Diffusion 3",
-        (
-            LoraSign(r"joint_blocks_\d+_"),
-            LoraSign(r"^transformer_blocks_\d+_(attn2?_|ff_|norm1_)", (1536, 2432), 2.0),
-            LoraSign(r"^transformer_blocks_\d+_(attn_(add|to_add)_|ff_context_)", weight=0.5),
-        ),
-        ("stable-diffusion-3", "sd3"),
-    ),
-    OtherModel("chroma", "Chroma", (LoraSign(r"distilled_guidance_layer", weight=9.0),), ("chroma",)),
     OtherModel("wan", "Wan", (LoraSign(r"^blocks_\d+_(self_attn|cross_attn|ffn)"),), ("wan",)),
     OtherModel(
         "hunyuan_video",
@@ -45,7 +34,6 @@ OTHERS: tuple[OtherModel, ...] = (
         ("hunyuan",),
     ),
     OtherModel("hidream", "HiDream", (LoraSign(r"(double|single)_stream_blocks", weight=3.0),), ("hidream",)),
-    OtherModel("lumina2", "Lumina 2", (), ("lumina",)),
 )
 
 TEXT, TEXT_TITLE = "text", "a text encoder"

@@ -60,3 +60,10 @@ def unpatched(tokens: Tensor, rows: int, columns: int) -> Tensor:
     channels = width // PATCH**2
     x = tokens.reshape(batch, rows, columns, channels, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
     return x.reshape(batch, channels, rows * PATCH, columns * PATCH)
+
+
+def unpatched_channels_last(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """As `unpatched`, for tokens whose channels come last."""
+    batch, _, width = tokens.shape
+    x = tokens.reshape(batch, rows, columns, PATCH, PATCH, width // PATCH**2).permute(0, 5, 1, 3, 2, 4)
+    return x.reshape(batch, -1, rows * PATCH, columns * PATCH)
