@@ -113,10 +113,12 @@ class Shelf:
         return self.put(place, lambda path: narrow.network().write(path, narrow.others))
 
     def lora(self, narrow: Narrow, kind: str) -> str:
-        def write(path: Path) -> Path:
-            return loras.write(path, narrow.name, kind, narrow.loras(narrow.network())[kind])
+        place = f"loras/{narrow.name}_{kind}.safetensors"
+        return self.put(place, lambda path: write_lora(path, narrow, kind))
 
-        return self.put(f"loras/{narrow.name}_{kind}.safetensors", write)
+
+def write_lora(path: Path, narrow: Narrow, kind: str) -> Path:
+    return loras.write(path, narrow.name, kind, narrow.loras(narrow.network())[kind])
 
 
 def _clip_loader(shelf: Shelf, narrow: Narrow) -> Api:
