@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
@@ -136,8 +136,14 @@ def take_apart(module: str) -> Name:
     rest, inner_wrapper = _unwrap(path.removeprefix(found.text))
     while _begins(rest, found.text):
         rest, slip = _unwrap(rest.removeprefix(found.text))[0], REPEATED
+    if found.style == "dotted" and any(
+        prefix.style == "flat" and _begins(rest, prefix.text) for prefix in prefixes()
+    ):
+        return replace(take_apart(rest), slip=INSIDE)
     if found.style == "flat":
         rest = rest.lstrip("_")
+        while wrapper := next((one for one in _FLAT_WRAPPERS if _begins(rest, one)), None):
+            rest, slip = rest.removeprefix(wrapper).lstrip("_"), INSIDE
         if rest.endswith("_"):
             rest, slip = rest.rstrip("_"), TRAILING
         if found.component == "model" and rest.startswith("text_model_"):
@@ -146,6 +152,16 @@ def take_apart(module: str) -> Name:
         rest = rest.removeprefix("transformer.")
     dialect = "peft" if (wrapped or inner_wrapper) and found.style == "dotted" else found.dialect
     return Name(found.component, rest, found.style, dialect, found.encoder, slip)
+
+
+_FLAT_WRAPPERS = (
+    "base_model_model_",
+    "model_diffusion_model_",
+    "diffusion_model_",
+    "orig_mod_",
+    "state_dict_",
+)
+"""What may stand between a flat prefix and the path: wrappers that were flattened with it."""
 
 
 def _begins(path: str, prefix: str) -> bool:
