@@ -22,7 +22,7 @@ from loraloom.models.encoder import checkpoint_shapes, encoder_kind, encoder_kin
 from loraloom.models.memory import Memory
 from loraloom.models.recognition import families
 from loraloom.models.text.encode import encode_prompt
-from loraloom.models.text.recipes import RECIPES, known_recipes
+from loraloom.models.text.recipes import known_recipes
 from loraloom.weights.header import read_header
 from tests import narrow_models as narrow
 from tests import tiny_models as tiny
@@ -160,7 +160,7 @@ def test_a_published_width_settles_what_a_file_is(tmp_path: Path) -> None:
 
 
 def test_a_family_may_bring_its_own_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own = replace(RECIPES["z_image"], name="added", types=("mage",))
+    own = replace(known_recipes()["z_image"], name="added", types=("mage",))
     family = replace(families()[0], name="added", prompt=own)
     monkeypatch.setattr(recognition, "families", lambda: (family,))
     known_recipes.cache_clear()

@@ -19,7 +19,6 @@ PACKAGE = Path(loraloom.__file__).parent
 FAMILIES = PACKAGE / "models" / "families"
 KNOW_NAMES = {
     "lora/origin.py": "models that Loraloom does not run, known by their LoRAs",
-    "models/text/recipes.py": "recipes go by the names of the families they are for",
     "models/flux_latents.py": "a latent format that several families share goes by the first of them",
     "models/unet_layout.py": "the same",
     "nodes/loaders.py": "ComfyUI's types of CLIP loaders",

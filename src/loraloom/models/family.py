@@ -115,7 +115,7 @@ class Family(KnownModel):
     """A family of diffusion models.
 
     prediction: what the network predicts. prompt: how it uses its text encoders; prompt_where: native name →
-        how those of its networks do whose files hold it.
+        how those of its networks do whose files hold it; prompt_beside: further ways, for other encoders.
     said: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
     gguf: what GGUF files call it (`general.architecture`); "": its own name.
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
@@ -125,11 +125,17 @@ class Family(KnownModel):
     prediction: Callable[[WeightSource], Parametrisation]
     prompt: Recipe
     prompt_where: Mapping[str, Recipe] = field(default_factory=lambda: dict[str, Recipe]())
+    prompt_beside: tuple[Recipe, ...] = ()
     said: tuple[str, ...] = ()
     gguf: str = ""
     blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     lora: LoraFacts = LoraFacts()
     training: TrainingFacts | None = None
+
+    @property
+    def prompts(self) -> tuple[Recipe, ...]:
+        """All its ways to use text encoders."""
+        return (self.prompt, *self.prompt_where.values(), *self.prompt_beside)
 
     def recipe(self, shapes: Shapes) -> Recipe:
         """How the network of these weights uses its text encoders."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from loraloom.engine.node import Choice, NodeRun, Number, Socket, node
 from loraloom.errors import InputError
 from loraloom.models.handles import Autoencoder
-from loraloom.models.text.recipes import ALTER, PICTURE
+from loraloom.models.text.templates import ALTER, PICTURE
 from loraloom.nodes.sockets import Clip, Conditioning, Image, Latent, LatentValue, Model, Prompt, Vae
 from loraloom.resampling import resize_image
 from loraloom.runtime.prompts import embedding_files, encode

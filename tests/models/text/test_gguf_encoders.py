@@ -17,7 +17,7 @@ from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.memory import Memory
 from loraloom.models.text.encode import encode_prompt
-from loraloom.models.text.recipes import PICTURE
+from loraloom.models.text.templates import PICTURE
 
 NOWHERE = ModelFolders(())
 

@@ -16,7 +16,7 @@ from loraloom.models.encoder import Vision
 from loraloom.models.memory import Memory
 from loraloom.models.text.encode import encode_prompt
 from loraloom.models.text.pictures import LARGEST, SMALLEST, SeenPicture, patches, positions
-from loraloom.models.text.recipes import PICTURE
+from loraloom.models.text.templates import PICTURE
 
 NOWHERE = ModelFolders(())
 VISION = Vision(patch=14, mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0), token=7)

@@ -11,7 +11,7 @@ from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, 
 from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import Names, Row, Rows
 from loraloom.models.predictions import flux_flow
-from loraloom.models.text.recipes import CHROMA
+from loraloom.models.recipe import Recipe, Use
 
 DOUBLE, SINGLE = "transformer_blocks.{}.", "single_transformer_blocks.{}."
 APPROXIMATOR = "distilled_guidance_layer"
@@ -83,6 +83,13 @@ def config(shapes: Shapes) -> Config:
         "approximator_layers": count_blocks(shapes, f"{APPROXIMATOR}.layers.{{}}.in_layer.weight"),
     }
 
+
+CHROMA = Recipe(
+    name="chroma",
+    uses=(Use("t5xxl", "t5xxl", norm_layer=True, blank_is_padding=True),),
+    context=(("t5xxl",),),
+    types=("chroma", "pixart"),
+)
 
 FAMILY = Family(
     name="chroma",

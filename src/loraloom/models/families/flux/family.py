@@ -25,7 +25,7 @@ from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.flux_names import DOUBLE, SINGLE, with_mlp
 from loraloom.models.names import Names, Rows, Swapped
 from loraloom.models.predictions import flow, flux_flow
-from loraloom.models.text.recipes import FLUX1
+from loraloom.models.recipe import Recipe, Use
 
 if TYPE_CHECKING:
     from loraloom.sampling.types import Parametrisation
@@ -107,6 +107,14 @@ NAMES = Names(
         "single_blocks.{}.norm.key_norm.scale": SINGLE + "attn.norm_k.weight",
     },
     also={"single_blocks.{}.linear1_qkv": (SINGLE + "attn.to_q", SINGLE + "attn.to_k", SINGLE + "attn.to_v")},
+)
+
+FLUX1 = Recipe(
+    name="flux",
+    uses=(Use("clip_l", "l", norm_layer=True), Use("t5xxl", "t5xxl", norm_layer=True, min_length=256)),
+    context=(("t5xxl",),),
+    pooled=(("l", "pooled"),),
+    types=("flux",),
 )
 
 FAMILY = Family(

@@ -8,6 +8,7 @@ encoder. https://github.com/black-forest-labs/flux2
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from loraloom.errors import ModelFileError
 from loraloom.models.family import (
@@ -25,7 +26,8 @@ from loraloom.models.flux_latents import FLUX2_LATENTS
 from loraloom.models.flux_names import DOUBLE, SINGLE, with_mlp
 from loraloom.models.names import Names, Rows, Swapped
 from loraloom.models.predictions import flux_flow
-from loraloom.models.text.recipes import FLUX2_DEV, KLEIN
+from loraloom.models.recipe import Recipe, Use
+from loraloom.models.text.templates import NO_THOUGHT, USER_TURN
 
 THETA = 2000
 AXES = 4
@@ -121,6 +123,48 @@ NAMES = Names(
     },
 )
 
+KLEIN_USE = Use(
+    "qwen3",
+    "qwen3_4b",
+    ("4b", "8b"),
+    template=USER_TURN + NO_THOUGHT,
+    brackets="letters",
+    layers=(9, 18, 27),
+    min_length=512,
+    masks=True,
+    gives_mask=True,
+)
+KLEIN = Recipe(
+    name="flux2_klein",
+    uses=(KLEIN_USE,),
+    context=(("qwen3_4b",),),
+    types=("flux2", "flux"),
+)
+KLEIN_VL = replace(
+    KLEIN,
+    name="flux2_klein_vl",
+    uses=(replace(KLEIN_USE, encoder="qwen3vl", key="qwen3vl_4b"),),
+    context=(("qwen3vl_4b",),),
+)
+FLUX2_DEV = Recipe(
+    name="flux2_dev",
+    uses=(
+        Use(
+            "mistral3",
+            "mistral3_24b",
+            template="[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give"
+            " structured responses focusing on object relationships, object\nattribution and actions without"
+            " speculation.[/SYSTEM_PROMPT][INST]{}[/INST]",
+            brackets="letters",
+            layers=(10, 20, 30),
+            gives_mask=True,
+        ),
+    ),
+    context=(("mistral3_24b",),),
+    types=("flux2",),
+    otherwise=True,
+)
+
 FAMILY = Family(
     name="flux2",
     title="Flux.2",
@@ -137,6 +181,7 @@ FAMILY = Family(
     prediction=flux_flow(2.02),
     prompt=KLEIN,
     prompt_where={"guidance_in.in_layer.weight": FLUX2_DEV},
+    prompt_beside=(KLEIN_VL,),
     said=("flux-2", "flux2", "flux.2"),
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
     lora=LoraFacts(

@@ -23,7 +23,8 @@ from loraloom.models.family import (
 )
 from loraloom.models.names import Names
 from loraloom.models.predictions import flux_flow
-from loraloom.models.text.recipes import KREA2
+from loraloom.models.recipe import Recipe, Use
+from loraloom.models.text.templates import DESCRIBE, PICTURE, USER_TURN
 from loraloom.models.wan_latents import WAN21_LATENTS
 
 NORMS = ("norm", "norm1", "norm2", "norm_q", "norm_k")
@@ -83,6 +84,26 @@ def comfyui_names(path: str) -> Iterator[str]:
     for name in (path, path.removesuffix(".0")) if path.endswith(".to_out.0") else (path,):
         yield from prefixed("diffusion_model.", "transformer.", "lycoris_", "")(name)
 
+
+KREA2 = Recipe(
+    name="krea2",
+    uses=(
+        Use(
+            "qwen3vl",
+            "qwen3vl_4b",
+            ("4b",),
+            template=DESCRIBE,
+            picture_template=USER_TURN,
+            takes_whole=True,
+            brackets="letters",
+            layers=tuple(range(2, 36, 3)),
+            cut="opening",
+        ),
+    ),
+    context=(("qwen3vl_4b",),),
+    types=("krea2",),
+    picture_text=PICTURE,
+)
 
 FAMILY = Family(
     name="krea2",

@@ -10,7 +10,7 @@ from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, 
 from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import Names, Rows
 from loraloom.models.predictions import flow
-from loraloom.models.text.recipes import LUMINA2
+from loraloom.models.recipe import Recipe, Use
 
 LONGEST_TEXT, LONGEST_SIDE = 4096, 1024
 """Tokens of a prompt, and of a side of the picture, that positions are made for."""
@@ -59,6 +59,15 @@ def config(shapes: Shapes) -> Config:
         "axes_lens": (LONGEST_TEXT, LONGEST_SIDE, LONGEST_SIDE),
     }
 
+
+LUMINA2 = Recipe(
+    name="lumina2",
+    uses=(Use("gemma2", "gemma2_2b", layers=(-2,), masks=True, gives_mask=True),),
+    context=(("gemma2_2b",),),
+    types=("lumina2",),
+    otherwise=True,
+    not_for=("pixeldit",),
+)
 
 FAMILY = Family(
     name="lumina2",

@@ -18,7 +18,8 @@ from loraloom.models.family import (
 )
 from loraloom.models.names import SAME, Names
 from loraloom.models.predictions import flux_flow
-from loraloom.models.text.recipes import QWEN_IMAGE
+from loraloom.models.recipe import Recipe, Use
+from loraloom.models.text.templates import ALTER, DESCRIBE, PICTURE
 from loraloom.models.wan_latents import WAN21_LATENTS
 
 ZERO_MARK = "__index_timestep_zero__"
@@ -42,6 +43,27 @@ def config(shapes: Shapes) -> Config:
         "use_additional_t_cond": LAYER_MARK in shapes,
     }
 
+
+QWEN_IMAGE = Recipe(
+    name="qwen_image",
+    uses=(
+        Use(
+            "qwen25vl",
+            "qwen25_7b",
+            ("7b",),
+            template=DESCRIBE,
+            picture_template=ALTER,
+            takes_whole=True,
+            brackets="letters",
+            cut="opening",
+        ),
+    ),
+    context=(("qwen25_7b",),),
+    types=("qwen_image",),
+    otherwise=True,
+    not_for=("hunyuan_image", "longcat_image", "hunyuan_video_15", "kandinsky5", "kandinsky5_image"),
+    picture_text=PICTURE,
+)
 
 FAMILY = Family(
     name="qwen_image",

@@ -11,7 +11,8 @@ from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, 
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import SAME, Names, Rows
 from loraloom.models.predictions import flux_flow
-from loraloom.models.text.recipes import QWEN_IMAGE21
+from loraloom.models.recipe import Recipe, Use
+from loraloom.models.text.templates import COMPREHEND, PICTURE
 
 BLOCK = "transformer_blocks.{}."
 GATE_UP = BLOCK + "img_mlp.gate_up"
@@ -97,6 +98,25 @@ LATENTS = LatentFormat(
     rgb_bias=(-0.1228, -0.1869, -0.3083),
 )
 # fmt: on
+
+QWEN_IMAGE21 = Recipe(
+    name="qwen_image21",
+    uses=(
+        Use(
+            "qwen3vl",
+            "qwen3vl_8b",
+            ("8b",),
+            template=COMPREHEND,
+            takes_whole=True,
+            brackets="letters",
+            layers=(-1,),
+            cut="system",
+        ),
+    ),
+    context=(("qwen3vl_8b",),),
+    types=("qwen_image",),
+    picture_text=PICTURE,
+)
 
 FAMILY = Family(
     name="qwen_image21",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loraloom.models.family import Family, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
-from loraloom.models.text.recipes import SD15
+from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
@@ -19,6 +19,16 @@ def fits(shapes: Shapes) -> bool:
     """A UNet whose projections are convolutions: only the first generation has them."""
     return len(shapes["middle_block.1.proj_in.weight"]) == 4
 
+
+SD15 = Recipe(
+    name="sd15",
+    uses=(Use("clip_l", "l", norm_layer=True),),
+    context=(("l",),),
+    pooled=(("l", "projected"),),
+    types=("stable_diffusion",),
+    otherwise=True,
+    not_for=("sd3", "hidream", "flux", "sdxl"),
+)
 
 FAMILY = Family(
     name="sd15",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from loraloom.models.family import Family, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
-from loraloom.models.text.recipes import SD20
+from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
@@ -35,6 +35,15 @@ def prediction(weights: WeightSource) -> Parametrisation:
     is_v = name in weights and float(weights.read(name).float().std()) > V_PREDICTION_SPREAD
     return discrete("v" if is_v else "eps")(weights)
 
+
+SD20 = Recipe(
+    name="sd20",
+    uses=(Use("clip_h", "h", layers=(-2,), norm_layer=True),),
+    context=(("h",),),
+    pooled=(("h", "projected"),),
+    types=("stable_diffusion",),
+    otherwise=True,
+)
 
 FAMILY = Family(
     name="sd20",

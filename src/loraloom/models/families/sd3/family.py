@@ -22,7 +22,7 @@ from loraloom.models.family import (
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import Names, Row, Rows, Swapped
 from loraloom.models.predictions import flow
-from loraloom.models.text.recipes import SD3
+from loraloom.models.recipe import Recipe, Use
 
 OURS, THEIRS = "joint_blocks.{}.", "transformer_blocks.{}."
 
@@ -92,6 +92,19 @@ def config(shapes: Shapes) -> Config:
         "qk_norm": "rms_norm" if "joint_blocks.0.x_block.attn.ln_q.weight" in shapes else None,
     }
 
+
+SD3 = Recipe(
+    name="sd3",
+    uses=(
+        Use("clip_l", "l", layers=(-2,), stand_in=768),
+        Use("clip_g", "g", layers=(-2,), stand_in=1280),
+        Use("t5xxl", "t5xxl", norm_layer=True, min_length=77, stand_in=4096),
+    ),
+    context=(("l", "g"), ("t5xxl",)),
+    pooled=(("l", "pooled"), ("g", "projected")),
+    types=("sd3",),
+    width=4096,
+)
 
 FAMILY = Family(
     name="sd3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loraloom.models.family import Family, Shapes, TrainingFacts
 from loraloom.models.predictions import discrete
-from loraloom.models.text.recipes import SDXL
+from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
     SDXL_LATENT,
     UNET_MARKS,
@@ -21,6 +21,16 @@ def fits(shapes: Shapes) -> bool:
     depths = read_layout(shapes).depths
     return depths[0] == 0 and depths[-1] > 0
 
+
+L = Use("clip_l", "l", layers=(-2,))
+G = Use("clip_g", "g", layers=(-2,))
+SDXL = Recipe(
+    name="sdxl",
+    uses=(L, G),
+    context=(("l", "g"),),
+    pooled=(("g", "projected"),),
+    types=("sdxl",),
+)
 
 FAMILY = Family(
     name="sdxl",

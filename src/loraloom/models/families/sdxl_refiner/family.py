@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loraloom.models.family import Family, Shapes
 from loraloom.models.predictions import discrete
-from loraloom.models.text.recipes import REFINER
+from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
     SDXL_LATENT,
     UNET_MARKS,
@@ -21,6 +21,16 @@ def fits(shapes: Shapes) -> bool:
     depths = read_layout(shapes).depths
     return depths[0] == 0 and depths[-1] == 0
 
+
+REFINER = Recipe(
+    name="refiner",
+    uses=(Use("clip_g", "g", layers=(-2,)),),
+    context=(("g",),),
+    pooled=(("g", "projected"),),
+    types=("sdxl", "stable_diffusion"),
+    otherwise=True,
+    not_for=("sd3", "hidream", "flux", "stable_cascade"),
+)
 
 FAMILY = Family(
     name="sdxl_refiner",

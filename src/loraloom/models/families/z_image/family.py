@@ -20,7 +20,8 @@ from loraloom.models.family import (
 from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import SAME, Names, Rows
 from loraloom.models.predictions import flow
-from loraloom.models.text.recipes import Z_IMAGE
+from loraloom.models.recipe import Recipe, Use
+from loraloom.models.text.templates import USER_TURN
 
 LONGEST_TEXT, LONGEST_SIDE = 8192, 1024
 """Tokens of a prompt, and of a side of the picture, that positions are made for."""
@@ -43,6 +44,24 @@ def config(shapes: Shapes) -> Config:
         "axes_lens": [LONGEST_TEXT, LONGEST_SIDE, LONGEST_SIDE],
     }
 
+
+Z_IMAGE = Recipe(
+    name="z_image",
+    uses=(
+        Use(
+            "qwen3",
+            "qwen3_4b",
+            ("4b",),
+            template=USER_TURN,
+            brackets="letters",
+            layers=(-2,),
+            gives_mask=True,
+        ),
+    ),
+    context=(("qwen3_4b",),),
+    types=("lumina2",),
+    otherwise=True,
+)
 
 FAMILY = Family(
     name="z_image",
