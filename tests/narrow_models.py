@@ -114,10 +114,10 @@ def write_mistral(path: Path) -> Path:
     return made.write(path, {"tekken_model": toy("tekken.json.gz")})
 
 
-def write_qwen25vl(path: Path) -> Path:
+def qwen25vl(layers: int, vocabulary: int = 152064) -> Weights:
     """As wide as its two heads together, unlike the others."""
     made = language_model(
-        "fam.qwen25vl", 6, vocabulary=152064, width=256, inner=256, bias=True, head_norms=False
+        "fam.qwen25vl", layers, vocabulary=vocabulary, width=256, inner=256, bias=True, head_norms=False
     )
     tower, width, inner = "visual.", 64, 96
     made.put(f"{tower}patch_embed.proj.weight", (width, 3, 2, 14, 14), 1 / math.sqrt(3 * 2 * 14 * 14))
@@ -133,11 +133,15 @@ def write_qwen25vl(path: Path) -> Path:
     made.norm(f"{tower}merger.ln_q", width)
     made.linear(f"{tower}merger.mlp.0", 4 * width, 4 * width)
     made.linear(f"{tower}merger.mlp.2", 4 * width, 256)
-    return made.write(path)
+    return made
 
 
-def qwen3vl(tag: str) -> Weights:
-    made = language_model(tag, 36, start="model.language_model.")
+def write_qwen25vl(path: Path) -> Path:
+    return qwen25vl(6).write(path)
+
+
+def qwen3vl(tag: str, layers: int = 36, vocabulary: int = 151936) -> Weights:
+    made = language_model(tag, layers, vocabulary=vocabulary, start="model.language_model.")
     tower, width, inner = "model.visual.", WIDTH, 96
     made.put(f"{tower}patch_embed.proj.weight", (width, 3, 2, 16, 16), 1 / math.sqrt(3 * 2 * 16 * 16))
     made.put(f"{tower}patch_embed.proj.bias", (width,), 0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,3 +171,33 @@ def test_a_family_may_bring_its_own_recipe(monkeypatch: pytest.MonkeyPatch, tmp_
         assert open_text_encoders((path,), "mage").kind == "added"
     finally:
         known_recipes.cache_clear()
+
+
+SMALL = {
+    "qwen3": ("lumina2", narrow.language_model("", 2, vocabulary=8, inner=2)),
+    "qwen25vl": ("qwen_image", narrow.qwen25vl(2, vocabulary=8)),
+    "qwen3vl": ("krea2", narrow.qwen3vl("", 2, vocabulary=8)),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_language_model_is_refused(tmp_path: Path, name: str, seed: int) -> None:
+    kind, made = SMALL[name]
+    chance = random.Random(seed)
+    shapes = {key: shape for key, (shape, _, _) in made.known.items()}
+    key = chance.choice(list(shapes))
+    shape = shapes.pop(key)
+    changed = [shape[1:], (*shape, 2), (0, *shape[1:]), tuple(size + 1 for size in shape), None][seed % 5]
+    if changed is not None:
+        shapes[key] = changed
+    path = tiny.write(tmp_path / "damaged.safetensors", shapes)
+    with pytest.raises(ModelFileError, match=r"damaged\.safetensors"):
+        Memory("cpu", "fp32").text(open_text_encoders((path,), kind))
+
+
+def test_a_table_too_small_for_the_tokenizer_is_said(tmp_path: Path) -> None:
+    kind, made = SMALL["qwen3"]
+    path = made.write(tmp_path / "small.safetensors")
+    with pytest.raises(ModelFileError, match=r"small\.safetensors: Qwen3 has 8 token vectors, too few"):
+        encode_prompt(Memory("cpu", "fp32"), open_text_encoders((path,), kind), "a", ModelFolders(()))

@@ -107,9 +107,13 @@ def causal_blueprint(
     has_norm = "model.norm.weight" in shapes
 
     def make() -> nn.Module:
+        from huggingface_hub.errors import StrictDataclassError
         from torch import nn
 
-        module = build(config, tower)
+        try:
+            module = build(config, tower)
+        except StrictDataclassError as error:  # what transformers' configurations say of wrong values
+            raise ValueError(str(error)) from error
         if not has_norm:
             module.get_submodule("model").norm = nn.Identity()
         return module

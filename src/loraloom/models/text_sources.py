@@ -13,6 +13,7 @@ from loraloom.models.encoder import (
     encoder_kinds,
     named_shape,
     tensors_under,
+    text_blueprint,
 )
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Candidate, choose
@@ -26,7 +27,7 @@ from loraloom.weights.tensor_file import TensorFile
 def checkpoint_parts(file: TensorFile, roles: tuple[str, ...]) -> tuple[TextPart, ...]:
     """The text encoders of these kinds that an all-in-one file holds."""
     found = (_under_prefix(file, encoder_kind(role)) for role in roles)
-    return tuple(part for part in found if part is not None)
+    return tuple(_checked(part) for part in found if part is not None)
 
 
 def text_encoders(files: Sequence[TensorFile], kind: str) -> TextEncoders:
@@ -35,8 +36,17 @@ def text_encoders(files: Sequence[TensorFile], kind: str) -> TextEncoders:
     kind: the loader's `type`. ModelFileError where a file is no encoder, or does not belong to the type."""
     found = [offered for file in files for offered in _offered(file)]
     choice = choose(known_recipes().values(), kind, [(offer.name, list(offer.candidates)) for offer in found])
-    parts = (offer.candidates[chosen] for offer, chosen in zip(found, choice.candidates, strict=True))
+    parts = (
+        _checked(offer.candidates[chosen]) for offer, chosen in zip(found, choice.candidates, strict=True)
+    )
     return TextEncoders(choice.recipe.name, tuple(parts))
+
+
+def _checked(part: TextPart) -> TextPart:
+    """An encoder that can be built: what cannot is refused before anything is loaded."""
+    with part.weights.naming():
+        text_blueprint(part.role, part.weights.shapes)
+    return part
 
 
 @dataclass(frozen=True, slots=True)

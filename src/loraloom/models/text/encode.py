@@ -187,12 +187,21 @@ def prompt_tokens(
     kind = encoder_kind(use.encoder)
     weights = WeightSource({}) if use.tokens_only else _loaded(clip, use).weights
     own = kind.own(weights.shapes)
-    width = next((own[name][1] for name in kind.tokens_table if name in own), 0)
+    rows, width = next(
+        ((own[n][0], own[n][-1]) for n in kind.tokens_table if len(own.get(n, ())) > 1), (0, 0)
+    )
     find = EmbeddingFinder(folders, use.embedding_key, width, clip.embeddings)
     options = {name: clip.option(f"{use.key}_{name}") for name in ("min_padding", "min_length")}
     set_by_nodes = {name: value for name, value in options.items() if isinstance(value, int)}
     rules = replace(rules_for(kind, use, weights), **set_by_nodes)
     found = tokenize(text, rules, find)
+    numbers = [t.token for chunk in found.chunks for t in chunk if isinstance(t.token, int)]
+    highest = max(numbers, default=0)
+    if rows and highest >= rows:
+        with weights.naming():
+            raise ModelFileError(
+                f"{kind.title} has {rows} token vectors, too few for its tokenizer (token {highest})"
+            )
     return found.chunks, [*find.warnings, *(find.unknown(name) for name in found.unknown)]
 
 
