@@ -36,7 +36,7 @@ _FOLDER = Path(tempfile.mkdtemp(prefix="loraloom-fuzz-"))
 @dataclass(frozen=True, slots=True)
 class Target:
     """run: takes the bytes; raises LoraloomError to refuse them, anything else is a fault.
-    words: pieces that are put in. tree: the JSON in an input, and an input of such JSON, where it has some."""
+    words: pieces that are put in. tree: the JSON in an input, and an input of such JSON, if it has any."""
 
     run: Callable[[bytes], object]
     seeds: Callable[[], Sequence[bytes]]

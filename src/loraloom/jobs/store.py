@@ -66,6 +66,7 @@ class Store:
         self._max_pending, self._max_finished = max_pending, max_finished
         self._highest: float = -1
         self._known_waiting: int | None = None
+        self._inside = False
 
     @classmethod
     def reader(cls, path: Path) -> Store:
@@ -84,18 +85,25 @@ class Store:
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
         """Several calls that take effect together; nests."""
-        if self._db.in_transaction:
+        if self._inside:
             yield
             return
-        self._db.execute("BEGIN IMMEDIATE")
+        self._undo()  # what a rollback that failed itself has left
+        self._inside = True
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
         except BaseException:
             self._known_waiting = None
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            self._undo()
             raise
+        finally:
+            self._inside = False
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     @contextmanager
     def savepoint(self) -> Generator[None, None, None]:
@@ -114,12 +122,12 @@ class Store:
     @contextmanager
     def snapshot(self) -> Generator[None, None, None]:
         """Several readings of one state of the file."""
-        self._db.execute("BEGIN")
+        self._undo()
         try:
+            self._db.execute("BEGIN")
             yield
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            self._undo()
 
     # ---- The queue ----
 
