@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from loraloom.engine.node import node
-from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue
+from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue, Mask
 from loraloom.sampling.types import Cond
 from tests.families.bench import Api, Edit, api_node, measured
 
@@ -27,6 +27,11 @@ def figure_picture(figures: str, name: str) -> Image:
 @node("FigureLatent", category="tests")
 def figure_latent(figures: str, name: str) -> Latent:
     return LatentValue(samples=_figure(figures, name))
+
+
+@node("FigureMask", category="tests")
+def figure_mask(figures: str, name: str) -> Mask:
+    return _figure(figures, name)
 
 
 @node("ZeroLatent", category="tests")
@@ -55,7 +60,8 @@ def zeros(shape: list[int]) -> Api:
 
 
 def references(figures: str) -> Edit:
-    """Cases that give `ref|0`, `ref|1` … to ReferenceLatent, with the method that they state."""
+    """Cases that give `ref|0`, `ref|1` … to ReferenceLatent, with the method that they state; those of odd
+    sizes give their own `CASE|ref`."""
     return partial(_references, figures)
 
 
@@ -67,6 +73,8 @@ def _references(figures: str, name: str, case: Api) -> tuple[Api, Api]:
     }
     count = case.get("refs")
     keys = known[:count] if isinstance(count, int) else known
+    if isinstance(count, str):
+        keys = [f"{name}|ref"]
     conditioning = with_references(nodes, "prompt", figures, keys, case["method"])
     return nodes, {"positive": conditioning, "negative": conditioning, "latent_image": ["latent", 0]}
 

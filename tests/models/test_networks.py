@@ -11,9 +11,9 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
-from loraloom.models.families.flux.network import positions
 from loraloom.models.latent_maps import fit, patches, unpatched
 from loraloom.models.memory import Memory
+from loraloom.models.references import Place, grid
 from loraloom.models.unet_network import BLANK_LATENT, embed_number
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.parametrisation import Continuous, Discrete, Flow, FluxFlow, Prediction, Table
@@ -124,7 +124,7 @@ def test_flux_computes_what_diffusers_does(tmp_path: Path, guidance: bool) -> No
         encoder_hidden_states=inputs.tokens["context"].values,
         pooled_projections=inputs.vectors["pooled"],
         timestep=times,
-        img_ids=positions(0, rows, columns, FLUX_X.device),
+        img_ids=grid(rows, columns, Place()),
         txt_ids=torch.zeros(5, 3),
         guidance=torch.full((2,), 2.0) if guidance else None,
         return_dict=False,

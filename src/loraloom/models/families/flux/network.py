@@ -8,38 +8,53 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
 from loraloom.models.flux_times import embedded, guidance_of
 from loraloom.models.latent_maps import PATCH, fit, patches, unpatched
+from loraloom.models.references import Place, grid, places, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
+PLACINGS = ("offset", "index", "uxo")
+
 
 def inputs(cond: Cond, run: Run) -> Inputs:
-    """The prompt's hidden states and pooled vector, guidance for models with it, and the given picture for
-    fill and control models."""
+    """The prompt's hidden states and pooled vector, guidance for models with it, the given picture for fill
+    and control models, and reference pictures for the others (Kontext, USO)."""
     width = run.number("pooled_projection_dim")
     vectors = {"pooled": torch.zeros(1, width) if cond.pooled is None else cond.pooled[:, :width]}
     vectors |= guidance_of(cond, run)
     extra = run.number("in_channels") // PATCH**2 - run.latents.channels
     maps = {"picture": _given_picture(cond, run, extra)} if extra > 0 else {}
-    return Inputs({"context": Tokens(cond.context, "repeat")}, vectors, maps)
+    shown = references(cond, run)
+    if shown and maps:
+        raise InputError(
+            "this Flux.1 model has a picture laid beside its latent (Fill, Canny, Depth) and looks at no "
+            "references: leave ReferenceLatent out, or take Kontext"
+        )
+    method = placing(cond, PLACINGS, "offset") if shown else ""
+    return Inputs({"context": Tokens(cond.context, "repeat")}, vectors, maps, shown, method)
 
 
 def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Tensor:
     """x (B, 16, H, W), time (B,) in [0, 1]. Spelled out because diffusers' own forward pass rounds times and
     guidance to the computing type before it embeds them, which in bfloat16 moves them by up to 0.4 %."""
     whole = torch.cat([x, *(more.to(x) for more in given.maps.values())], dim=1)
-    tokens, rows, columns = patches(whole)
+    (tokens, rows, columns), *others = (patches(picture.to(x)) for picture in (whole, *given.references))
     context = module.context_embedder(given.tokens["context"].values.to(x.device, run.dtype))
     condition = _embed(module.time_text_embed, time, given, run)
-    states = module.x_embedder(tokens.to(run.dtype))
-    rotary = module.pos_embed(positions(context.shape[1], rows, columns, x.device))
+    new = tokens.shape[1]
+    states = module.x_embedder(torch.cat([tokens, *(more for more, _, _ in others)], dim=1).to(run.dtype))
+    laid = places(given.placing, (rows * PATCH, columns * PATCH), [r.shape[-2:] for r in given.references])
+    grids = [grid(rows, columns, Place())]
+    grids += [grid(*size, place.in_patches()) for (_, *size), place in zip(others, laid, strict=True)]
+    rotary = module.pos_embed(torch.cat([torch.zeros(context.shape[1], 3), *grids]).to(x.device))
     for block in (*module.transformer_blocks, *module.single_transformer_blocks):
         context, states = block(
             hidden_states=states, encoder_hidden_states=context, temb=condition, image_rotary_emb=rotary
         )
-    output = module.proj_out(module.norm_out(states, condition)).float()
+    output = module.proj_out(module.norm_out(states[:, :new], condition)).float()
     return unpatched(output, rows, columns)[..., : x.shape[-2], : x.shape[-1]]
 
 
@@ -63,11 +78,3 @@ def _given_picture(cond: Cond, run: Run, channels: int) -> Tensor:
     )
     whole = x.new_empty(len(x), 1, x.shape[-2] * side, x.shape[-1] * side)
     return torch.cat([given, F.pixel_unshuffle(fit(mask, whole), side)], dim=1)
-
-
-def positions(text: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """(text + rows · columns, 3): zeros for the text, then (0, row, column) of every patch."""
-    grid = torch.zeros(rows, columns, 3, device=device)
-    grid[..., 1] = torch.arange(rows, device=device)[:, None]
-    grid[..., 2] = torch.arange(columns, device=device)[None]
-    return torch.cat([torch.zeros(text, 3, device=device), grid.reshape(-1, 3)])
