@@ -60,8 +60,7 @@ def zeros(shape: list[int]) -> Api:
 
 
 def references(figures: str) -> Edit:
-    """Cases that give `ref|0`, `ref|1` … to ReferenceLatent, with the method that they state; those of odd
-    sizes give their own `CASE|ref`."""
+    """Cases that give `ref|0`, `ref|1` … to ReferenceLatent, with the method that they state."""
     return partial(_references, figures)
 
 
@@ -73,8 +72,6 @@ def _references(figures: str, name: str, case: Api) -> tuple[Api, Api]:
     }
     count = case.get("refs")
     keys = known[:count] if isinstance(count, int) else known
-    if isinstance(count, str):
-        keys = [f"{name}|ref"]
     conditioning = with_references(nodes, "prompt", figures, keys, case["method"])
     return nodes, {"positive": conditioning, "negative": conditioning, "latent_image": ["latent", 0]}
 

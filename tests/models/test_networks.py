@@ -233,3 +233,20 @@ def test_a_whole_checkpoint_runs(tmp_path: Path) -> None:
     for size in ((1, 1), (7, 64), (64, 7)):
         with pytest.raises(InputError, match=f"{size[1]}×{size[0]} pixels is smaller than one cell"):
             memory.autoencoder(vae).encode(torch.zeros(1, *size, 3))
+
+
+def test_flux_models_with_a_picture_beside_their_latent_refuse_references(tmp_path: Path) -> None:
+    shapes = tiny.flux_shapes() | {"img_in.weight": (128, 384)}
+    network = network_of(tiny.write(tmp_path / "fill.safetensors", shapes, torch.bfloat16))
+    with pytest.raises(InputError, match="Fill, Canny, Depth"):
+        flux_inputs(network, {"reference_latents": (FLUX_X[:1],)})
+
+
+def test_flux_refuses_references_at_time_zero(tmp_path: Path) -> None:
+    network = network_of(tiny.write_flux(tmp_path / "flux.safetensors"))
+    told: dict[str, object] = {
+        "reference_latents": (FLUX_X[:1],),
+        "reference_latents_method": "index_timestep_zero",
+    }
+    with pytest.raises(InputError, match=r"'index_timestep_zero'; it knows offset, index, uxo"):
+        flux_inputs(network, told)

@@ -18,7 +18,8 @@ from loraloom.training.train import train
 from tests.families.bench import Narrow, Shelf, narrow_models
 from tests.training.conftest import MakeSettings
 
-TRAINED = ["krea2", "qwen_image", "z_image"]
+TRAINED = {"flux2_klein": "flux2", "krea2": "krea2", "qwen_image": "qwen_image", "z_image": "z_image"}
+"""Narrow model → its family."""
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,13 @@ def model_of(shelf: Shelf, narrow: Narrow) -> ModelSettings:
     )
 
 
-@pytest.mark.parametrize("family", TRAINED)
-def test_what_was_trained_is_placed(make_settings: MakeSettings, shelf: Shelf, family: str) -> None:
+@pytest.mark.parametrize(("name", "family"), TRAINED.items())
+def test_what_was_trained_is_placed(
+    make_settings: MakeSettings, shelf: Shelf, name: str, family: str
+) -> None:
     assert (known := family_named(family)) is not None and known.training is not None
     sessions: list[Session] = []
-    settings = replace(make_settings(steps=1), model=model_of(shelf, narrow_models()[family]))
+    settings = replace(make_settings(steps=1), model=model_of(shelf, narrow_models()[name]))
     trained = train(settings, on_ready=lambda session, step: sessions.append(session))
     session = sessions[0]
     assert session.family is known

@@ -59,7 +59,7 @@ class Place:
         return Place(self.index, -(-self.top // patch), -(-self.left // patch))
 
 
-def places(method: str, new: tuple[int, int], sizes: Sequence[tuple[int, int]], step: int = 1) -> list[Place]:
+def places(method: str, new: Sequence[int], sizes: Sequence[Sequence[int]], step: int = 1) -> list[Place]:
     """Where reference pictures of these sizes (height, width) lie beside a new one, all in the same unit.
 
     "offset": all behind the new one, below or beside each other so that they cover little more than a square.

@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.families.autoencoders import write_ae
 from tests.families.bench import Api, Narrow, api_node, flux_shift
-from tests.families.figure_nodes import references
+from tests.families.figure_nodes import with_references, zeros
 from tests.narrow_models import Weights, write_clip_l, write_t5
 
 WIDTH, HEAD, TEXT, POOLED = 256, 128, 64, 128
@@ -56,8 +56,16 @@ def guided(nodes: Api, guidance: float) -> Api:
 
 
 def _edit(name: str, case: Api) -> tuple[Api, Api]:
-    nodes, given = references("flux1_kontext_edit")(name, case)
-    return guided(nodes, 2.5), given
+    """Both sides see the references. The case of odd sizes has a reference of its own."""
+    count = case["refs"]
+    keys = [f"ref|{number}" for number in range(count)] if isinstance(count, int) else [f"{name}|ref"]
+    nodes: Api = {"latent": zeros(case["latent_shape"])}
+    given: Api = {"latent_image": ["latent", 0]}
+    for side, text in (("positive", case["prompt"]), ("negative", "blurry")):
+        nodes[f"{side} words"] = api_node("CLIPTextEncode", clip=["clip", 0], text=text)
+        nodes[side] = api_node("FluxGuidance", conditioning=[f"{side} words", 0], guidance=2.5)
+        given[side] = with_references(nodes, side, "flux1_kontext_edit", keys, case["method"])
+    return nodes, given
 
 
 def narrow(kind: str, channels: int) -> Narrow:

@@ -48,7 +48,8 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     states = module.x_embedder(torch.cat([tokens, *(more for more, _, _ in others)], dim=1).to(run.dtype))
     laid = places(given.placing, (rows * PATCH, columns * PATCH), [r.shape[-2:] for r in given.references])
     grids = [grid(rows, columns, Place())]
-    grids += [grid(*size, place.in_patches()) for (_, *size), place in zip(others, laid, strict=True)]
+    for (_, height, width), place in zip(others, laid, strict=True):
+        grids.append(grid(height, width, place.in_patches()))
     rotary = module.pos_embed(torch.cat([torch.zeros(context.shape[1], 3), *grids]).to(x.device))
     for block in (*module.transformer_blocks, *module.single_transformer_blocks):
         context, states = block(

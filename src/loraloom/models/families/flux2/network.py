@@ -20,6 +20,7 @@ TEXT = 512
 
 TIME_ZERO = "index_timestep_zero"
 PLACINGS = ("index", "offset", "uxo", TIME_ZERO)
+AXES = 4
 STEP = 10
 """Between the new picture and its references on the first axis."""
 
@@ -80,11 +81,9 @@ def _followed(first: Tensor, count: int, then: Tensor, rest: int) -> Tensor:
 def positions(text: int, pictures: tuple[Tensor, ...], method: str) -> Tensor:
     """(tokens, 4) of the text, (0, 0, 0, number), and of the new picture and its references, (index, row,
     column, 0)."""
-    (tall, wide), *sizes = ((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-    found = places(method, (tall, wide), sizes, STEP)
-    words = torch.zeros(text, 4)
+    sizes = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
+    found = [Place(), *places(method, sizes[0], sizes[1:], STEP)]
+    words = torch.zeros(text, AXES)
     words[:, 3] = torch.arange(text)
-    grids = [
-        grid(*size, place, 4) for size, place in zip([(tall, wide), *sizes], [Place(), *found], strict=True)
-    ]
+    grids = [grid(*size, place, AXES) for size, place in zip(sizes, found, strict=True)]
     return torch.cat([words, *grids])
