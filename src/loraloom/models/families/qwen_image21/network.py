@@ -55,8 +55,8 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     is_new = torch.arange(states.shape[1], device=x.device) >= prefix
 
     lengths = [text.shape[1] for text in texts]
-    places = positions(lengths, sizes).to(x.device)
-    rotary = rotations(places, cast("Sequence[int]", run.config["axes_dims_rope"]))
+    places = positions(lengths, sizes)
+    rotary = rotations(places, cast("Sequence[int]", run.config["axes_dims_rope"])).to(x.device)
     times = torch.cat([time, time.new_zeros(1)])
     embedded = module.time_text_embed(times, states)
     modulation = module.modulation(embedded)
@@ -113,7 +113,7 @@ def rotations(places: Tensor, widths: Sequence[int]) -> Tensor:
     """(tokens, axes) → (tokens, sum(widths) / 2) complex numbers that pairs of channels are turned by."""
     angles: list[Tensor] = []
     for axis, width in enumerate(widths):
-        exponents = torch.arange(0, width, 2, dtype=torch.float64, device=places.device) / width
+        exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
         angles.append(places[:, axis, None] * THETA**-exponents)
     whole = torch.cat(angles, dim=-1).float()
     return torch.polar(torch.ones_like(whole), whole)
