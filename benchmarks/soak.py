@@ -1,0 +1,200 @@
+"""Many jobs with changing LoRA stacks through `loraloom serve` on the demo model: what grows, what changes?
+
+python benchmarks/soak.py --jobs 2000
+
+The first round draws every prompt once; all further rounds draw them in another order and must give the same
+pixels, bit for bit. Some jobs fail and some are cancelled on the way. Memory, descriptors and threads of the
+server and its worker are printed after every round, and how much they grew after the first fifth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from PIL import Image
+
+from loraloom.demo.files import CHECKPOINT, LORAS, MODELS
+
+SUBJECTS = ("a rose", "a cat", "a red car", "a house", "a fish", "the moon", "a green tree", "a cup")
+WARM_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Usage:
+    """megabytes: resident; of one process."""
+
+    megabytes: float
+    descriptors: int
+    threads: int
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        folder = Path("/proc") / str(pid)
+        pages = int((folder / "statm").read_text().split()[1])
+        size = os.sysconf("SC_PAGE_SIZE")
+        return cls(pages * size / 1e6, len(os.listdir(folder / "fd")), len(os.listdir(folder / "task")))
+
+
+def prompt(rng: random.Random, side: int) -> dict[str, Any]:
+    """A graph with a stack of up to three LoRAs of random strengths."""
+    graph: dict[str, Any] = {"load": _node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT.name)}
+    model, clip = ["load", 0], ["load", 1]
+    for number in range(rng.randrange(4)):
+        name = f"lora{number}"
+        strengths = {f"strength_{part}": round(rng.uniform(-0.5, 1.5), 2) for part in ("model", "clip")}
+        file = rng.choice([*LORAS]) + ".safetensors"
+        graph[name] = _node("LoraLoader", model=model, clip=clip, lora_name=file, **strengths)
+        model, clip = [name, 0], [name, 1]
+    sampler = {"steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    return graph | {
+        "yes": _node("CLIPTextEncode", clip=clip, text=rng.choice(SUBJECTS)),
+        "no": _node("CLIPTextEncode", clip=clip, text=""),
+        "empty": _node("EmptyLatentImage", width=side, height=side, batch_size=1),
+        "sample": _node(
+            "KSampler", model=model, positive=["yes", 0], negative=["no", 0], latent_image=["empty", 0],
+            seed=rng.randrange(1 << 31), **sampler,
+        ),
+        "decode": _node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "save": _node("PreviewImage", images=["decode", 0]),
+    }  # fmt: skip
+
+
+def failing() -> dict[str, Any]:
+    """A graph that is accepted and fails: a latent of 16 channels for a decoder of 4."""
+    return {
+        "load": _node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT.name),
+        "empty": _node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+        "decode": _node("VAEDecode", samples=["empty", 0], vae=["load", 2]),
+        "save": _node("PreviewImage", images=["decode", 0]),
+    }
+
+
+def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+class Server:
+    """`loraloom serve` on the demo's models."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "loraloom", "serve", "--port", "0", "--models", str(MODELS)]
+        more = ["--no-frontend", "--dtype", "fp32"]
+        self.process = subprocess.Popen([*command, *more], cwd=folder, stderr=subprocess.PIPE, text=True)
+        lines = cast("IO[str]", self.process.stderr)
+        self.url = next(line.split()[-1] for line in lines if "listens on" in line)
+
+    def call(self, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, data), timeout=120) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def job(self, graph: dict[str, Any]) -> str:
+        return self.call("/prompt", {"prompt": graph})["prompt_id"]
+
+    def done(self, job_id: str) -> dict[str, Any]:
+        while (job := self.call(f"/v1/jobs/{job_id}"))["status"] in ("pending", "running"):
+            time.sleep(0.01)
+        return job
+
+    def pixels(self, job: dict[str, Any]) -> str:
+        with urllib.request.urlopen(self.url + job["outputs"][0]["url"], timeout=60) as answer:
+            picture = Image.open(io.BytesIO(answer.read()))
+        return hashlib.sha256(picture.tobytes()).hexdigest()
+
+    def usage(self) -> dict[str, Usage]:
+        """Of the server and of its worker, the child that runs `loraloom.jobs.worker`."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        workers = [p for p in children if b"loraloom.jobs.worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        return {"server": Usage.of(self.process.pid), "worker": Usage.of(int(workers[0]))}
+
+
+@contextmanager
+def served() -> Generator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder))
+        try:
+            yield server
+        finally:
+            server.process.terminate()
+            server.process.communicate()
+
+
+def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
+    rng = random.Random(options.seed)
+    prompts = [prompt(rng, options.side) for _ in range(options.prompts)]
+    first: dict[int, str] = {}
+    other = count = rounds = failed = 0
+    warm: dict[str, Usage] | None = None
+    warm_at = 0
+    while count < options.jobs:
+        for number in rng.sample(range(len(prompts)), len(prompts)):
+            job = server.done(server.job(prompts[number]))
+            found = server.pixels(job) if job["status"] == "completed" else job["status"]
+            other += first.setdefault(number, found) != found
+            count += 1
+            if rng.random() < 0.05:
+                server.call(f"/v1/jobs/{server.job(rng.choice(prompts))}/cancel", {})
+            if rng.random() < 0.05:
+                failed += server.done(server.job(failing()))["status"] == "failed"
+        rounds += 1
+        now = server.usage()
+        print(f"{count} jobs: " + "; ".join(f"{k} {v.megabytes:.0f} MB, {v.descriptors} descriptors, "
+              f"{v.threads} threads" for k, v in now.items()), file=sys.stderr)  # fmt: skip
+        if warm is None and count >= options.jobs * WARM_SHARE:
+            warm, warm_at = now, count
+    return {
+        "jobs": count,
+        "rounds": rounds,
+        "prompts": len(prompts),
+        "not_drawn": sum(len(found) < 64 for found in first.values()),
+        "failed_as_they_should": failed,
+        "other_pixels": other,
+        **growth(warm or server.usage(), server.usage(), count - warm_at),
+    }
+
+
+def growth(warm: dict[str, Usage], now: dict[str, Usage], jobs: int) -> dict[str, float]:
+    """Since the first fifth: megabytes per 1,000 jobs, descriptors and threads."""
+    found: dict[str, float] = {}
+    for name, before in warm.items():
+        after = now[name]
+        slope = (after.megabytes - before.megabytes) / max(jobs, 1) * 1000
+        found[f"{name}_mb_per_1000_jobs"] = round(slope, 2)
+        found[f"{name}_descriptors"] = after.descriptors - before.descriptors
+        found[f"{name}_threads"] = after.threads - before.threads
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--prompts", type=int, default=20, help="different ones, drawn once a round")
+    parser.add_argument("--side", type=int, default=64, help="pixels")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with served() as server:
+        found = soak(server, options)
+    print(json.dumps(found, indent=1))
+    sys.exit(found["other_pixels"] > 0 or found["not_drawn"] > 0)
+
+
+if __name__ == "__main__":
+    main()
