@@ -134,8 +134,13 @@ def test_webhooks_wait_in_the_store(store: Store) -> None:
 def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "old.db")
     database.executescript(f"{MIGRATIONS[0]} PRAGMA user_version = 1;")
+    for job, finished in (("late", 9.0), ("early", 5.0)):
+        row = (job, 1, 0, "completed", 0, 1, finished, 1, 0, "{}", "{}", None)
+        database.execute(f"INSERT INTO jobs VALUES ({', '.join('?' * len(row))})", row)
+    database.commit()
     database.close()
     store = Store(tmp_path / "old.db")
+    assert [j.id for j in store.history()] == ["early", "late"]
     store.submit(Request({}, webhook="http://127.0.0.1/"))
     store.claim()
     finish(store, store.jobs((Status.RUNNING,))[0])

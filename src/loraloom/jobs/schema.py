@@ -46,9 +46,11 @@ MIGRATIONS: tuple[str, ...] = (
     # ended: the place in the order in which jobs have ended. Clocks are set back, numbers are not.
     f"""
     ALTER TABLE jobs ADD COLUMN ended INTEGER;
-    UPDATE jobs SET ended = ranked.place FROM (
-        SELECT id, row_number() OVER (ORDER BY finished, rowid) AS place FROM jobs WHERE finished IS NOT NULL
-    ) AS ranked WHERE jobs.id = ranked.id;
+    CREATE TEMP TABLE ranked (id TEXT PRIMARY KEY, place INTEGER);
+    INSERT INTO ranked SELECT id, row_number() OVER (ORDER BY finished, rowid) FROM jobs
+        WHERE finished IS NOT NULL;
+    UPDATE jobs SET ended = (SELECT place FROM ranked WHERE ranked.id = jobs.id) WHERE finished IS NOT NULL;
+    DROP TABLE ranked;
     DROP INDEX jobs_finished;
     CREATE INDEX jobs_ended ON jobs (ended) WHERE ended IS NOT NULL;
     DROP INDEX jobs_by_status;
