@@ -258,6 +258,7 @@ def damaged(change: str, path: Path) -> bytes:
         "list": data.replace(text("flux"), text("flux")).replace(
             struct.pack("<I", 8) + text("flux"), struct.pack("<IIQ", 9, 8, 1 << 60)
         ),
+        "cut list": data.replace(struct.pack("<I", 8) + text("flux"), struct.pack("<IIQ", 9, 8, 1 << 20)),
         "kind of value": data.replace(
             struct.pack("<I", 8) + text("flux"), struct.pack("<I", 77) + text("flux")
         ),
@@ -281,7 +282,8 @@ def damaged(change: str, path: Path) -> bytes:
         ("long text", "cut short inside its GGUF header"),
         ("cut header", "cut short inside its GGUF header"),
         ("cut data", "cut short: the tensor 'a.weight' ends"),
-        ("list", "cut short inside its GGUF header"),
+        ("list", "claims 1152921504606846976 values of a metadata field"),
+        ("cut list", "cut short inside its GGUF header"),
         ("kind of value", "unknown type 77"),
         ("type", "has the GGUF type 99, which is not read here"),
         ("row", "rows of 60 values of the tensor 'a.weight' are no whole blocks of Q8_0"),

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from loraloom.errors import ModelFileError
+from loraloom.weights.formats import formats
 from loraloom.weights.source import Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
+from tests.weights.test_marks import mark
 
 W = torch.arange(12.0).reshape(4, 3)
 
@@ -69,3 +71,41 @@ def test_scaled_storage_is_multiplied_out(tmp_path: Path, suffix: str, scale: to
         assert packed is not None and torch.equal(packed.parts["weight"].float(), stored.float())
     assert torch.equal(source.stored("a.weight").float(), stored.float())
     assert torch.equal(WeightSource.joined([source]).read("a.weight"), source.read("a.weight"))
+
+
+@pytest.mark.parametrize("name", ["fp8", "int8", "mxfp8"])
+def test_quantised_pieces_are_one_weight_where_their_formats_agree(tmp_path: Path, name: str) -> None:
+    """Layers that one file keeps apart and the network as one: each with its own scales."""
+    values = {key: torch.randn(32, 64) * size for key, size in (("q", 1.0), ("k", 7.0))}
+    tensors: dict[str, torch.Tensor] = {"plain.weight": torch.randn(32, 64)}
+    for key, value in values.items():
+        made = formats()[name].pack(value, "")
+        assert made is not None
+        tensors |= {f"{key}.{part}": tensor for part, tensor in made[0].items()}
+        tensors[f"{key}.comfy_quant"] = mark(**made[1])
+    save_file(tensors, tmp_path / "f")
+    file = TensorFile(tmp_path / "f")
+    pieces = {key: Piece(file, f"{key}.weight") for key in ("q", "k", "plain")}
+    source = WeightSource(
+        {
+            "fused": (pieces["q"], pieces["k"]),
+            "some rows": (Piece(file, "q.weight", (4, 9)),),
+            "half quantised": (pieces["q"], pieces["plain"]),
+            "turned": (Piece(file, "q.weight", transposed=True),),
+        }
+    )
+    wanted = torch.cat([file.read("q.weight"), file.read("k.weight")])
+    packed = source.packed("fused")
+    assert packed is not None and source.stays_packed("fused")
+    assert torch.equal(packed.widened(torch.float32), wanted)
+    assert torch.equal(source.read("fused"), wanted)
+    x = torch.randn(3, 64)
+    torch.testing.assert_close(packed.product(x, native=False), x @ wanted.T, rtol=1e-4, atol=1e-3)
+    rows = source.packed("some rows")
+    assert rows is not None and torch.equal(rows.widened(torch.float32), wanted[4:9])
+    for native in ("half quantised", "turned"):
+        assert source.is_packed(native) and not source.stays_packed(native)
+        assert source.packed(native) is None
+    mixed = source.read("half quantised")
+    assert torch.equal(mixed, torch.cat([file.read("q.weight"), tensors["plain.weight"]]))
+    assert torch.equal(source.read("turned"), file.read("q.weight").T)

@@ -25,6 +25,7 @@ MAX_TENSORS = 200_000
 MAX_FIELDS = 100_000
 MAX_NAME = 1024
 MAX_TEXT = 1 << 26
+MAX_ITEMS = 1 << 23
 MAX_DIMENSIONS = 8
 VERSIONS = (2, 3)
 
@@ -180,7 +181,7 @@ class _Cursor:
             return self._scalar(_SCALARS[kind])
         if kind != _LIST or inner:
             raise ModelFileError(f"{self._path}: damaged GGUF header: a value of the unknown type {kind}")
-        kind, count = self.number("I"), self.number("Q")
+        kind, count = self.number("I"), self.count("values of a metadata field", MAX_ITEMS)
         if kind in _SCALARS:
             size = struct.calcsize("<" + _SCALARS[kind])
             self._need(count * size)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from loraloom.errors import ModelFileError
 from loraloom.weights.dtypes import DTYPES
-from loraloom.weights.formats import TensorInfo
+from loraloom.weights.formats import TensorInfo, formats
 from loraloom.weights.packed import Packed, joined
 from loraloom.weights.patch import Rows
 from loraloom.weights.tensor_file import TensorFile
@@ -170,9 +170,12 @@ class WeightSource:
     def stays_packed(self, native: str) -> bool:
         """Whether `packed` has a quantised weight as it is stored."""
         entry = self._entry(native)
-        if len(entry) == 1:
-            return entry[0].info.packing is not None and not entry[0].transposed
-        return self.packed(native, mapped=True) is not None
+        kinds = [_storage_of(piece) for piece in entry]
+        if None in kinds or any(kind != kinds[0] for kind in kinds):
+            return False
+        packing = entry[0].info.packing
+        has_shared_parts = packing is not None and bool(formats()[packing.format].shared)
+        return len(entry) == 1 or not has_shared_parts or self.packed(native, mapped=True) is not None
 
     def packed(self, native: str, *, mapped: bool = False) -> Packed | None:
         """A quantised weight as it is stored; None where it cannot stay so (pieces of different formats, a
@@ -223,6 +226,14 @@ class WeightSource:
             names = ", ".join(str(file.path) for file in self.files)
             raise ModelFileError(f"the weight {native!r} is missing in {names}")
         return entry
+
+
+def _storage_of(piece: Piece) -> tuple[object, ...] | None:
+    """What pieces of one weight must have in common to stay quantised; None for one that cannot."""
+    info = piece.info
+    if info.packing is None or piece.transposed:
+        return None
+    return info.packing.format, info.packing.settings, set(info.packing.parts), info.dtype, info.shape[1:]
 
 
 def _joined_shape(entry: Entry) -> tuple[int, ...]:
