@@ -72,7 +72,7 @@ class Vocabulary:
     start, end: put around a prompt. pad: fills up. chunk: positions that are read at a time, and each chunk
     is padded to it; None: one chunk of any length.
     turn, user: what begins a turn of a chat, and what follows it where the user speaks. stops: what ends what
-        the model says, for kinds that write texts.
+        the model says, for kinds that write texts. thinks: whether it thinks before, unless told not to.
     """
 
     tokenizer: Callable[[WeightSource], Tokenizer]
@@ -83,6 +83,7 @@ class Vocabulary:
     turn: int | None = None
     user: tuple[int, ...] = ()
     stops: tuple[int, ...] = ()
+    thinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests import narrow_models as narrow
@@ -9,7 +11,7 @@ from tests.conftest import NarrowFile
 from tests.models.text import figures
 from torch import Tensor
 
-from loraloom.errors import InputError
+from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import Vision
@@ -74,7 +76,21 @@ def test_rows_of_pictures_may_be_left_out(narrow_file: NarrowFile) -> None:
     assert torch.equal(cond.context, torch.cat([kept.context[:, :8], kept.context[:, -9:]], dim=1))
 
 
-def test_encoders_without_a_tower_say_so(narrow_file: NarrowFile) -> None:
+def test_encoders_that_see_nothing_say_so(narrow_file: NarrowFile) -> None:
     clip = open_text_encoders((narrow_file(narrow.write_qwen3_4b),), "lumina2")
-    with pytest.raises(InputError, match="z_image see no pictures"):
-        encode_prompt(Memory("cpu", "fp32"), clip, PICTURE, NOWHERE, [torch.zeros(1, 8, 8, 3)])
+    shown = [torch.zeros(1, 8, 8, 3)]
+    (cond,), (warning,) = encode_prompt(Memory("cpu", "fp32"), clip, f"{PICTURE}a", NOWHERE, shown)
+    assert "z_image see no pictures" in warning.message
+    (same,), _ = encode_prompt(Memory("cpu", "fp32"), clip, f"{PICTURE}a", NOWHERE)
+    assert torch.equal(cond.context, same.context)
+
+
+def test_a_file_without_a_tower_says_so(tmp_path: Path) -> None:
+    made = narrow.qwen25vl(1)
+    shapes = {name for name in made.known if name.startswith("visual.")}
+    made.known = {name: entry for name, entry in made.known.items() if name not in shapes}
+    clip = open_text_encoders((made.write(tmp_path / "text_only.safetensors"),), "qwen_image")
+    memory = Memory("cpu", "fp32")
+    encode_prompt(memory, clip, "a", NOWHERE)
+    with pytest.raises(ModelFileError, match="no vision tower"):
+        encode_prompt(memory, clip, PICTURE, NOWHERE, [torch.zeros(1, 28, 28, 3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loraloom.models.causal_layouts import (
@@ -76,7 +77,7 @@ ENCODER = EncoderKind(
     sizes=(Size("2b", 2048, 28), Size("4b", 2560, 36), Size("8b", 4096, 36)),
     measure=measure,
     blueprint=blueprint,
-    vocabulary=QWEN_VOCABULARY,
+    vocabulary=replace(QWEN_VOCABULARY, thinks=True),
     tokens_table=(TOKENS,),
     prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),
     lora=LoraNames(7, NAMES, root="model."),

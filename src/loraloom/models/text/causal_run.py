@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loraloom.errors import ModelFileError
 from loraloom.models.encoder import Vision
 from loraloom.models.recipe import Use
 from loraloom.models.text.causal import CausalText, Seen
@@ -106,7 +107,10 @@ class CausalRun:
         return Read(torch.cat(rows), tuple(pieces))
 
     def _see(self, picture: Picture) -> SeenPicture:
-        assert self.module.visual is not None and self.vision is not None
+        if self.module.visual is None or self.vision is None:
+            raise ModelFileError(
+                "the prompt has a picture, and the text encoder's file holds no vision tower"
+            )
         return see(self.module.visual, picture.pixels, self.vision, self.device)
 
     def _mask(self, chunk: Chunk, read: Read) -> Tensor:

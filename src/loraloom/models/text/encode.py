@@ -41,10 +41,8 @@ def encode_prompt(
     keep_pictures: whether the conditioning has the rows of pictures; else it says where they were: the extra
         "image_slots" (1, N), the number of rows before each.
     Raises ModelFileError where an encoder is missing or an embedding file cannot be used, InputError where
-    the encoders see no pictures."""
+    no text is for any of the encoders."""
     recipe = recipe_of(clip)
-    if pictures and not recipe.picture_text:
-        raise InputError(f"the text encoders of {recipe.name} see no pictures")
     if not isinstance(text, str) and not any(use.key in text for use in recipe.uses):
         raise InputError(
             f"these text encoders ({recipe.name}) are not of the family that this node is for: its prompts"
@@ -52,6 +50,9 @@ def encode_prompt(
         )
     tokens: dict[str, Tokens] = {}
     warnings: dict[PromptWarning, None] = {}
+    if pictures and not recipe.picture_text:
+        said = f"the text encoders of {recipe.name} see no pictures: the prompt is read without them"
+        warnings[PromptWarning("", said)] = None
     uses = [use for use in recipe.uses if use.tokens_only or _part(clip, use) is not None]
     for use in uses:
         own = text if isinstance(text, str) else text.get(use.key, "")

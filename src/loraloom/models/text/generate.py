@@ -87,7 +87,7 @@ def question_tokens(clip: TextEncoders, question: Question, folders: ModelFolder
     places = recipe_of(clip).picture_text * len(question.pictures)
     is_whole = question.is_whole or (use.takes_whole and question.text.startswith("<|im_start|>"))
     text = question.text if is_whole else templated(use, places + question.text, bool(question.pictures))
-    if not is_whole and not question.thinks and not text.endswith(NO_THOUGHT):
+    if kind.vocabulary.thinks and not is_whole and not question.thinks and not text.endswith(NO_THOUGHT):
         text += NO_THOUGHT
     tokens, _ = prompt_tokens(clip, use, text, folders)
     (chunk,) = with_pictures(tokens, question.pictures, kind.vision)
