@@ -192,3 +192,30 @@ def test_the_users_own_style_sheet_goes_before_the_editors(server: RunningServer
     own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text("a { color: red }")
     assert server.http.get("/user.css").text == "a { color: red }"
+
+
+def test_settings_that_are_changed_at_once_are_all_kept(server: RunningServer) -> None:
+    def change(number: int) -> int:
+        if number % 2:
+            return server.http.post("/settings", json={f"s{number}": number}).status_code
+        return server.http.post(f"/settings/s{number}", json=number).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(change, range(40))) == {200}
+    settings = server.http.get("/settings").json()
+    assert {name: settings.get(name) for name in settings if name[1:].isdigit()} == {
+        f"s{number}": number for number in range(40)
+    }
+
+
+def test_settings_that_cannot_be_read_are_not_forgotten(server: RunningServer) -> None:
+    path = server.folder / "user/default/comfy.settings.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+    assert server.http.get("/settings").status_code == 503
+    assert server.http.post("/settings", json={"a": 1}).status_code == 503
+    assert path.is_symlink()
+    path.unlink()
+    assert server.http.post("/settings", json={"a": 1}).status_code == 200
+    assert server.http.get("/settings").json() == {"a": 1}

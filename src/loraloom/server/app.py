@@ -190,5 +190,5 @@ async def _websocket(socket: WebSocket) -> None:
 
 async def _http_error(_request: Request, error: HTTPException) -> Response:
     if error.status_code in (404, 405) and error.detail in ("Not Found", "Method Not Allowed"):
-        return Response(status_code=error.status_code)
-    return Answer({"error": error.detail}, error.status_code)
+        return Response(status_code=error.status_code, headers=error.headers)
+    return Answer({"error": error.detail}, error.status_code, error.headers)

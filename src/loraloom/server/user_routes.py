@@ -23,6 +23,7 @@ from loraloom.workflow.graph import JSON
 
 _SETTINGS = "comfy.settings.json"
 _MAX_LISTED = 10_000
+_CHANGING = asyncio.Lock()
 
 
 def user_root(request: Request) -> Path:
@@ -39,7 +40,7 @@ async def get_settings(request: Request) -> Response:
 
 async def post_settings(request: Request) -> Response:
     changes = await read_object(request, state_of(request).settings.max_json)
-    _write_settings(request, {**_read_settings(request), **changes})
+    await _change_settings(request, changes)
     return Response(status_code=200)
 
 
@@ -49,20 +50,33 @@ async def get_setting(request: Request) -> Response:
 
 async def post_setting(request: Request) -> Response:
     value = await read_value(request, state_of(request).settings.max_json)
-    _write_settings(request, {**_read_settings(request), str(request.path_params["name"]): value})
+    await _change_settings(request, {str(request.path_params["name"]): value})
     return Response(status_code=200)
 
 
 def _read_settings(request: Request) -> dict[str, JSON]:
+    """The settings; none when there is no file, or one that holds none. Raises HTTPException 503 for one that
+    cannot be read now: to write over it would forget them."""
     try:
-        value: Any = json.loads((user_root(request) / _SETTINGS).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value: Any = json.loads((user_root(request) / _SETTINGS).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise HTTPException(503, f"the settings cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError):
         return {}
     return cast("dict[str, JSON]", value) if isinstance(value, dict) else {}
 
 
-def _write_settings(request: Request, settings: dict[str, JSON]) -> None:
-    write_file(user_root(request) / _SETTINGS, json.dumps(settings, indent=4).encode())
+async def _change_settings(request: Request, changes: dict[str, JSON]) -> None:
+    """One change after the other, in a thread: the disk may take its time."""
+
+    def change() -> None:
+        settings = {**_read_settings(request), **changes}
+        write_file(user_root(request) / _SETTINGS, json.dumps(settings, indent=4).encode())
+
+    async with _CHANGING:
+        await asyncio.to_thread(change)
 
 
 async def list_userdata(request: Request) -> Response:
@@ -106,11 +120,15 @@ async def post_userdata(request: Request) -> Response:
     if request.query_params.get("overwrite") == "false" and path.exists():
         return PlainTextResponse("File already exists", 409)
     *parts, last = paths.parts_of(name)
-    with (
-        paths.folder_inside(root, parts, make=True) as folder,
-        part_file(folder, content, named=path.parent) as part,
-    ):
-        part.replace(folder / last)
+
+    def write() -> None:
+        with (
+            paths.folder_inside(root, parts, make=True) as folder,
+            part_file(folder, content, named=path.parent) as part,
+        ):
+            part.replace(folder / last)
+
+    await asyncio.to_thread(write)
     return _answer(request, path)
 
 
