@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -35,6 +36,8 @@ class Run:
 
     latent: (B, C, H, W) the latent that sampling starts from, as the network sees it; noise, mask, role: as
         in `SampleContext`. Those are of the run that `inputs` is asked for; `forward` needs none of them.
+    kept: what `forward` keeps for the later steps of a run. has_room: whether memory is left for so many
+        bytes more than a step takes.
     """
 
     config: Config
@@ -42,6 +45,8 @@ class Run:
     dtype: torch.dtype
     context: SampleContext | None = None
     options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
+    kept: list[object] = field(default_factory=lambda: list[object]())
+    has_room: Callable[[int], bool] = lambda more: True
 
     @property
     def latent(self) -> Tensor:
@@ -66,6 +71,7 @@ class DiffusionNetwork:
     dtype, device: the type it computes in, and where. around: what acts on the module during each call.
     options: what nodes attached to the model, by name, for the family's functions. reserve: makes room for
     computing with such inputs; torch.OutOfMemoryError where there is too little for so many at once.
+    has_room: whether so many bytes more than that are free. kept: see `Run`.
     """
 
     family: Family
@@ -78,6 +84,8 @@ class DiffusionNetwork:
     options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
     skipped: Skipped = ()
     reserve: Callable[[Tensor, Inputs], None] = lambda x, inputs: None
+    has_room: Callable[[Tensor, Inputs, int], bool] = lambda x, inputs, more: True
+    kept: list[object] = field(default_factory=lambda: list[object]())
 
     @property
     def latents(self) -> LatentFormat:
@@ -101,7 +109,7 @@ class DiffusionNetwork:
         if unknown := sorted({group for group, _ in blocks if group not in known}):
             has = f"its blocks are called {', '.join(known)}" if known else "its blocks cannot be skipped"
             raise InputError(f"{self.family.title} has no blocks called {', '.join(unknown)}: {has}.")
-        return replace(self, skipped=blocks)
+        return replace(self, skipped=blocks, kept=[])
 
     def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
         return self.family.network.inputs(cond, self._run(context))
@@ -109,8 +117,9 @@ class DiffusionNetwork:
     def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
         module = self.module()
         self.reserve(x, inputs)
+        run = replace(self._run(), kept=self.kept, has_room=partial(self.has_room, x, inputs))
         with self.around(module), self._without_skipped(module):
-            return self.family.network.forward(module, x, timestep.to(x.device), inputs, self._run()).float()
+            return self.family.network.forward(module, x, timestep.to(x.device), inputs, run).float()
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
         return self.family.latents.into(latent)

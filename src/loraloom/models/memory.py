@@ -82,9 +82,8 @@ class Memory:
         width, pixels = hidden_width(model.weights.shapes), model.family.latents.pixels
         key = _key("network", model.weights, self.dtype, _storage(model))
 
-        def reserve(x: Tensor, inputs: Inputs) -> None:
-            needed = step_bytes(blueprint.config, width, pixels, x, inputs, self.dtype.itemsize)
-            self._reserve(needed, x.shape[0], key)
+        def needed(x: Tensor, inputs: Inputs) -> int:
+            return step_bytes(blueprint.config, width, pixels, x, inputs, self.dtype.itemsize)
 
         return DiffusionNetwork(
             family=model.family,
@@ -95,7 +94,8 @@ class Memory:
             device=self.device,
             around=_around(model, blueprint, beside),
             options=dict(model.options),
-            reserve=reserve,
+            reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
+            has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key),
         )
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:

@@ -120,12 +120,12 @@ def keep_keys_and_values(
     *,
     run: NodeRun,
 ) -> Model:
-    """Pass the model through: what the cache keeps is computed in each step, with the same result."""
+    """Keep what a model makes of the prompt and its pictures for all steps, where memory is left for it."""
     if dtype != "default" and device != "off":
         run.warn(
             f"QwenImage21Cache: keys and values are not kept as {dtype}; the picture is the more exact one"
         )
-    return model
+    return model.with_option("keeps_prefix", device != "off")
 
 
 def to_area(image: Tensor, area: int, multiple: int = 1) -> Tensor:

@@ -78,7 +78,11 @@ def edit(name: str, case: Api) -> tuple[Api, Api]:
             **connected,
         ),
     }
-    return nodes, {"positive": ["prompt", 0], "negative": ["prompt", 1], "latent_image": ["latent", 0]}
+    if name == "one":  # with two prompts
+        nodes["kept"] = api_node("QwenImage21Cache", model=["unet", 0], device="auto", dtype="default")
+    model = ["kept", 0] if "kept" in nodes else ["unet", 0]
+    given = {"positive": ["prompt", 0], "negative": ["prompt", 1], "latent_image": ["latent", 0]}
+    return nodes, {"model": model, **given}
 
 
 NARROW = Narrow(

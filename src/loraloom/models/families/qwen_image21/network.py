@@ -1,15 +1,17 @@
 """How Qwen-Image 2.1 is called: text, given pictures and the new one as one sequence of tokens.
 
-What comes before the new picture is modulated as by time 0. Text sees what stands before it, a picture
-itself and what stands before it.
+What comes before the new picture is modulated as by time 0, and does not see it. Text sees what stands
+before it, a picture itself and what stands before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
+from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 from torch import Tensor
 
 from loraloom.errors import InputError
@@ -19,6 +21,8 @@ from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
 THETA = 10000.0
+MOST_KEPT = 4
+"""Prompts whose keys and values are kept at once: positive and negative ones, of areas too."""
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
@@ -46,25 +50,82 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
 
     Spelled out over the module's blocks: diffusers' own forward pass takes pictures in groups of four tokens
     only, and lays out each by its own size."""
-    dtype = run.dtype
-    texts = [module.txt_in(tokens.values.to(x.device, dtype)) for tokens in given.tokens.values()]
-    pictures = [module.img_in(_tokens(picture).to(dtype)) for picture in (*given.references, x)]
+    lengths = [tokens.values.shape[1] for tokens in given.tokens.values()]
     sizes = [picture.shape[-2:] for picture in (*given.references, x)]
-    states = torch.cat([part for pair in zip(texts, pictures, strict=True) for part in pair], dim=1)
-    prefix = states.shape[1] - pictures[-1].shape[1]
-    is_new = torch.arange(states.shape[1], device=x.device) >= prefix
-
-    lengths = [text.shape[1] for text in texts]
-    places = positions(lengths, sizes)
-    rotary = rotations(places, cast("Sequence[int]", run.config["axes_dims_rope"])).to(x.device)
-    times = torch.cat([time, time.new_zeros(1)])
-    embedded = module.time_text_embed(times, states)
-    modulation = module.modulation(embedded)
+    states = module.img_in(_tokens(x).to(run.dtype))
+    new = states.shape[1]
+    rotary = rotations(positions(lengths, sizes), cast("Sequence[int]", run.config["axes_dims_rope"]))
+    prefix = len(rotary) - new
     segments = _segments(lengths, sizes[:-1])
-    for block in module.transformer_blocks:
-        states = block(states, modulation, rotary_emb=rotary, target_token_mask=is_new, segments=segments)
-    states = module.norm_out(states[:, prefix:], embedded[:-1])
+
+    kept, mode = _kept_prefix(x, given, run, prefix)
+    if mode == "cached":
+        rotary, segments = rotary[prefix:], None
+    else:
+        states = torch.cat([*_before(module, given, x, run), states], dim=1)
+    is_new = torch.arange(states.shape[1], device=x.device) >= states.shape[1] - new
+    embedded = module.time_text_embed(torch.cat([time, time.new_zeros(1)]), states)
+    modulation, rotary = module.modulation(embedded), rotary.to(x.device)
+    for number, block in enumerate(module.transformer_blocks):
+        states = block(
+            states,
+            modulation,
+            rotary_emb=rotary,
+            target_token_mask=is_new,
+            segments=segments,
+            layer_cache=None if kept is None else kept.cache.get_layer(number),
+            kv_cache_mode=mode,
+            cache_write_slice=slice(prefix),
+        )
+    if mode == "extract":
+        run.kept.append(kept)
+    states = module.norm_out(states[:, -new:], embedded[:-1])
     return module.proj_out(states).transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
+
+
+def _before(module: Any, given: Inputs, x: Tensor, run: Run) -> list[Tensor]:
+    """The tokens of texts and given pictures by turns, up to the last text."""
+    texts = [module.txt_in(tokens.values.to(x.device, run.dtype)) for tokens in given.tokens.values()]
+    pictures = [module.img_in(_tokens(picture).to(run.dtype)) for picture in given.references]
+    return [part for pair in zip(texts, [*pictures, None], strict=True) for part in pair if part is not None]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Prefix:
+    """Keys and values, block by block, of all tokens before a new picture of this size, which are the same at
+    all times. given: the texts and pictures that they are of."""
+
+    given: tuple[Tensor, ...]
+    size: tuple[int, ...]
+    cache: QwenImage21KVCache
+
+    def is_of(self, given: tuple[Tensor, ...], size: tuple[int, ...]) -> bool:
+        return (
+            self.size == size
+            and [own.shape for own in self.given] == [other.shape for other in given]
+            and all(map(torch.equal, self.given, given))
+        )
+
+
+def _kept_prefix(
+    x: Tensor, given: Inputs, run: Run, prefix: int
+) -> tuple[Prefix | None, Literal["extract", "cached"] | None]:
+    """What stands before x: known from an earlier step ("cached"), to be filled in by this one ("extract"),
+    or not kept, because nobody asks for it or there is no memory for it."""
+    if not run.options.get("keeps_prefix"):
+        return None, None
+    parts, size = (*(tokens.values for tokens in given.tokens.values()), *given.references), x.shape[-2:]
+    for one in run.kept:
+        if isinstance(one, Prefix) and one.is_of(parts, size):
+            return one, "cached"
+    layers, width = (
+        run.number("num_layers"),
+        run.number("num_attention_heads") * run.number("attention_head_dim"),
+    )
+    needed = 2 * layers * len(x) * prefix * width * run.dtype.itemsize
+    if len(run.kept) >= MOST_KEPT or not run.has_room(needed):
+        return None, None
+    return Prefix(tuple(part.clone() for part in parts), size, QwenImage21KVCache(layers)), "extract"
 
 
 def _tokens(picture: Tensor) -> Tensor:

@@ -1,0 +1,109 @@
+"""Qwen-Image 2.1 keeps what it makes of prompt and pictures from step to step, and makes it anew in time."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from loraloom.models.checkpoint import open_diffusion_model
+from loraloom.models.handles import DiffusionModel
+from loraloom.models.memory import Memory
+from loraloom.sampling.inputs import Inputs
+from loraloom.sampling.types import Cond, Network, SampleContext
+from tests.families.models import qwen_image21
+
+TEXT, REFERENCE, NEW = 5, 6, 12
+X = torch.randn(1, 64, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    path = qwen_image21.network().write(tmp_path_factory.mktemp("kept") / "qwen_image21.safetensors")
+    return open_diffusion_model(path)
+
+
+def cond(seed: int = 0) -> Cond:
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randn(1, TEXT, qwen_image21.TEXT, generator=generator)
+    reference = torch.randn(1, 64, 2, 3, generator=generator)
+    return Cond(
+        context,
+        options={"reference_latents": (reference,)},
+        extras={"image_slots": torch.tensor([[2]])},
+    )
+
+
+def step(network: Network, given: Cond, time: float, x: Tensor = X) -> Tensor:
+    inputs = Inputs.joined([network.inputs(given, SampleContext(x, x))], len(x))
+    with torch.inference_mode():
+        return network(x, torch.full((len(x),), time), inputs)
+
+
+class Watched:
+    """A network that says how many tokens its blocks were given in each call."""
+
+    def __init__(self, model: DiffusionModel) -> None:
+        memory = Memory("cpu", "fp32")
+        self.network, self.tokens = memory.network(model), list[int]()
+        blocks = cast("nn.ModuleList", memory.resident_module(model).transformer_blocks)
+        blocks[0].register_forward_pre_hook(lambda block, given: self.tokens.append(given[0].shape[1]))
+
+
+def test_later_steps_compute_the_new_picture_alone(model: DiffusionModel) -> None:
+    kept, plain = Watched(model.with_option("keeps_prefix", True)), Watched(model)
+    for time in (0.9, 0.5, 0.1):
+        for given in (cond(1), cond(2)):
+            expected = step(plain.network, given, time)
+            torch.testing.assert_close(step(kept.network, given, time), expected, rtol=1e-4, atol=1e-5)
+    whole = TEXT + REFERENCE + NEW
+    assert plain.tokens == [whole] * 6
+    assert kept.tokens == [whole] * 2 + [NEW] * 4
+
+
+def test_other_texts_pictures_sizes_and_batches_are_made_anew(model: DiffusionModel) -> None:
+    kept, plain = Watched(model.with_option("keeps_prefix", True)), Watched(model)
+    one = cond(1)
+    cases = [
+        (one, X),
+        (Cond(cond(2).context, options=one.options, extras=one.extras), X),
+        (Cond(one.context, options=cond(3).options, extras=one.extras), X),
+        (one, torch.randn(1, 64, 4, 3)),
+        (one, torch.randn(2, 64, 3, 4)),
+    ]
+    for given, x in cases:
+        expected = step(plain.network, given, 0.5, x)
+        torch.testing.assert_close(step(kept.network, given, 0.5, x), expected, rtol=1e-4, atol=1e-5)
+    assert kept.tokens == plain.tokens
+
+
+def test_nothing_is_kept_without_memory_for_it(
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def has_room(memory: Memory, needed: int, kept: object = None) -> bool:
+        asked.append(needed)
+        return len(asked) % 2 == 1  # for the step, not for more
+
+    monkeypatch.setattr(Memory, "has_room", has_room)
+    kept = Watched(model.with_option("keeps_prefix", True))
+    for _ in range(2):
+        step(kept.network, cond(), 0.5)
+    assert kept.tokens == [TEXT + REFERENCE + NEW] * 2
+    needed, more = asked[:2]
+    assert more - needed == 2 * 2 * (TEXT + REFERENCE) * qwen_image21.WIDTH * 4
+
+
+def test_a_step_that_failed_leaves_nothing(model: DiffusionModel) -> None:
+    kept = Watched(model.with_option("keeps_prefix", True))
+    memory = Memory("cpu", "fp32")
+    network = memory.network(model.with_option("keeps_prefix", True))
+    blocks = cast("nn.ModuleList", memory.resident_module(model).transformer_blocks)
+    failing = blocks[1].register_forward_pre_hook(lambda block, given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        step(network, cond(), 0.5)
+    failing.remove()
+    torch.testing.assert_close(step(network, cond(), 0.5), step(kept.network, cond(), 0.5))
