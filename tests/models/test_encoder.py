@@ -20,6 +20,7 @@ from loraloom.folders import ModelFolders
 from loraloom.models import recognition
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import checkpoint_shapes, encoder_kind, encoder_kinds
+from loraloom.models.encoder_layouts import CLIP_TOKENS
 from loraloom.models.memory import Memory
 from loraloom.models.recognition import families
 from loraloom.models.text.encode import encode_prompt
@@ -148,9 +149,14 @@ def test_a_damaged_tokenizer_is_a_model_file_error(tmp_path: Path, content: byte
 
 def test_a_published_width_settles_what_a_file_is(tmp_path: Path) -> None:
     """CLIP-L with a projection is CLIP-L beside bigG too, in either order."""
-    large = tiny.clip_shapes(width=768, layers=1) | {"text_projection.weight": (768, 768)}
-    clip_l = tiny.write(tmp_path / "l.safetensors", large)
-    clip_g = tiny.write(tmp_path / "g.safetensors", tiny.clip_shapes(width=1280, layers=1))
+    clip_l, clip_g = (
+        tiny.write(
+            tmp_path / f"{width}.safetensors",
+            tiny.clip_shapes(width=width, layers=1)
+            | {"text_projection.weight": (width, width), CLIP_TOKENS: (8, width)},
+        )
+        for width in (768, 1280)
+    )
     for paths in ((clip_l, clip_g), (clip_g, clip_l)):
         found = open_text_encoders(paths, "sdxl")
         assert found.kind == "sdxl"

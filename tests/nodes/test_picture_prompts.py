@@ -78,12 +78,16 @@ def test_krea2_reads_pictures_as_qwen_image_does(run: PlainRun, krea2: TextEncod
     assert figures.distance(cond.context, "krea2_edit|plus_no_vae") < 1e-5
 
 
-def test_an_autoencoder_makes_references(run: PlainRun, qwen_image: TextEncoders, tmp_path: Path) -> None:
+def test_an_autoencoder_makes_references(
+    run: PlainRun, qwen_image: TextEncoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture_prompts, "VAE_AREA", 96 * 96)
+    monkeypatch.setattr(picture_prompts, "SEEN_AREA", 64 * 64)
     vae = open_autoencoder(tiny.write_vae(tmp_path / "vae.safetensors"))
     shown = torch.rand(1, 40, 60, 3)
     (cond,) = picture_prompts.encode_for_edit_plus(qwen_image, "a", vae, None, shown, run=run)
     (latent,) = references(cond)
-    height, width = (side // 8 for side in picture_prompts.to_area(shown, 1024 * 1024, 8).shape[1:3])
+    height, width = (side // 8 for side in picture_prompts.to_area(shown, 96 * 96, 8).shape[1:3])
     assert latent.shape[-2:] == (height, width)
 
 

@@ -46,7 +46,7 @@ def test_patches_go_by_merged_blocks() -> None:
     assert torch.equal(values.view(24, 3, 2, -1)[:, :, 0], values.view(24, 3, 2, -1)[:, :, 1])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (10, 400), (9000, 9000), (30, 29)])
+@pytest.mark.parametrize("size", [(1, 1), (10, 400), (5000, 3000), (30, 29)])
 def test_every_size_becomes_one_that_towers_read(size: tuple[int, int]) -> None:
     _, rows, columns = patches(torch.zeros(1, *size, 3), VISION)
     assert rows % 2 == columns % 2 == 0
@@ -86,7 +86,7 @@ def test_encoders_that_see_nothing_say_so(narrow_file: NarrowFile) -> None:
 
 
 def test_a_file_without_a_tower_says_so(tmp_path: Path) -> None:
-    made = narrow.qwen25vl(1)
+    made = narrow.qwen25vl(1, vocabulary=151656)
     shapes = {name for name in made.known if name.startswith("visual.")}
     made.known = {name: entry for name, entry in made.known.items() if name not in shapes}
     clip = open_text_encoders((made.write(tmp_path / "text_only.safetensors"),), "qwen_image")
