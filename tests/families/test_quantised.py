@@ -1,6 +1,6 @@
 """Whole pictures from quantised files against ComfyUI's latents, with a LoRA and without.
 
-The file is the narrow model with its attention and feed-forward layers quantised, as the figures' was.
+The file is the narrow model with the same layers quantised as that of the figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from tests.families.bench import Narrow, Shelf, graph_of, narrow_models
 from tests.weights.test_marks import mark
 
 FIGURES = Path(__file__).parents[1] / "data" / "storage" / "latents.npz"
-QUANTISED = ("attention.qkv", "attention.out", "feed_forward")
+QUANTISED = {
+    "z_image": ("attention.qkv", "attention.out", "feed_forward"),
+    "qwen_image": ("transformer_blocks.",),
+}
 CASE = {
     "width": 64, "height": 64, "batch": 1, "shift": None, "loras": [], "seed": 1234, "steps": 4, "cfg": 1.0,
     "positive": "a red fox in the snow, oil painting", "negative": "",
@@ -34,7 +37,7 @@ def write_quantised(path: Path, narrow: Narrow, to: str, option: str) -> Path:
     for name in weights.known:
         value, stem = weights.value(name), name.removesuffix(".weight")
         made = None
-        if value.dim() == 2 and any(part in name for part in QUANTISED):
+        if value.dim() == 2 and any(part in name for part in QUANTISED[narrow.name]):
             made = formats()[to].pack(value, option)
         if made is None:
             tensors[name] = value
@@ -60,21 +63,26 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "to", "option"),
-    [("z_image_fp8_scaled", "fp8", ""), ("z_image_int8_convrot", "int8", "convrot64")],
+    ("family", "variant", "to", "option"),
+    [
+        ("z_image", "fp8_scaled", "fp8", ""),
+        ("z_image", "int8_convrot", "int8", "convrot64"),
+        ("qwen_image", "fp8_scaled", "fp8", ""),
+        ("qwen_image", "int8_convrot", "int8", "convrot"),
+    ],
 )
-def test_latents_are_comfyuis(session: Session, shelf: Shelf, name: str, to: str, option: str) -> None:
+def test_latents_are_comfyuis(
+    session: Session, shelf: Shelf, family: str, variant: str, to: str, option: str
+) -> None:
     """fp8 to rounding of float32. Rounding inputs to int8 makes every picture its own: noise of 1e-8 in each
     layer moves it by 1 %, so ours may be as far from ComfyUI's as ComfyUI's from itself. LoRAs are exact here
     and requantised there: ours are nearer to the wide model's picture."""
-    narrow = narrow_models()["z_image"]
+    narrow, name = narrow_models()[family], f"{family}_{variant}"
     write = partial(write_quantised, narrow=narrow, to=to, option=option)
     file = shelf.put(f"diffusion_models/{name}.safetensors", write)
     with np.load(FIGURES) as figures:
-        theirs, plain = (torch.from_numpy(figures[f"{one}|latent"]) for one in (name, "z_image"))
-        their_lora, plain_lora = (
-            torch.from_numpy(figures[f"{one}|latent_lora"]) for one in (name, "z_image")
-        )
+        theirs, plain = (torch.from_numpy(figures[f"{one}|latent"]) for one in (name, family))
+        their_lora, plain_lora = (torch.from_numpy(figures[f"{one}|latent_lora"]) for one in (name, family))
     found = latent_of(session, shelf, narrow, file, lora=False).reshape(theirs.shape)
     assert distance(found, theirs) < (1e-5 if to == "fp8" else 0.02)
     assert distance(found, plain) < 1.2 * distance(theirs, plain)
