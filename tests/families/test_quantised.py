@@ -5,20 +5,17 @@ The file is the narrow model with the same layers quantised as that of the figur
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from loraloom.session import Session
-from loraloom.weights.formats import formats
 from loraloom.weights.tensor_file import TensorFile
 from tests.families.bench import Narrow, Shelf, graph_of, narrow_models
-from tests.weights.test_marks import mark
+from tests.narrow_quantised import write_quantised
 
 FIGURES = Path(__file__).parents[1] / "data" / "storage" / "latents.npz"
 QUANTISED = {
@@ -29,24 +26,6 @@ CASE = {
     "width": 64, "height": 64, "batch": 1, "shift": None, "loras": [], "seed": 1234, "steps": 4, "cfg": 1.0,
     "positive": "a red fox in the snow, oil painting", "negative": "",
 }  # fmt: skip
-
-
-def write_quantised(path: Path, narrow: Narrow, to: str, option: str) -> Path:
-    weights = narrow.network()
-    tensors: dict[str, Tensor] = {}
-    for name in weights.known:
-        value, stem = weights.value(name), name.removesuffix(".weight")
-        made = None
-        if value.dim() == 2 and any(part in name for part in QUANTISED[narrow.name]):
-            made = formats()[to].pack(value, option)
-        if made is None:
-            tensors[name] = value
-            continue
-        parts, said = made
-        tensors |= {f"{stem}.{part}": tensor.contiguous() for part, tensor in parts.items()}
-        tensors[f"{stem}.comfy_quant"] = mark(**said)
-    save_file(tensors, path)
-    return path
 
 
 def latent_of(session: Session, shelf: Shelf, narrow: Narrow, file: str, lora: bool) -> Tensor:
@@ -78,8 +57,10 @@ def test_latents_are_comfyuis(
     layer moves it by 1 %, so ours may be as far from ComfyUI's as ComfyUI's from itself. LoRAs are exact here
     and requantised there: ours are nearer to the wide model's picture."""
     narrow, name = narrow_models()[family], f"{family}_{variant}"
-    write = partial(write_quantised, narrow=narrow, to=to, option=option)
-    file = shelf.put(f"diffusion_models/{name}.safetensors", write)
+    file = shelf.put(
+        f"diffusion_models/{name}.safetensors",
+        lambda path: write_quantised(path, narrow.network(), QUANTISED[family], to, option),
+    )
     with np.load(FIGURES) as figures:
         theirs, plain = (torch.from_numpy(figures[f"{one}|latent"]) for one in (name, family))
         their_lora, plain_lora = (torch.from_numpy(figures[f"{one}|latent_lora"]) for one in (name, family))
