@@ -49,6 +49,12 @@ def test_a_graph_runs_and_gives_its_settings_back(settings: DrawSettings) -> Non
     assert title_of(graph) == "a rose"
 
 
+def test_latents_that_no_node_is_for_begin_as_others() -> None:
+    """The sampler makes of an empty one what the model needs."""
+    classes = {node.class_type for node in graph_of(replace(PLAIN, channels=64)).nodes.values()}
+    assert "EmptyLatentImage" in classes
+
+
 def test_a_lora_that_is_off_is_not_in_the_graph() -> None:
     graph = graph_of(replace(PLAIN, loras=(LoraUse("a.safetensors", on=False),)))
     assert not any(node.class_type == "LoraLoader" for node in graph.nodes.values())
@@ -85,7 +91,6 @@ def test_a_loop_and_a_graph_without_a_sampler_are_no_settings() -> None:
         (DrawSettings(base=""), "no base model"),
         (replace(FLUX, text_encoders=()), "no text encoders"),
         (replace(FLUX, vae=""), "no VAE"),
-        (replace(PLAIN, channels=3), "latents of 3 channels"),
         (replace(PLAIN, loras=tuple(LoraUse(f"{i}") for i in range(65))), "at most 64"),
     ],
 )

@@ -66,7 +66,8 @@ class DrawSettings:
 
 # Families that are told their guidance.
 _GUIDED = frozenset({"flux"})
-# Channels of a latent → the node that makes an empty one.
+# Channels of a latent → the node that makes an empty one. Others begin with one of EmptyLatentImage, of which
+# the sampler makes the model's own.
 _EMPTY_LATENTS = {4: "EmptyLatentImage", 16: "EmptySD3LatentImage", 128: "EmptyFlux2LatentImage"}
 _CHANNELS = {node: channels for channels, node in _EMPTY_LATENTS.items()}
 _CLIP_LOADERS = {1: "CLIPLoader", 2: "DualCLIPLoader", 3: "TripleCLIPLoader"}
@@ -116,8 +117,6 @@ def graph_of(settings: DrawSettings) -> Graph:
 def _check(settings: DrawSettings) -> None:
     if not settings.base:
         raise InputError("no base model is chosen; choose a checkpoint")
-    if settings.channels not in _EMPTY_LATENTS:
-        raise InputError(f"{settings.base} has latents of {settings.channels} channels: run it by a workflow")
     if len(settings.loras) > MAX_LORAS:
         raise InputError(f"{len(settings.loras)} LoRAs; at most {MAX_LORAS} are taken")
     if settings.base_kind == "diffusion_models":
@@ -153,7 +152,7 @@ def _latent(build: _Builder, settings: DrawSettings, vae: Link) -> Link:
     if settings.start:
         picture = build.add("LoadImage", "Start picture", image=settings.start)
         return Link(build.add("VAEEncode", None, pixels=Link(picture, 0), vae=vae), 0)
-    kind = _EMPTY_LATENTS[settings.channels]
+    kind = _EMPTY_LATENTS.get(settings.channels, "EmptyLatentImage")
     size = {"width": settings.width, "height": settings.height, "batch_size": settings.count}
     return Link(build.add(kind, None, **size), 0)
 

@@ -9,7 +9,15 @@ const SUITS = {
   sd20: { size: 768, steps: 20, cfg: 7 },
   sdxl: { size: 1024, steps: 25, cfg: 6 },
   sdxl_refiner: { size: 1024, steps: 25, cfg: 6 },
+  sd3: { size: 1024, steps: 20, cfg: 4, scheduler: "sgm_uniform" },
   flux: { size: 1024, steps: 20, cfg: 1, scheduler: "simple" },
+  flux2: { size: 1024, steps: 20, cfg: 1, scheduler: "simple" },
+  chroma: { size: 1024, steps: 26, cfg: 3.5, scheduler: "beta" },
+  lumina2: { size: 1024, steps: 30, cfg: 4, scheduler: "simple" },
+  z_image: { size: 1024, steps: 8, cfg: 1, scheduler: "simple" },
+  qwen_image: { size: 1328, steps: 50, cfg: 4, scheduler: "simple" },
+  qwen_image21: { size: 1024, steps: 25, cfg: 1, scheduler: "simple" },
+  krea2: { size: 1024, steps: 8, cfg: 1, scheduler: "simple" },
 };
 const PLAIN = { size: 512, steps: 20, cfg: 7 };
 
