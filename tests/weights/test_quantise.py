@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
-from loraloom.errors import InputError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.weights.formats import formats
 from loraloom.weights.header import read_header
 from loraloom.weights.quantise import quantise_file
@@ -135,3 +135,13 @@ def test_a_file_is_not_written_onto_itself_and_gguf_is_for_networks(flux: Path, 
         quantise_file(flux, "int8", flux)
     with pytest.raises(InputError, match="of a diffusion model only"):
         quantise_file(flux, "gguf:Q8_0", tmp_path / "out")
+
+
+@pytest.mark.parametrize("to", ["int8", "fp8", "gguf:Q8_0"])
+def test_values_that_are_no_numbers_are_not_written(to: str, tmp_path: Path) -> None:
+    broken = torch.randn(64, 64)
+    broken[3, 5] = torch.inf
+    save_file({"blocks.0.to_q.weight": broken}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelFileError, match=r"'blocks\.0\.to_q\.weight' holds values that are no numbers"):
+        quantise_file(tmp_path / "a.safetensors", to, tmp_path / "out", architecture="x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

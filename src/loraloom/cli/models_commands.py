@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from loraloom.cli.console import open_console
@@ -107,10 +108,21 @@ def quantize_model(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a model file in another storage format, as ComfyUI reads it, and say what each weight lost."""
+    from loraloom.weights.header import read_header
     from loraloom.weights.quantise import quantise_file
 
     architecture = _gguf_architecture(file) if to.startswith("gguf") else ""
-    written = quantise_file(file, to, out, architecture=architecture)
+    console = open_console(stderr=True)
+    columns = (TextColumn("quantising"), MofNCompleteColumn(), TextColumn("{task.fields[name]}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(read_header(file).tensors), name="")
+        written = quantise_file(
+            file,
+            to,
+            out,
+            architecture=architecture,
+            said=lambda name: progress.update(task, advance=1, name=escape(name)),
+        )
     if as_json:
         typer.echo(json.dumps({**asdict(written), "path": str(written.path)}, indent=1))
         return

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from loraloom.atomic_file import write_file
-from loraloom.errors import InputError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.weights.dtypes import DTYPE_NAMES, DTYPES
 from loraloom.weights.formats import Format, TensorInfo, formats
 from loraloom.weights.gguf_header import TYPES
@@ -79,17 +79,22 @@ def quantise_file(
         make = _Safetensors(file, lambda name, info: None, FLOATS[kind])
     else:
         format = _format(kind, option)
+        prefix = network_prefix(file)
         make = _Safetensors(
-            file, lambda name, info: format if is_quantised(file, name, info) else None, None, option
+            file, lambda name, info: format if is_quantised(name, info, prefix) else None, None, option
         )
     write_file(out, make.content(said or (lambda name: None)))
     return _measured(file, TensorFile(out), make.names)
 
 
-def is_quantised(file: TensorFile, name: str, info: TensorInfo) -> bool:
-    """Whether a weight is one of those that quantising is for."""
-    network = next((p for p in _NETWORK if any(key.startswith(p) for key in file.header.tensors)), "")
-    if not name.startswith(network) or not _NUMBERED.search(name.removeprefix(network)):
+def network_prefix(file: TensorFile) -> str:
+    """What stands before the names of a checkpoint's diffusion network; "" for other files."""
+    return next((p for p in _NETWORK if any(name.startswith(p) for name in file.header.tensors)), "")
+
+
+def is_quantised(name: str, info: TensorInfo, prefix: str) -> bool:
+    """Whether a weight is one of those that quantising is for. prefix: that of the network."""
+    if not name.startswith(prefix) or not _NUMBERED.search(name.removeprefix(prefix)):
         return False
     rows_and_columns = len(info.shape) == 2 and info.shape[0] * info.shape[1] >= SMALLEST
     return rows_and_columns and not re.search(r"emb|norm\d*\.weight", name)
@@ -167,6 +172,8 @@ class _Safetensors:
     def _made(self, name: str, values: Tensor) -> dict[str, Tensor]:
         """The new file's tensors for one of the old."""
         format, stem = self._formats[name], name.removesuffix(".weight")
+        if format is not None and not values.is_meta:
+            _check_finite(self._file, name, values)
         packed = None if format is None else format.pack(values.float(), self._option)
         if packed is None:
             stored = DTYPES.get(self._file.header.tensors[name].dtype, torch.bfloat16)
@@ -188,7 +195,7 @@ class _Gguf:
         if not architecture:
             raise InputError(f"{file.path}: a GGUF file is written of a diffusion model only")
         self._file, self._architecture = file, architecture
-        prefix = next((p for p in _NETWORK if any(name.startswith(p) for name in file.header.tensors)), "")
+        self._prefix = prefix = network_prefix(file)
         self._tensors = {n: i for n, i in file.header.tensors.items() if n.startswith(prefix)}
         self.names = {name: name.removeprefix(prefix) for name in self._tensors}
         self._types = {name: self._type(name, info, kind) for name, info in self._tensors.items()}
@@ -198,7 +205,7 @@ class _Gguf:
         if len(info.shape) < 2:
             return "F32"
         values = TYPES[_NUMBERS[kind]][1]
-        if is_quantised(self._file, name, info) and info.shape[1] % values == 0:
+        if is_quantised(name, info, self._prefix) and info.shape[1] % values == 0:
             return kind
         return "BF16" if info.dtype == "BF16" else "F16" if len(info.shape) < 5 else "F32"
 
@@ -215,13 +222,20 @@ class _Gguf:
         start = struct.pack("<4sIQQ", b"GGUF", 3, len(self._tensors), 1) + fields + head
         yield start + bytes(-len(start) % 32)
         for name in self._tensors:
-            stored = _gguf_bytes(self._file.read(name, torch.float32), self._types[name])
+            values = self._file.read(name, torch.float32)
+            _check_finite(self._file, name, values)
+            stored = _gguf_bytes(values, self._types[name])
             yield stored + bytes(-len(stored) % 32)
             said(name)
 
     def _size(self, name: str, info: TensorInfo) -> int:
         _, values, width = TYPES[_NUMBERS[self._types[name]]]
         return torch.Size(info.shape).numel() // values * width
+
+
+def _check_finite(file: TensorFile, name: str, values: Tensor) -> None:
+    if not bool(values.float().isfinite().all()):
+        raise ModelFileError(f"{file.path}: the weight {name!r} holds values that are no numbers")
 
 
 def _gguf_bytes(values: Tensor, kind: str) -> bytes:
