@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from loraloom.models.checkpoint import open_autoencoder
+from loraloom.errors import InputError
+from loraloom.models.checkpoint import open_autoencoder, open_diffusion_model
 from loraloom.nodes import references as nodes
 from loraloom.runtime.services import services
 from loraloom.sampling.types import Cond, Conditioning
@@ -47,3 +49,39 @@ def test_a_picture_is_laid_beside_an_empty_latent(tmp_path: Path) -> None:
         assert isinstance(told, torch.Tensor) and torch.equal(told, encoded)
     assert torch.equal(latent["samples"], torch.zeros_like(encoded))
     assert positive[0].options["guidance"] == 2.0
+
+
+def test_several_pictures_become_references_and_the_size_of_the_latent(tmp_path: Path) -> None:
+    run = PlainRun(tmp_path)
+    vae = open_autoencoder(tiny_models.write_vae(tmp_path / "vae.safetensors"))
+    said: dict[str, Any] = {"resolution.megapixels": 0.01}
+    said |= {"images.image1": torch.rand(1, 64, 64, 3), "images.image0": torch.rand(1, 48, 96, 3)}
+    positive, negative, latent = nodes.reference_latents(PROMPT, PROMPT[:1], vae, run=run, **said)
+    assert latent["samples"].shape[-2:] == (10, 18) and not latent["samples"].any()
+    for cond in (*positive, *negative):
+        shown = cond.options["reference_latents"]
+        assert isinstance(shown, tuple)
+        assert [one.shape[-2:] for one in shown] == [(10, 18), (12, 12)]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({}, "has no pictures"),
+        ({"images.picture": 1}, "is no picture of this node"),
+        ({"resolution.megapixels": 0}, "a number above 0"),
+    ],
+)
+def test_what_several_references_need(tmp_path: Path, said: dict[str, Any], message: str) -> None:
+    vae = open_autoencoder(tiny_models.write_vae(tmp_path / "vae.safetensors"))
+    with pytest.raises(InputError, match=message):
+        nodes.reference_latents(PROMPT, None, vae, run=PlainRun(tmp_path), **said)
+    with pytest.raises(InputError, match="no VAE"):
+        nodes.reference_latents(PROMPT, run=PlainRun(tmp_path), **said)
+
+
+def test_a_cache_of_references_says_what_differs(tmp_path: Path) -> None:
+    run = PlainRun(tmp_path)
+    model = open_diffusion_model(tiny_models.write_flux(tmp_path / "flux.safetensors"))
+    assert nodes.reference_cache(model, run=run).option("reference_method") == "index_timestep_zero"
+    assert "from the second step on" in run.warnings[0]

@@ -38,7 +38,8 @@ class Use:
     layers: whose states are taken, side by side. norm_layer: whether a layer before the last gets the final
         norm too.
     cut: what is left out at the front.
-    min_length: what the tokens are padded to. masks: whether padding is hidden from attention.
+    min_length: what the tokens are padded to, and then to a multiple of `multiple`. masks: whether padding is
+        hidden from attention. padding_place: the position that it has; None: it counts on.
     gives_mask: whether the conditioning says what is padding.
     tokens_only: the encoder need not be there: the family itself reads its token numbers and weights.
     stand_in: width of the zeros that stand for it where it was not loaded; 0: it is needed.
@@ -56,6 +57,8 @@ class Use:
     norm_layer: bool = False
     cut: Cut = "nothing"
     min_length: int = 0
+    multiple: int = 1
+    padding_place: int | None = None
     masks: bool = False
     gives_mask: bool = False
     tokens_only: bool = False

@@ -93,7 +93,7 @@ def encode_for_qwen_image21(
     """Encode a prompt and a negative one for Qwen-Image 2.1, with pictures, and make the empty latent.
 
     Pictures are connected as `images.image_1`, `images.image_2` …"""
-    pictures = [to_resolution(image, resolution) for image in _numbered(images)]
+    pictures = [to_resolution(image, resolution) for image in numbered(images, "image_")]
     references = () if vae is None else tuple(_latent(vae, picture, run) for picture in pictures)
     head = " ".join(f"<image{number}>{PICTURE}" for number in range(1, len(pictures) + 1))
     positive, negative = (
@@ -152,13 +152,13 @@ def _sides(ratio: float, resolution: float) -> tuple[int, int]:
     return tall, wide
 
 
-def _numbered(images: Mapping[str, object]) -> list[Tensor]:
-    """The pictures of `images.image_1`, `images.image_2` … in the order of their numbers."""
+def numbered(images: Mapping[str, object], start: str) -> list[Tensor]:
+    """The pictures of `images.START1`, `images.START2` … in the order of their numbers."""
     found: dict[int, Tensor] = {}
     for name, image in images.items():
-        match = re.fullmatch(r"images\.image_(\d+)", name)
+        match = re.fullmatch(rf"images\.{start}(\d+)", name)
         if match is None or not isinstance(image, Tensor):
-            raise InputError(f"{name} is no picture of this node; connect pictures as images.image_1, …")
+            raise InputError(f"{name} is no picture of this node; connect pictures as images.{start}1, …")
         found[int(match[1])] = image
     return [found[number] for number in sorted(found)]
 

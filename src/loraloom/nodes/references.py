@@ -8,12 +8,17 @@ from typing import Annotated, cast
 import torch
 from torch import Tensor
 
-from loraloom.engine.node import Choice, NodeRun, node
+from loraloom.engine.node import Choice, NodeRun, Options, Socket, node
+from loraloom.errors import InputError
 from loraloom.nodes.conditioning import FLUX, with_options
-from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue, Vae
+from loraloom.nodes.picture_prompts import numbered, to_area
+from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue, Model, Vae
 from loraloom.runtime.services import services
 from loraloom.sampling.types import Cond
 from loraloom.sampling.types import Conditioning as ConditioningValue
+
+MULTIPLE = 16
+"""Pixels that sides of references are multiples of."""
 
 REFERENCE_METHODS = ("offset", "index", "uxo/uno", "index_timestep_zero")
 
@@ -70,3 +75,60 @@ def beside_picture(
     told = {"concat_latent_image": encoded}
     empty = LatentValue(samples=torch.zeros_like(encoded))
     return with_options(positive, told), with_options(negative, told), empty
+
+
+@node(
+    "ReferenceMultiLatent",
+    category="advanced/conditioning/edit_models",
+    display_name="Set Reference Multi Latent",
+    outputs=("positive", "negative", "empty_latent"),
+    v3=True,
+    python_module="comfy_extras.nodes_edit_model",
+)
+def reference_latents(
+    positive: Conditioning,
+    negative: Conditioning | None = None,
+    vae: Vae | None = None,
+    resolution: Annotated[
+        str, Choice(("resize",)), Options({"variants": {"resize": ["megapixels"]}})
+    ] = "resize",
+    *,
+    run: NodeRun,
+    **said: Annotated[object, Socket("*")],
+) -> tuple[Conditioning, Conditioning, Latent]:
+    """Show an edit model several pictures, and make an empty latent as large as the first.
+
+    Pictures are connected as `images.image0`, `images.image1` …; `resolution.megapixels` is what each is
+    brought to. Its rules are read off ComfyUI's templates: sides are multiples of 16 here."""
+    del resolution
+    if vae is None:
+        raise InputError("ReferenceMultiLatent has no VAE to encode its pictures with; connect one")
+    megapixels = said.pop("resolution.megapixels", 1.0)
+    if isinstance(megapixels, bool) or not isinstance(megapixels, int | float) or not 0 < megapixels <= 64:
+        raise InputError(f"resolution.megapixels should be a number above 0, not {megapixels!r}")
+    pictures = [to_area(picture, int(megapixels * 1024**2), MULTIPLE) for picture in numbered(said, "image")]
+    if not pictures:
+        raise InputError(
+            "ReferenceMultiLatent has no pictures; connect some as images.image0, images.image1 …"
+        )
+    network = services(run).memory.autoencoder(vae)
+    latents = [network.encode(picture[..., :3]) for picture in pictures]
+    empty = LatentValue(samples=torch.zeros_like(latents[0][:1]))
+    return with_references(positive, *latents), with_references(negative or (), *latents), empty
+
+
+@node(
+    "FluxKVCache",
+    category="advanced/model",
+    display_name="Flux KV Cache",
+    experimental=True,
+    v3=True,
+    python_module="comfy_extras.nodes_flux",
+)
+def reference_cache(model: Model, *, run: NodeRun) -> Model:
+    """Let Flux.2 see reference pictures at time 0, as its models with a cache of their keys were trained."""
+    run.warn(
+        "FluxKVCache: keys and values of references are computed in each step; ComfyUI keeps those of the "
+        "first, so its picture differs a little from the second step on"
+    )
+    return model.with_option("reference_method", "index_timestep_zero")

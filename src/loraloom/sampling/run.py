@@ -80,7 +80,7 @@ def sample(
     if start.count_nonzero() > 0:
         start = network.process_latent_in(start)
     mask = None if noise_mask is None else mask_like(noise_mask, start)
-    context = SampleContext(noise=noise, latent=start, mask=mask, seed=seed)
+    context = SampleContext(noise=noise, latent=start, mask=mask, seed=seed, sigmas=sigmas)
     evaluation = _evaluation(network, guidance, options, context, adapt)
     denoise: Denoiser = GuidedDenoiser(evaluation, guidance, options, needs_uncond=method.needs_uncond)
     if mask is not None:

@@ -90,6 +90,7 @@ class SampleContext:
     latent: (B, C, H, W) the latent that sampling starts from, as the network sees it.
     mask: (B, C, H, W) noise mask, 1 where the latent is made anew; None: everywhere.
     role: "positive" or "negative" (or what else the guidance calls it), for defaults that differ.
+    sigmas: (S + 1,) the levels of the run, where it has steps.
     """
 
     noise: Tensor
@@ -97,6 +98,7 @@ class SampleContext:
     mask: Tensor | None = None
     seed: int = 0
     role: str = "positive"
+    sigmas: Tensor | None = None
 
 
 class Network(Protocol):

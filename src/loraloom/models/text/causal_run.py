@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,9 +75,19 @@ class CausalRun:
             mask.to(self.device) if is_padded else None,
             self.use.layers,
             self.use.norm_layer,
-            read.seen(),
+            self._seen(read, mask),
         )
         return Encoded(hidden, mask=mask if self.use.gives_mask else None, pictures=read.places())
+
+    def _seen(self, read: Read, mask: Tensor) -> Seen | None:
+        """Pictures, and where tokens stand if that is not simply one after the other."""
+        seen, place = read.seen(), self.use.padding_place
+        if place is None or not bool((mask == 0).any()):
+            return seen
+        places = positions(read.pieces).to(self.device).masked_fill(mask.to(self.device) == 0, place)
+        if seen is None:
+            return Seen(places, torch.zeros_like(mask, dtype=torch.bool, device=self.device))
+        return replace(seen, positions=places)
 
     def read(self, chunk: Chunk) -> Read:
         """The vectors of tokens, embeddings and pictures. Embeddings of another width are left out, and

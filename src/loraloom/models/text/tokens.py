@@ -55,7 +55,8 @@ class TokenRules:
     length: positions of a chunk, and the chunk is padded to it; None: one chunk of any length.
     brackets: whether they weigh words, only split the text, or are letters.
     blank_is_padding: whether a prompt without words is padding alone where weights move away from it.
-    min_padding: pad tokens that always follow the end token. min_length: what a chunk is padded to.
+    min_padding: pad tokens that always follow the end token. min_length: what a chunk is padded to, and then
+        to a multiple of `multiple`.
     """
 
     tokenizer: Callable[[], Tokenizer]
@@ -65,6 +66,7 @@ class TokenRules:
     length: int | None
     min_padding: int = 0
     min_length: int = 0
+    multiple: int = 1
     brackets: Brackets = "weigh"
     blank_is_padding: bool = False
 
@@ -85,6 +87,7 @@ def rules_for(kind: EncoderKind, use: Use, weights: WeightSource) -> TokenRules:
         pad=found.pad,
         length=found.chunk,
         min_length=use.min_length,
+        multiple=use.multiple,
         brackets=use.brackets,
         blank_is_padding=use.blank_is_padding,
     )
@@ -152,4 +155,5 @@ def _chunks(groups: Sequence[Sequence[WeightedToken]], rules: TokenRules) -> Tok
     last = chunks[-1]
     last += [*end, *[pad] * rules.min_padding]
     last += [pad] * (max(rules.length or 0, rules.min_length) - len(last))
+    last += [pad] * (-len(last) % rules.multiple)
     return tuple(tuple(chunk) for chunk in chunks)

@@ -35,7 +35,7 @@ def inputs(cond: Cond, run: Run) -> Inputs:
         )
     context = F.pad(cond.context, (0, 0, max(0, TEXT - cond.context.shape[1]), 0))
     shown = references(cond, run)
-    method = placing(cond, PLACINGS, "index") if shown else ""
+    method = placing(cond, PLACINGS, str(run.options.get("reference_method", "index"))) if shown else ""
     return Inputs({"context": Tokens(context)}, guidance_of(cond, run), references=shown, placing=method)
 
 
