@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import tests.families.models as models_package
+from loraloom.models.recognition import families
 from loraloom.result import Run
 from loraloom.session import Session
 from loraloom.weights.tensor_file import TensorFile
@@ -76,6 +77,17 @@ def narrow_models() -> dict[str, Narrow]:
     names = [info.name for info in pkgutil.iter_modules(models_package.__path__)]
     found = [importlib.import_module(f"{models_package.__name__}.{name}").NARROW for name in names]
     return {one.name: one for one in found}
+
+
+@cache
+def narrow_by_family() -> dict[str, list[Narrow]]:
+    """Family → its narrow models, those that have figures of pictures made from prompts alone first."""
+    found: dict[str, list[Narrow]] = {}
+    for narrow in narrow_models().values():
+        shapes = {name: shape for name, (shape, _, _) in narrow.network().known.items()}
+        (family,) = [family.name for family in families() if family.matches(shapes)]
+        found.setdefault(family, []).append(narrow)
+    return {name: sorted(of, key=lambda one: not stated(one.name)["cases"]) for name, of in found.items()}
 
 
 @cache

@@ -33,6 +33,7 @@ FLUX1_LATENTS = LatentFormat(
 
 FLUX2_LATENTS = LatentFormat(
     name="flux2",
+    autoencoder="flux2",
     channels=128,
     pixels=16,
     rgb=(

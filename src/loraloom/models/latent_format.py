@@ -17,6 +17,7 @@ class LatentFormat:
         picture). frames: whether latents may have a further dimension, (B, C, F, H, W).
     rgb: (C, 3) factors and rgb_bias that turn a network latent into a rough picture in [-1, 1]. rgb_fold:
         latent pixels, in both directions, that the channels of one hold side by side (packed latents).
+    autoencoder: the kind that writes them.
     tiny: name of the tiny autoencoder for it ("taesd"), whose decoder previews use where it is at hand.
     """
 
@@ -31,6 +32,7 @@ class LatentFormat:
     rgb: tuple[tuple[float, float, float], ...] = ()
     rgb_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rgb_fold: int = 1
+    autoencoder: str = "kl"
     tiny: str = ""
 
     def into(self, latent: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from loraloom.models.latent_format import LatentFormat
 
 WAN21_LATENTS = LatentFormat(
     name="wan21",
+    autoencoder="wan",
     channels=16,
     frames=True,
     mean=(

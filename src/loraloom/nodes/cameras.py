@@ -18,7 +18,12 @@ SIDES = (
     "left side view",
     "front-left quarter view",
 )
-HEIGHTS = ((-15, "low-angle shot"), (15, "eye-level shot"), (45, "elevated shot"), (math.inf, "high-angle shot"))
+HEIGHTS = (
+    (-15, "low-angle shot"),
+    (15, "eye-level shot"),
+    (45, "elevated shot"),
+    (math.inf, "high-angle shot"),
+)
 """(below which angle in degrees, words)."""
 DISTANCES = ((2, "wide shot"), (6, "medium shot"), (math.inf, "close-up"))
 """(below which zoom, words)."""
@@ -41,11 +46,11 @@ def camera_angle(
     image: Annotated[Image | None, Optional_()] = None,
     view: Annotated[str, Text(multiline=False), Optional_()] = "",
 ) -> tuple[CameraInfo, str]:
-    """A camera around the subject, and the words for its view that multiple-angle LoRAs of Qwen-Image-Edit
-    were trained on.
+    """Place a camera around the subject, and say its view in words.
 
-    The angles are degrees: horizontal from the front to the subject's right, vertical upwards. `zoom` goes
-    from a wide shot (0) to a close-up (10). `image` and `view` serve the widget only."""
+    They are those that multiple-angle LoRAs of Qwen-Image-Edit were trained on. The angles are degrees:
+    horizontal from the front to the subject's right, vertical upwards. `zoom` goes from a wide shot (0) to a
+    close-up (10). `image` and `view` serve the widget only."""
     side = SIDES[int(((horizontal_angle % 360) + 22.5) // 45) % len(SIDES)]
     height = next(words for below, words in HEIGHTS if vertical_angle < below)
     distance = next(words for below, words in DISTANCES if zoom < below)

@@ -39,6 +39,7 @@ def config(shapes: Shapes) -> Config:
 # fmt: off
 LATENTS = LatentFormat(
     name="qwen_image21",
+    autoencoder="qwen_image21",
     channels=64,
     pixels=16,
     mean=(
