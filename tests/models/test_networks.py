@@ -47,6 +47,12 @@ def test_sdxl_is_told_the_sizes(tmp_path: Path) -> None:
     assert told(sized.vectors["label"], 128) == [1000, 800, 3, 5, 512, 800]
 
 
+def test_prompts_of_another_text_encoder_are_refused(tmp_path: Path) -> None:
+    network = network_of(tiny.write_sdxl(tmp_path / "m.safetensors"))
+    with pytest.raises(InputError, match=r"64 wide.*reads 192.*clip_l and clip_g.*type sdxl"):
+        network.inputs(Cond(torch.randn(1, 7, 64), torch.randn(1, 128)), SampleContext(X, X))
+
+
 @pytest.mark.parametrize(("role", "score"), [("positive", 6), ("negative", 2.5)])
 def test_the_refiner_is_told_a_score(tmp_path: Path, role: str, score: float) -> None:
     network = network_of(tiny.write_refiner(tmp_path / "m.safetensors"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import loraloom.models.autoencoders as autoencoders_package
 from loraloom.models.known_model import Config, KnownModel
+from loraloom.models.known_model import number as number
 from loraloom.models.names import Regrouping, Shapes
 from loraloom.models.recognition import native_shapes
 from loraloom.weights.header import Header
@@ -63,11 +64,6 @@ class AutoencoderKind(KnownModel):
     channels: int = 3
     decode: Callable[[Any, Tensor], Tensor] = decode
     encode: Callable[[Any, Tensor], Tensor] = encode
-
-
-def number(name: str) -> Callable[[Config], int]:
-    """An entry of a configuration that is a whole number."""
-    return lambda config: cast(int, config[name])
 
 
 def halvings(name: str) -> Callable[[Config], int]:

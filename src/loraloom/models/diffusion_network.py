@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from loraloom.errors import InputError
 from loraloom.models.family import Config, Family
 from loraloom.models.latent_format import LatentFormat
+from loraloom.models.recipe import wants
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Parametrisation, SampleContext
 
@@ -112,6 +113,15 @@ class DiffusionNetwork:
         return replace(self, skipped=blocks, kept=[])
 
     def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
+        """InputError for conditionings of another family's text encoder."""
+        wide, wanted = cond.context.shape[-1], self.family.context_width(self.config)
+        if wanted and wide != wanted:
+            recipe = self.family.prompt
+            raise InputError(
+                f"the prompt's tokens are {wide} wide and this {self.family.title} model reads {wanted}: "
+                f"they are of another model's text encoder. Its own is {wants(recipe)}, loaded with the type "
+                f"{recipe.types[0] if recipe.types else recipe.name}"
+            )
         return self.family.network.inputs(cond, self._run(context))
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:

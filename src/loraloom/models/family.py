@@ -20,6 +20,7 @@ from loraloom.models.known_model import KnownModel
 from loraloom.models.known_model import Module as Module
 from loraloom.models.known_model import count_blocks as count_blocks
 from loraloom.models.known_model import from_shapes as from_shapes
+from loraloom.models.known_model import number as number
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import Placement as Placement
 from loraloom.models.names import Placements as Placements
@@ -119,6 +120,7 @@ class Family(KnownModel):
     said: lower-case parts of `modelspec.architecture` or `ss_base_model_version` that name it.
     gguf: what GGUF files call it (`general.architecture`); "": its own name.
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
+    context_width: of the conditionings that it reads, from the configuration; 0: not said.
     """
 
     latents: LatentFormat
@@ -129,6 +131,7 @@ class Family(KnownModel):
     said: tuple[str, ...] = ()
     gguf: str = ""
     blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
+    context_width: Callable[[Config], int] = lambda config: 0
     lora: LoraFacts = LoraFacts()
     training: TrainingFacts | None = None
 

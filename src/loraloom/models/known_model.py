@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from loraloom.errors import ModelFileError
 from loraloom.models.names import NameMap, Placements, Regrouping, Shapes
@@ -68,6 +68,11 @@ class Module:
         made = make(**config)
         self.finish(made)
         return made
+
+
+def number(name: str) -> Callable[[Config], int]:
+    """An entry of a configuration that is a whole number."""
+    return lambda config: cast(int, config[name])
 
 
 def count_blocks(shapes: Shapes, pattern: str) -> int:

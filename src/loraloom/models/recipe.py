@@ -135,7 +135,7 @@ def choose(recipes: Iterable[Recipe], kind: str, files: Sequence[tuple[str, Sequ
         if assigned:
             return Choice(recipe, assigned)
     found = ", ".join(f"{name} ({_names(candidates)})" for name, candidates in files)
-    takes = "; or ".join(_wants(recipe) for recipe in asked) or "no text encoders that are known here"
+    takes = "; or ".join(wants(recipe) for recipe in asked) or "no text encoders that are known here"
     fitting = [recipe for recipe in known if _assigned(recipe, offered, is_whole=True)]
     types = ", ".join(dict.fromkeys(name for recipe in fitting for name in recipe.types))
     hint = f". For what was given the type would be {types}" if types else ""
@@ -172,7 +172,8 @@ def _names(candidates: Sequence[Candidate]) -> str:
     return " or ".join(_said(c.encoder, c.sizes if len(c.sizes) == 1 else ()) for c in candidates)
 
 
-def _wants(recipe: Recipe) -> str:
+def wants(recipe: Recipe) -> str:
+    """The text encoders of a recipe, in words."""
     uses = [use for use in recipe.uses if not use.tokens_only]
     needed = [_said(use.encoder, use.sizes) for use in uses if not use.stand_in]
     optional = [_said(use.encoder, use.sizes) for use in uses if use.stand_in]

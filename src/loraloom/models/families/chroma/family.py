@@ -7,7 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, Shapes, count_blocks, prefixed
+from loraloom.models.family import (
+    Config,
+    Family,
+    LoraFacts,
+    LoraSign,
+    Module,
+    Shapes,
+    count_blocks,
+    number,
+    prefixed,
+)
 from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import Names, Row, Rows
 from loraloom.models.predictions import flux_flow
@@ -120,6 +130,7 @@ FAMILY = Family(
     prompt=CHROMA,
     said=("chroma",),
     gguf="flux",
+    context_width=number("joint_attention_dim"),
     lora=LoraFacts(
         signs=(LoraSign(APPROXIMATOR, weight=9.0),),
         comfyui=comfyui_names,

@@ -19,6 +19,7 @@ from loraloom.models.family import (
     Shapes,
     TrainingFacts,
     count_blocks,
+    number,
     prefixed,
 )
 from loraloom.models.flux_latents import FLUX1_LATENTS
@@ -136,6 +137,7 @@ FAMILY = Family(
     said=("flux-1", "flux1", "flux.1", "flux"),
     gguf="flux",
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
+    context_width=number("joint_attention_dim"),
     lora=LoraFacts(
         base_version="flux1",
         signs=(

@@ -19,6 +19,7 @@ from loraloom.models.family import (
     Shapes,
     TrainingFacts,
     count_blocks,
+    number,
     prefixed,
 )
 from loraloom.models.names import Names
@@ -142,6 +143,7 @@ FAMILY = Family(
     prompt=KREA2,
     said=("krea-2", "krea2", "krea_2"),
     blocks={"single": "transformer_blocks"},
+    context_width=lambda config: number("num_text_layers")(config) * number("text_hidden_dim")(config),
     lora=LoraFacts(
         base_version="krea2",
         signs=(

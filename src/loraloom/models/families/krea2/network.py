@@ -8,31 +8,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
 from loraloom.models.latent_maps import patches, unpatched
 from loraloom.models.references import placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
-METHODS = ("index", "index_timestep_zero")
+STILL = "index_timestep_zero"
+METHODS = ("index", STILL)
+"""Ways to place references: by number, all at the picture's time or at time 0."""
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
     """The layers of the text encoder side by side, and reference latents where a way to place them is said:
     without one they are left out."""
-    layers, width = run.number("num_text_layers"), run.number("text_hidden_dim")
-    if cond.context.shape[-1] != layers * width:
-        raise InputError(
-            f"the conditioning is {cond.context.shape[-1]} wide; here are needed {layers} layers of {width}. "
-            "Load its text encoder with CLIPLoader and the type krea2"
-        )
     texts = {"context": Tokens(cond.context)}
     if not cond.options.get("reference_latents_method"):
         return Inputs(texts)
-    still = placing(cond, METHODS, "index") == "index_timestep_zero"
-    vectors = {"reference time": torch.zeros(1)} if still else {}
-    return Inputs(texts, vectors, references=references(cond, run))
+    return Inputs(texts, references=references(cond, run), placing=placing(cond, METHODS, "index"))
 
 
 def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Tensor:
@@ -50,8 +43,8 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
 
     embedded = module.time_embed(time, run.dtype)
     times = [_projected(module, embedded)]
-    if (still := given.vectors.get("reference time")) is not None and given.references:
-        times.append(_projected(module, module.time_embed(still.to(time), run.dtype)))
+    if given.references and given.placing == STILL:
+        times.append(_projected(module, module.time_embed(time.new_zeros(1), run.dtype)))
     end = text.shape[1] + tokens[0].shape[1]
     for block in module.transformer_blocks:
         if len(times) == 1:

@@ -6,7 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, Shapes, count_blocks, prefixed
+from loraloom.models.family import (
+    Config,
+    Family,
+    LoraFacts,
+    LoraSign,
+    Module,
+    Shapes,
+    count_blocks,
+    number,
+    prefixed,
+)
 from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import Names, Rows
 from loraloom.models.predictions import flow
@@ -118,6 +128,7 @@ FAMILY = Family(
     said=("lumina",),
     gguf="lumina2",
     blocks={"layers": "layers"},
+    context_width=number("cap_feat_dim"),
     lora=LoraFacts(
         signs=(LoraSign(r"adaLN_modulation_1$|feed_forward_linear_[123]|_norm1_linear$", weight=2.0),),
         comfyui=comfyui_names,

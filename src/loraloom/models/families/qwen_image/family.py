@@ -14,6 +14,7 @@ from loraloom.models.family import (
     Shapes,
     TrainingFacts,
     count_blocks,
+    number,
     prefixed,
 )
 from loraloom.models.names import SAME, Names
@@ -86,6 +87,7 @@ FAMILY = Family(
     said=("qwen-image", "qwen_image", "qwen"),
     gguf="qwen_image",
     blocks={"double": "transformer_blocks"},
+    context_width=number("joint_attention_dim"),
     lora=LoraFacts(
         signs=(
             LoraSign(r"^transformer_blocks_\d+_(img|txt)_(mod_1|mlp_net)", weight=9.0),

@@ -7,7 +7,17 @@ keeps them apart.
 from __future__ import annotations
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, Shapes, count_blocks, prefixed
+from loraloom.models.family import (
+    Config,
+    Family,
+    LoraFacts,
+    LoraSign,
+    Module,
+    Shapes,
+    count_blocks,
+    number,
+    prefixed,
+)
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import SAME, Names, Rows
 from loraloom.models.predictions import flux_flow
@@ -143,6 +153,7 @@ FAMILY = Family(
     prompt=QWEN_IMAGE21,
     said=("qwen-image-2.1", "qwen_image_2.1", "qwen_image21"),
     blocks={"double": "transformer_blocks"},
+    context_width=number("context_in_dim"),
     lora=LoraFacts(
         signs=(
             LoraSign(r"^transformer_blocks_\d+_img_mlp_(gate_up|gate_layer|proj|out)$", weight=12.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loraloom.models.family import Family, Shapes, TrainingFacts
+from loraloom.models.family import Family, Shapes, TrainingFacts, number
 from loraloom.models.predictions import discrete
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
@@ -42,6 +42,7 @@ FAMILY = Family(
     prompt=SD15,
     said=("stable-diffusion-v1", "sd_v1", "sd_1", "sd1"),
     gguf="sd1",
+    context_width=number("cross_attention_dim"),
     lora=unet_lora(768, kohya="module", base_version="sd_v1"),
     training=TrainingFacts(
         architecture="stable-diffusion-v1/lora",

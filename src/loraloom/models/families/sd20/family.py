@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loraloom.models.family import Family, Shapes, TrainingFacts
+from loraloom.models.family import Family, Shapes, TrainingFacts, number
 from loraloom.models.predictions import discrete
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
@@ -58,6 +58,7 @@ FAMILY = Family(
     prompt=SD20,
     said=("stable-diffusion-v2", "sd_v2", "sd_2"),
     gguf="sd1",
+    context_width=number("cross_attention_dim"),
     lora=unet_lora(1024, kohya="module", base_version="sd_v2"),
     training=TrainingFacts(
         architecture="stable-diffusion-v2-768-v/lora",

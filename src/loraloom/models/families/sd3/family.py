@@ -17,6 +17,7 @@ from loraloom.models.family import (
     Module,
     Shapes,
     count_blocks,
+    number,
     prefixed,
 )
 from loraloom.models.latent_format import LatentFormat
@@ -124,6 +125,7 @@ FAMILY = Family(
     said=("stable-diffusion-3", "sd3"),
     gguf="sd3",
     blocks={"double": "transformer_blocks"},
+    context_width=number("joint_attention_dim"),
     lora=LoraFacts(
         signs=(
             LoraSign(r"joint_blocks_\d+_"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loraloom.models.family import Family, Shapes, TrainingFacts
+from loraloom.models.family import Family, Shapes, TrainingFacts, number
 from loraloom.models.predictions import discrete
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
@@ -44,6 +44,7 @@ FAMILY = Family(
     prompt=SDXL,
     said=("stable-diffusion-xl-v1-base", "stable-diffusion-xl", "sdxl_base", "sdxl"),
     gguf="sdxl",
+    context_width=number("cross_attention_dim"),
     lora=unet_lora(2048, deep=True, base_version="sdxl_base_v1-0"),
     training=TrainingFacts(
         architecture="stable-diffusion-xl-v1-base/lora",

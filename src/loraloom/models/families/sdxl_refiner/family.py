@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loraloom.models.family import Family, Shapes
+from loraloom.models.family import Family, Shapes, number
 from loraloom.models.predictions import discrete
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.unet_layout import (
@@ -44,5 +44,6 @@ FAMILY = Family(
     prompt=REFINER,
     said=("stable-diffusion-xl-v1-refiner",),
     gguf="sdxl",
+    context_width=number("cross_attention_dim"),
     lora=unet_lora(1280, deep=True),
 )

@@ -15,6 +15,7 @@ from loraloom.models.family import (
     Shapes,
     TrainingFacts,
     count_blocks,
+    number,
     prefixed,
 )
 from loraloom.models.flux_latents import FLUX1_LATENTS
@@ -95,6 +96,7 @@ FAMILY = Family(
     said=("z-image", "z_image", "zimage"),
     gguf="lumina2",
     blocks={"layers": "layers"},
+    context_width=number("cap_feat_dim"),
     lora=LoraFacts(
         base_version="z_image",
         signs=(LoraSign(r"^layers_\d+_(attention|feed_forward|adaLN)|^(noise|context)_refiner_"),),
