@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -239,3 +240,24 @@ def test_convolutions_of_a_unet_stay_in_8_bits(tmp_path: Path) -> None:
     assert weights_bytes(source, torch.float32, "quantized") < 1.3 * path.stat().st_size
     resident.apply(())
     assert resident.nbytes <= weights_bytes(source, torch.float32, "quantized")
+
+
+@pytest.mark.parametrize("to", ["int8", "fp8", "nvfp4"])
+def test_a_quantised_file_in_diffusers_layout_stays_quantised(
+    files: dict[str, Path], to: str, tmp_path: Path
+) -> None:
+    """q, k and v have scales of their own there, and are one native weight here."""
+    module = resident_of(source_of(files["plain"])).module
+    state = {name: value.bfloat16().contiguous() for name, value in module.state_dict().items()}
+    save_file(state, tmp_path / "plain.safetensors")
+    quantise_file(tmp_path / "plain.safetensors", to, tmp_path / "quantised.safetensors")
+    model = open_diffusion_model(tmp_path / "quantised.safetensors")
+    assert model.family is FLUX and model.weights.stays_packed(QKV)
+    resident = resident_of(model.weights, "widened")
+    file = TensorFile(tmp_path / "quantised.safetensors")
+    x = torch.randn(3, 128)
+    for name in FUSED:
+        path = f"transformer_blocks.0.attn.{name}"
+        weight, bias = (file.read(f"{path}.{kind}", torch.float32) for kind in ("weight", "bias"))
+        assert layer(resident, name).packed is not None
+        torch.testing.assert_close(layer(resident, name)(x), F.linear(x, weight, bias), rtol=1e-4, atol=1e-5)

@@ -73,7 +73,7 @@ def test_scaled_storage_is_multiplied_out(tmp_path: Path, suffix: str, scale: to
     assert torch.equal(WeightSource.joined([source]).read("a.weight"), source.read("a.weight"))
 
 
-@pytest.mark.parametrize("name", ["fp8", "int8", "mxfp8"])
+@pytest.mark.parametrize("name", ["fp8", "int8", "mxfp8", "nvfp4"])
 def test_quantised_pieces_are_one_weight_where_their_formats_agree(tmp_path: Path, name: str) -> None:
     """Layers that one file keeps apart and the network as one: each with its own scales."""
     values = {key: torch.randn(32, 64) * size for key, size in (("q", 1.0), ("k", 7.0))}

@@ -174,7 +174,9 @@ class WeightSource:
         if None in kinds or any(kind != kinds[0] for kind in kinds):
             return False
         packing = entry[0].info.packing
-        has_shared_parts = packing is not None and bool(formats()[packing.format].shared)
+        has_shared_parts = packing is not None and bool(
+            formats()[packing.format].shared & packing.parts.keys()
+        )
         return len(entry) == 1 or not has_shared_parts or self.packed(native, mapped=True) is not None
 
     def packed(self, native: str, *, mapped: bool = False) -> Packed | None:

@@ -26,7 +26,7 @@ class _Nvfp4(Format):
     name = "nvfp4"
     title = "4-bit floats with scales for 16 columns"
     said = ("nvfp4",)
-    shared = frozenset({"whole", "before"})
+    shared = frozenset({"before"})
 
     def describe(self, layer: Layer) -> tuple[Shape, Packing]:
         weight = layer.matrix(("U8", "I8"))
