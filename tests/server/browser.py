@@ -24,10 +24,11 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 SIZES = {"phone": (390, 844), "table": (1000, 800), "wide": (1600, 1000)}
-SECONDS = 60_000
+MILLISECONDS = 120_000
 
 needs_browser = [
     pytest.mark.heavy,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         importlib.util.find_spec("playwright") is None or not CHROMIUM.exists() or not AXE.exists(),
         reason="there is no browser to test with: scripts/setup browser",
@@ -50,7 +51,7 @@ class Watched:
         self.problems: list[str] = []
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         page.on("console", self._hear)
-        page.set_default_timeout(SECONDS)
+        page.set_default_timeout(MILLISECONDS)
 
     def _hear(self, message: Any) -> None:
         if message.type == "error" and "Failed to load resource" not in message.text:

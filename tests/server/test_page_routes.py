@@ -318,6 +318,13 @@ def test_trouble_says_what_to_do(kind: str, message: str, advice: str) -> None:
     assert trouble_of(None) is None
 
 
+def test_trouble_names_its_node_once() -> None:
+    message = "node 4 “Start picture” (LoadImage): 'x.png' is not in the input folder"
+    found = trouble_of({"type": "x", "message": message, "title": "Start", "class_type": "LoadImage"})
+    assert found is not None
+    assert (found.what, found.where) == ("'x.png' is not in the input folder.", "Start (LoadImage)")
+
+
 # ---- Training ----
 
 

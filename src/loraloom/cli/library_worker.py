@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from loraloom.cli.base_header import base_components
 from loraloom.errors import InputError, LoraloomError
@@ -40,7 +40,7 @@ class LibraryWorker:
 
     def __init__(self, library: Library | None = None) -> None:
         self.library = library or Library()
-        self._hashes = HashIndex()
+        self._hashes, self._hashing = HashIndex(), threading.Lock()
         self._news = threading.Event()
         threading.Thread(target=self._read, name="loraloom-library", daemon=True).start()
 
@@ -87,13 +87,14 @@ class LibraryWorker:
     def hashes(self, question: Mapping[str, Any], _tail: bytes) -> object:
         """A file's hashes, and the names of files with equal tensors."""
         entry = self._entry(question)
-        own = self._hashes.hashes(Path(entry.path))
-        same = [
-            other.name
-            for other in self.library.alike(entry)
-            if self._hashes.hashes(Path(other.path)).tensors == own.tensors
-        ]
-        self._hashes.save()
+        with self._hashing:
+            own = self._hashes.hashes(Path(entry.path))
+            same = [
+                other.name
+                for other in self.library.alike(entry)
+                if self._hashes.hashes(Path(other.path)).tensors == own.tensors
+            ]
+            self._hashes.save()
         return {"hashes": own.named(), "duplicates": same}
 
     def bases(self, question: Mapping[str, Any], _tail: bytes) -> object:
@@ -163,24 +164,33 @@ def _base(path: str, _changed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer questions from standard input until it ends."""
+    """Answer questions from standard input until it ends; hashing, which takes long, holds up no other."""
     die_with_parent()
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    worker = LibraryWorker()
+    worker, sending = LibraryWorker(), threading.Lock()
+
+    def respond(question: Mapping[str, Any], tail: bytes) -> None:
+        said = _answered(worker, question, tail)
+        with sending:
+            sink.write(frames.encode(said))
+            sink.flush()
+
     while (frame := frames.read(source)) is not None:
-        question, tail = frame
-        said: dict[str, Any] = {"to": question["to"]}
-        try:
-            said["answer"] = worker.answer(cast("Mapping[str, Any]", question), tail)
-        except LoraloomError as error:
-            said["error"] = str(error)
-        except Exception as error:  # noqa: BLE001 - one question fails, the process goes on
-            sys.stderr.write(f"library: {type(error).__name__}: {error}\n")
-            said["error"] = f"this cannot be read: {error}"
-        sink.write(frames.encode(said))
-        sink.flush()
+        if frame[0]["do"] == "hashes":
+            threading.Thread(target=respond, args=frame, name="loraloom-hashes", daemon=True).start()
+        else:
+            respond(*frame)
+
+
+def _answered(worker: LibraryWorker, question: Mapping[str, Any], tail: bytes) -> dict[str, Any]:
+    try:
+        return {"to": question["to"], "answer": worker.answer(question, tail)}
+    except LoraloomError as error:
+        return {"to": question["to"], "error": str(error)}
+    except Exception as error:  # noqa: BLE001 - one question fails, the process goes on
+        sys.stderr.write(f"library: {type(error).__name__}: {error}\n")
+        return {"to": question["to"], "error": f"this cannot be read: {error}"}
 
 
 if __name__ == "__main__":

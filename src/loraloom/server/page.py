@@ -76,7 +76,7 @@ async def extensions(request: Request) -> Response:
     scripts: list[JSON] = []
     if static is not None:
         found = (static / "extensions").rglob("*.js")
-        scripts = [f"/{path.relative_to(static).as_posix()}" for path in sorted(found)] + [EXTENSION]
+        scripts = [*(f"/{path.relative_to(static).as_posix()}" for path in sorted(found)), EXTENSION]
     return Answer(scripts)
 
 

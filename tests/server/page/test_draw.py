@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tests.server.browser import NewPage, Watched, needs_browser
 
 from loraloom.demo.files import WORKFLOW
@@ -20,7 +24,7 @@ ANOTHER = """before => {
 }"""
 DROP = """([text, name]) => {
   const data = new DataTransfer();
-  data.items.add(new File([text], name));
+  data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name));
   document.querySelector(".desk").dispatchEvent(new DragEvent("drop", {bubbles: true, dataTransfer: data}));
 }"""
 FOCUSED = """() => {
@@ -138,7 +142,7 @@ def test_a_grid_of_strengths(new_page: NewPage) -> None:
     watched.check("strengths-wide-light")
 
 
-@pytest.mark.parametrize("kind", ["json", "page"])
+@pytest.mark.parametrize("kind", ["json", "page", "png"])
 def test_a_dropped_workflow_becomes_a_form_and_runs(new_page: NewPage, kind: str, http: httpx.Client) -> None:
     watched = new_page()
     page = watched.open("/draw")
@@ -147,7 +151,14 @@ def test_a_dropped_workflow_becomes_a_form_and_runs(new_page: NewPage, kind: str
     if kind == "page":
         other = text.replace("rose", "tulip")
         text = f"<!doctype html>\n<h2>One</h2>\n<pre>{text}</pre>\n<h2>Two</h2>\n<pre>{other}</pre>"
-    page.evaluate(DROP, [text, f"rose.{'json' if kind == 'json' else 'html'}"])
+    content = text.encode()
+    if kind == "png":
+        buffer, info = io.BytesIO(), PngInfo()
+        info.add_text("workflow", text)
+        Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
+        content = buffer.getvalue()
+    name = {"json": "rose.json", "page": "rose.html", "png": "rose.png"}[kind]
+    page.evaluate(DROP, [base64.b64encode(content).decode(), name])
     page.get_by_role("button", name="Run workflow").wait_for()
     if kind == "page":
         chooser = page.get_by_label("2 workflows in this file")

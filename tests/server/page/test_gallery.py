@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -18,8 +19,8 @@ from loraloom.workflow.drawing import DrawSettings, graph_of
 pytestmark = needs_browser
 
 
-def write_picture(folder: Path, name: str, color: str, prompt: str, age: float) -> None:
-    settings = DrawSettings("loraloom-demo.safetensors", prompt, width=128, height=128, steps=3, seed=77)
+def write_picture(folder: Path, name: str, color: str, prompt: str, age: float, seed: int = 77) -> None:
+    settings = DrawSettings("loraloom-demo.safetensors", prompt, width=128, height=128, steps=3, seed=seed)
     info = PngInfo()
     info.add_text("prompt", json.dumps(graph_of(settings).to_api()))
     path = folder / "output" / name
@@ -93,6 +94,23 @@ def test_to_the_bin_and_back(new_page: NewPage, folder: Path, pictures: None) ->
     page.locator("dialog").get_by_role("button", name="Bring back").click()
     page.get_by_text("The bin is empty").wait_for()
     assert (folder / "output" / "middle.png").exists()
+
+
+def test_a_seed_of_64_bits_stays_what_it_is(new_page: NewPage, folder: Path, http: httpx.Client) -> None:
+    most = (1 << 64) - 1
+    write_picture(folder, "seed.png", "white", "a cat", 1, seed=most)
+    page = new_page().open("/gallery")
+    page.get_by_role("button", name="seed.png").click()
+    page.get_by_text(str(most)).wait_for()
+    page.get_by_role("button", name="Use these settings").click()
+    assert page.get_by_label("Seed", exact=True).input_value() == str(most)
+    http.post("/v1/queue/pause")
+    page.get_by_role("button", name="Draw Ctrl").click()
+    page.get_by_text("The queue is paused").wait_for()
+    assert http.get("/v1/cards").json()["waiting"][0]["settings"]["seed"] == most
+    http.post("/v1/cards/cancel")
+    http.post("/v1/queue/resume")
+    (folder / "output" / "seed.png").unlink()
 
 
 @pytest.mark.parametrize("size", ["phone", "wide"])

@@ -52,6 +52,10 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 )
 
 
+# What messages begin with: 'node 4 “Start picture” (LoadImage): '.
+_NODE = re.compile(r"node \S+ (“[^”]*” )?\([^()]*\): ", re.IGNORECASE)
+
+
 def trouble_of(error: Mapping[str, JSON] | None) -> Trouble | None:
     """What to say of a job's error; None where there is none."""
     if error is None:
@@ -71,5 +75,5 @@ def trouble_of(error: Mapping[str, JSON] | None) -> Trouble | None:
 
 
 def _sentence(text: str) -> str:
-    text = text.strip()
+    text = _NODE.sub("", text.strip(), count=1)
     return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".!?" else ".")

@@ -88,12 +88,14 @@ function Shelves() {
 }
 
 const address = (entry) => `#/library/${encodeURIComponent(entry.name)}`;
-const facts = (entry) => [entry.base, entry.rank && `rank ${entry.rank}`, bytes(entry.size)].filter(Boolean).join(" · ");
+const short = (base) => base.replace("Stable Diffusion XL", "SDXL").replace("Stable Diffusion ", "SD ");
+const facts = (entry) => [short(entry.base), entry.rank && `rank ${entry.rank}`, bytes(entry.size)].filter(Boolean).join(" · ");
 
 function Marks({ entry, family, copies }) {
   if (entry.problem) return html`<span class="tag bad">unusable</span>`;
   const fit = fits(entry, family);
-  return html`${fit === "other" && html`<span class="tag warn">does not fit</span>`}${copies > 1 && html`<span class="tag">duplicate</span>`}`;
+  if (fit === "other") return html`<span class="tag warn">does not fit</span>`;
+  return copies > 1 && html`<span class="tag">duplicate</span>`;
 }
 
 const use = (entry) => {

@@ -4,7 +4,7 @@ import { Button, Empty, IconButton, NumberField, TextArea, TextField, bytes, ste
 import { Icon } from "./icons.js";
 import * as api from "./api.js";
 import { addLora, draft, settingsOf, toggleWord } from "./draft.js";
-import { fits, library, loadLibrary, previewUrl } from "./library_state.js";
+import { library, loadLibrary, previewUrl } from "./library_state.js";
 import { queue } from "./queue_state.js";
 import { Facts } from "./receipts.js";
 import { attempt, go, tell, useStore } from "./state.js";
@@ -45,7 +45,7 @@ export function LoraPage({ name }) {
     <div class="lora-columns">
       <div class="stack loose"><${Preview} name=${name} entry=${entry} /><${Notes} key=${page ? "there" : "not yet"} name=${name} page=${page} onSaved=${load} /><${Rename} name=${name} /></div>
       <div class="stack loose">
-        ${page?.fit && html`<${Fit} page=${page} entry=${entry} base=${base} />`}
+        ${page?.fit && html`<${Fit} page=${page} base=${base} />`}
         ${page && html`<${Words} page=${page} />`}
         ${page && html`<section class="panel stack"><h2>The file</h2><${Facts} facts=${about(page, entry)} /></section>`}
         ${page && Object.keys(page.facts).length > 0 && html`<section class="panel stack"><h2>How it was made</h2><${Facts} facts=${Object.entries(page.facts)} /></section>`}
@@ -81,10 +81,11 @@ function about(page, entry) {
   ].filter((fact) => fact && fact[1]);
 }
 
-function Fit({ page, entry, base }) {
+function Fit({ page, base }) {
   const [first, ...others] = page.fit_lines;
-  const good = !page.fit.unplaced.length && !page.fit.rejected.length && fits(entry, page.fit.base) !== "other" && !/nothing of this/.test(first);
-  return html`<section class=${`panel stack ${good ? "" : "careful"}`}><div class="row between"><h2>On ${stem(base)}</h2><span class=${`tag ${good ? "good" : "warn"}`}>${good ? "Fits" : "Does not fit fully"}</span></div>
+  const placed = Object.values(page.fit.components).some((part) => part.matched > 0);
+  const good = placed && !page.fit.unplaced.length && !page.fit.rejected.length;
+  return html`<section class=${`panel stack ${good ? "" : "careful"}`}><div class="row between"><h2>On ${stem(base)}</h2><span class=${`tag ${good ? "good" : "warn"}`}>${good ? "Fits" : placed ? "Fits in part" : "Does not fit"}</span></div>
     <p class="small">${first}</p>${others.map((line, index) => html`<p key=${index} class="small soft breaks">${line}</p>`)}</section>`;
 }
 

@@ -60,15 +60,19 @@ function summary(card) {
 
 function Stage({ card, file }) {
   const now = useStore(progress, (all) => all[card.id]);
+  const paused = useStore(queue, (state) => state?.paused);
+  const broken = useStore(queue, (state) => state?.worker.error);
   const s = card.settings;
   if (file) return html`<div class="stage"><a href=${file.url.replace(/^\//, "")} target="_blank" rel="noopener"><img class=${`picture ${s && s.width <= 256 ? "small-picture" : ""}`} src=${file.url.replace(/^\//, "")} alt=${card.title || "The picture"} width=${s?.width} height=${s?.height} /></a></div>`;
   if (isOver(card)) return html`<div class="stage"><${Empty} icon=${card.status === "completed" ? "check" : "warning"} title=${card.status === "completed" ? "Done, without a picture" : card.status === "cancelled" ? "Cancelled" : "No picture"} /></div>`;
   const step = now ?? card.step;
   const share = step?.max ? `${(100 * step.value) / step.max}%` : "0%";
-  const words = card.status === "pending" ? "Waiting for its turn" : step?.max > 1 ? `Step ${step.value} of ${step.max}` : "Getting ready";
+  const words = card.status === "pending" ? (paused ? "The queue is paused" : "Waiting for its turn") : step?.max > 1 ? `Step ${step.value} of ${step.max}` : "Getting ready";
   return html`<div class="stage">
     ${now?.preview ? html`<img class="picture preview" src=${now.preview} alt="Preview of the unfinished picture" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : undefined }} />` : html`<div class="picture waiting" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : "1" }}><${Icon} name=${card.status === "pending" ? "clock" : "draw"} /></div>`}
     <div class="stage-foot stack tight"><div class="row between small numbers"><span>${words}</span><span class="soft">${step?.max > 1 ? `${Math.round((100 * step.value) / step.max)} %` : ""}</span></div>
+      ${card.status === "pending" && paused && html`<${Button} kind="small" icon="play" onClick=${() => attempt(() => api.post("v1/queue/resume"))}>Resume the queue<//>`}
+      ${broken && html`<p class="small warn-text breaks">The program that draws could not start: ${broken}</p>`}
       <div class=${`bar ${card.status === "running" && !step ? "unknown" : ""}`} role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax=${step?.max ?? 1} aria-valuenow=${step?.value ?? 0}><div style=${{ "--share": share }}></div></div></div>
   </div>`;
 }
