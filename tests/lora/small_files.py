@@ -13,7 +13,7 @@ WIDTHS = {"sd15": 768, "sdxl": 2048}
 def write_small_lora(
     path: Path, family: str = "sd15", rank: int = 4, metadata: Mapping[str, str] | None = None, fill: int = 0
 ) -> Path:
-    """One attention module in kohya's names. fill: the byte that its data consists of."""
+    """One attention module in kohya's names. fill: the two bytes that its data consists of."""
     width = WIDTHS[family]
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     shapes = {
@@ -31,5 +31,5 @@ def write_small_lora(
         offset += 2 * count
     text = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([fill]) * offset)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + fill.to_bytes(2, "little") * (offset // 2))
     return path
