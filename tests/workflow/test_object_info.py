@@ -11,6 +11,7 @@ import pytest
 
 from loraloom.errors import WorkflowError
 from loraloom.workflow.core_classes import core_schemas
+from loraloom.workflow.implemented import known_schemas
 from loraloom.workflow.object_info import from_object_info, object_info
 
 FIGURES = Path(__file__).parents[1] / "data" / "parity" / "object_info.json.gz"
@@ -28,6 +29,7 @@ NEWER = {
         "flux2 ovis longcat_image cogvideox lens pixeldit ideogram4 boogu krea2 joyimage mage minimax yue2"
         " flux3 moss_image fibo2"
     ),
+    ("FluxKontextMultiReferenceLatentMethod", "reference_latents_method"): "index_timestep_zero",
     ("DualCLIPLoader", "type"): "hunyuan_video_15 kandinsky5 kandinsky5_image ltxv newbie ace",
 }
 
@@ -60,7 +62,8 @@ def with_newer(entry: Any) -> Any:
     entry = with_options(entry)
     for (class_name, name), choices in NEWER.items():
         if entry["name"] == class_name:
-            entry["input"]["required"][name][0] += choices.split()
+            kind, options = entry["input"]["required"][name]
+            (options["options"] if kind == "COMBO" else kind).extend(choices.split())
     return entry
 
 
@@ -92,3 +95,10 @@ def test_order_of_inputs_is_kept() -> None:
 def test_other_things_are_refused(entry: Any) -> None:
     with pytest.raises(WorkflowError, match="not in ComfyUI's form"):
         from_object_info(entry)
+
+
+def test_a_class_that_workflows_alone_show_has_our_own_schema() -> None:
+    steps = known_schemas()["Flux2Scheduler"].input("steps")
+    assert steps is not None and steps.options["min"] == 1 and steps.default == 20
+    cut = known_schemas()["LatentCutToBatch"]
+    assert [entry.name for entry in cut.inputs] == ["samples", "dim", "slice_size"]

@@ -1,7 +1,8 @@
 """Which node classes Loraloom runs, told without importing them.
 
 `data/implemented.json` is written by `scripts/index_nodes.py` from the node library; a test compares. Classes
-that ComfyUI has too are listed by name, their schemas stand in `core_classes`; the others stand there whole.
+that ComfyUI has too are listed by name, their schemas stand in `core_classes`; the others stand there whole,
+and so do those of which workflows showed `core_classes` no more than a part.
 """
 
 from __future__ import annotations
@@ -21,28 +22,43 @@ from loraloom.workflow.schema import Input, NodeSchema, Output
 @cache
 def implemented_schemas() -> Mapping[str, NodeSchema]:
     """Schema by class name of every node that Loraloom has."""
-    text = resources.files("loraloom.workflow").joinpath("data/implemented.json").read_text("utf-8")
-    table = cast("dict[str, Any]", json.loads(text))
     core = core_schemas()
-    own = {name: read_schema(row) for name, row in table["own"].items()}
-    described = cast("dict[str, str]", table["core"])
-    return {**{name: core[name] for name in described}, **own}
+    return {**{name: core[name] for name in cast("dict[str, str]", _table()["core"])}, **_own_schemas()}
+
+
+@cache
+def _table() -> dict[str, Any]:
+    text = resources.files("loraloom.workflow").joinpath("data/implemented.json").read_text("utf-8")
+    return json.loads(text)
+
+
+@cache
+def _own_schemas() -> dict[str, NodeSchema]:
+    return {name: read_schema(row) for name, row in _table()["own"].items()}
 
 
 @cache
 def known_schemas() -> Mapping[str, NodeSchema]:
     """The schemas to read workflows by: Loraloom's nodes and all of ComfyUI's core classes."""
-    own = {name: s for name, s in implemented_schemas().items() if name not in core_schemas()}
     # ChainMap asks for mutable maps though it writes to the first alone; the core table decodes on demand.
-    return ChainMap(own, cast("dict[str, NodeSchema]", core_schemas()))
+    return ChainMap(_own_schemas(), cast("dict[str, NodeSchema]", core_schemas()))
 
 
 def index(schemas: Mapping[str, NodeSchema]) -> str:
     """The text of `implemented.json` for these schemas."""
-    core = core_schemas()
-    shared = {name: s.description for name, s in sorted(schemas.items()) if name in core}
-    own = {name: asdict(s) for name, s in sorted(schemas.items()) if name not in core}
+    shared = {name: s.description for name, s in sorted(schemas.items()) if _is_core(s)}
+    own = {name: asdict(s) for name, s in sorted(schemas.items()) if not _is_core(s)}
     return json.dumps({"core": shared, "own": own}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _is_core(schema: NodeSchema) -> bool:
+    """Whether `core_classes` says of a class all that our own schema does."""
+    known = core_schemas().get(schema.name)
+    if known is None:
+        return False
+    choosing = any("variants" in entry.options for entry in known.inputs)
+    shown = {entry.name for entry in known.inputs}
+    return not known.newer or choosing or not shown <= {entry.name for entry in schema.inputs}
 
 
 def read_schema(row: dict[str, Any]) -> NodeSchema:
