@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
@@ -77,3 +82,17 @@ def test_tables_left_without_values_are_named() -> None:
     fill(found)
     with pytest.raises(ModelFileError, match=r"nothing gives values to running, tables of"):
         complete(found, CPU)
+
+
+def test_nothing_is_initialised_that_a_file_fills() -> None:
+    """On "meta" that would import TorchDynamo and SymPy."""
+    code = (
+        "import sys, torch\n"
+        "from torch import nn\n"
+        "from loraloom.weights.meta import build_unfilled\n"
+        "made = build_unfilled(lambda: nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4), nn.LayerNorm(4)))\n"
+        "assert all(parameter.is_meta for parameter in made.parameters())\n"
+        "assert not {'torch._dynamo', 'sympy'} & sys.modules.keys()\n"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": source})

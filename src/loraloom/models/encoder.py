@@ -128,6 +128,7 @@ class EncoderKind:
     tokens_table: names of the table of token vectors.
     vision: of kinds that see pictures.
     prefixes: under which all-in-one checkpoints keep it.
+    classes: those of libraries that the module is made of ("package.module:Class").
     """
 
     name: str
@@ -141,6 +142,7 @@ class EncoderKind:
     prefixes: tuple[str, ...]
     lora: LoraNames = field(default=LoraNames(0, ()))
     vision: Vision | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:

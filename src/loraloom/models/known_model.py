@@ -5,13 +5,13 @@ What diffusion networks (`family`) and autoencoders (`autoencoder`) have in comm
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from loraloom.errors import ModelFileError
+from loraloom.models.library_class import library_class
 from loraloom.models.names import NameMap, Placements, Regrouping, Shapes
 from loraloom.weights.patch import Rows
 
@@ -63,9 +63,7 @@ class Module:
 
     def build(self, config: Config) -> nn.Module:
         """Imports the class's own file and makes it."""
-        where, _, name = self.path.partition(":")
-        make: Callable[..., nn.Module] = getattr(importlib.import_module(where), name)
-        made = make(**config)
+        made: nn.Module = library_class(self.path)(**config)
         self.finish(made)
         return made
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder import AutoencoderKind, halvings, number
 from loraloom.models.known_model import Blueprint, Config, Module, from_shapes
+from loraloom.models.library_class import library_class
 from loraloom.models.names import Names, Placement, Shapes
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ def tiny_decoder_blueprint(shapes: Shapes) -> Blueprint:
     width, latent = shapes["decoder.1.weight"][:2]
 
     def build() -> nn.Module:
-        from diffusers.models.autoencoders.vae import DecoderTiny
-
-        return DecoderTiny(latent, 3, blocks, (width,) * len(blocks), 2, "relu", "nearest")
+        decoder = library_class("diffusers.models.autoencoders.vae:DecoderTiny")
+        return decoder(latent, 3, blocks, (width,) * len(blocks), 2, "relu", "nearest")
 
     placements = {name.removeprefix("decoder."): place for name, place in _placements(shapes)}
     return Blueprint({"latent_channels": latent}, build, placements)

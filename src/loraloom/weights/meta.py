@@ -18,6 +18,12 @@ from loraloom.errors import ModelFileError
 _UNFILLED = frozenset({torch.empty, torch.empty_strided, torch.empty_like})
 """What makes memory without values: layers make their parameters so, and initialise them afterwards."""
 
+_INITIALISATIONS = frozenset(
+    {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
+    | {value for name, value in vars(nn.init).items() if name.endswith("_") and callable(value)}
+)
+"""What gives new parameters values: nothing to do on "meta", where doing it imports TorchDynamo and SymPy."""
+
 
 class _UnfilledOnMeta(TorchFunctionMode):
     """Memory without values is made on "meta"; whatever has values stays where it is made."""
@@ -30,6 +36,10 @@ class _UnfilledOnMeta(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
+        if func in _INITIALISATIONS:
+            new = cast(Tensor, given["tensor"] if "tensor" in given else args[0])
+            if new.is_meta:
+                return new
         if func in _UNFILLED:
             given["device"] = "meta"
         return func(*args, **given)

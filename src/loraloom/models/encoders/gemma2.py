@@ -15,6 +15,7 @@ from loraloom.models.causal_layouts import (
 )
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Tokenizer, Vocabulary
 from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,15 +26,18 @@ VOCABULARY = "spiece_model"
 
 HEAD = 256
 
+CLASSES = (
+    "transformers.models.gemma2.modeling_gemma2:Gemma2Model",
+    "transformers.models.gemma2.configuration_gemma2:Gemma2Config",
+)
+
 
 def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
-
     from loraloom.models.text.causal import CausalText
 
     del tower
-    return CausalText(Gemma2Model(Gemma2Config(**config)))  # pyright: ignore[reportArgumentType]
+    model, config_of = (library_class(path) for path in CLASSES)
+    return CausalText(model(config_of(**config)))
 
 
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
@@ -71,6 +75,7 @@ ENCODER = EncoderKind(
     sizes=(Size("2b", 2304, 26),),
     measure=measure,
     blueprint=blueprint,
+    classes=CLASSES,
     vocabulary=Vocabulary(tokenizer, start=2, pad=0),
     tokens_table=(TOKENS,),
     prefixes=("text_encoders.gemma2_2b.transformer.",),

@@ -16,6 +16,7 @@ from loraloom.models.causal_layouts import (
 )
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Tokenizer, Vocabulary
 from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 
 VOCABULARY = "tekken_model"
 
+CLASSES = (
+    "transformers.models.mistral.modeling_mistral:MistralModel",
+    "transformers.models.mistral.configuration_mistral:MistralConfig",
+)
+
 
 def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from transformers.models.mistral.configuration_mistral import MistralConfig
-    from transformers.models.mistral.modeling_mistral import MistralModel
-
     from loraloom.models.text.causal import CausalText
 
     del tower
-    return CausalText(MistralModel(MistralConfig(**config)))  # pyright: ignore[reportArgumentType]
+    model, config_of = (library_class(path) for path in CLASSES)
+    return CausalText(model(config_of(**config)))
 
 
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
@@ -61,6 +65,7 @@ ENCODER = EncoderKind(
     sizes=(Size("24b", 5120, 40), Size("24b", 5120, 30)),
     measure=measure,
     blueprint=blueprint,
+    classes=CLASSES,
     vocabulary=Vocabulary(tokenizer, start=1, pad=11),
     tokens_table=(TOKENS,),
     prefixes=("text_encoders.mistral3_24b.transformer.",),

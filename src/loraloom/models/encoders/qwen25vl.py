@@ -19,30 +19,27 @@ from loraloom.models.causal_layouts import (
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
 from loraloom.models.encoder_layouts import depth
 from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("qwen25_7b", "qwen25_3b")
 
+CLASSES = (
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl:Qwen2_5_VLTextModel",
+    "transformers.models.qwen2_5_vl.configuration_qwen2_5_vl:Qwen2_5_VLTextConfig",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl:Qwen2_5_VisionTransformerPretrainedModel",
+    "transformers.models.qwen2_5_vl.configuration_qwen2_5_vl:Qwen2_5_VLVisionConfig",
+)
+
 
 def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
-        Qwen2_5_VLTextConfig,
-        Qwen2_5_VLVisionConfig,
-    )
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-        Qwen2_5_VisionTransformerPretrainedModel,
-        Qwen2_5_VLTextModel,
-    )
-
     from loraloom.models.text.causal import CausalText
 
-    model = Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**config))  # pyright: ignore[reportArgumentType]
-    if tower is None:
-        return CausalText(model)
-    vision = Qwen2_5_VLVisionConfig(**tower)  # pyright: ignore[reportArgumentType]
-    return CausalText(model, Qwen2_5_VisionTransformerPretrainedModel(vision))
+    text, text_config_of, vision, vision_config_of = (library_class(path) for path in CLASSES)
+    visual = None if tower is None else vision(vision_config_of(**tower))
+    return CausalText(text(text_config_of(**config)), visual)
 
 
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
@@ -76,6 +73,7 @@ ENCODER = EncoderKind(
     sizes=(Size("3b", 2048, 36), Size("7b", 3584, 28)),
     measure=measure,
     blueprint=blueprint,
+    classes=CLASSES,
     vocabulary=QWEN_VOCABULARY,
     tokens_table=(TOKENS,),
     prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),

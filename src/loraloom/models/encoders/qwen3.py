@@ -16,21 +16,25 @@ from loraloom.models.causal_layouts import (
 )
 from loraloom.models.encoder import EncoderKind, LoraNames, Size
 from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("qwen3_4b", "qwen3_8b", "qwen3_06b", "qwen3_2b")
 
+CLASSES = (
+    "transformers.models.qwen3.modeling_qwen3:Qwen3Model",
+    "transformers.models.qwen3.configuration_qwen3:Qwen3Config",
+)
+
 
 def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
-
     from loraloom.models.text.causal import CausalText
 
     del tower
-    return CausalText(Qwen3Model(Qwen3Config(**config)))  # pyright: ignore[reportArgumentType]
+    model, config_of = (library_class(path) for path in CLASSES)
+    return CausalText(model(config_of(**config)))
 
 
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
@@ -55,6 +59,7 @@ ENCODER = EncoderKind(
     sizes=(Size("0.6b", 1024, 28), Size("2b", 2048, 28), Size("4b", 2560, 36), Size("8b", 4096, 36)),
     measure=measure,
     blueprint=blueprint,
+    classes=CLASSES,
     vocabulary=QWEN_VOCABULARY,
     tokens_table=(TOKENS,),
     prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),

@@ -20,6 +20,7 @@ from loraloom.models.causal_layouts import (
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
 from loraloom.models.encoder_layouts import depth
 from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,17 +30,20 @@ NAMES = ("qwen3vl_4b", "qwen3vl_8b", "qwen3vl_2b")
 DEEP = {24: (5, 11, 17), 27: (8, 16, 24)}
 """Layers of a tower → those whose states are given to the first layers of the language model."""
 
+CLASSES = (
+    "transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLTextModel",
+    "transformers.models.qwen3_vl.configuration_qwen3_vl:Qwen3VLTextConfig",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLVisionModel",
+    "transformers.models.qwen3_vl.configuration_qwen3_vl:Qwen3VLVisionConfig",
+)
+
 
 def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
-    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
-
     from loraloom.models.text.causal import CausalText
 
-    model = Qwen3VLTextModel(Qwen3VLTextConfig(**config))  # pyright: ignore[reportArgumentType]
-    if tower is None:
-        return CausalText(model)
-    return CausalText(model, Qwen3VLVisionModel(Qwen3VLVisionConfig(**tower)))  # pyright: ignore[reportArgumentType]
+    text, text_config_of, vision, vision_config_of = (library_class(path) for path in CLASSES)
+    visual = None if tower is None else vision(vision_config_of(**tower))
+    return CausalText(text(text_config_of(**config)), visual)
 
 
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
@@ -77,6 +81,7 @@ ENCODER = EncoderKind(
     sizes=(Size("2b", 2048, 28), Size("4b", 2560, 36), Size("8b", 4096, 36)),
     measure=measure,
     blueprint=blueprint,
+    classes=CLASSES,
     vocabulary=replace(QWEN_VOCABULARY, thinks=True),
     tokens_table=(TOKENS,),
     prefixes=tuple(f"text_encoders.{name}.transformer." for name in NAMES),

@@ -15,6 +15,7 @@ from loraloom.folders import ModelFolders
 from loraloom.models.causal_layouts import TOKENS
 from loraloom.models.encoder import EncoderKind, encoder_kind
 from loraloom.models.handles import TextEncoders, TextPart
+from loraloom.models.library_class import library_class
 from loraloom.models.recipe import Use
 from loraloom.models.text.causal import CausalText
 from loraloom.models.text.causal_run import CausalRun, Read
@@ -126,9 +127,7 @@ def _write(
     drawing: Drawing | None,
     said: Callable[[int], None],
 ) -> list[int]:
-    from transformers.cache_utils import DynamicCache
-
-    cache = DynamicCache()
+    cache = library_class("transformers.cache_utils:DynamicCache")()
     seen = read.seen()
     place = len(read.vectors) if seen is None else int(seen.positions.max()) + 1
     given: dict[str, object] = {} if seen is None else seen.arguments()
