@@ -118,10 +118,8 @@ def _kept_prefix(
     for one in run.kept:
         if isinstance(one, Prefix) and one.is_of(parts, size):
             return one, "cached"
-    layers, width = (
-        run.number("num_layers"),
-        run.number("num_attention_heads") * run.number("attention_head_dim"),
-    )
+    layers = run.number("num_layers")
+    width = run.number("num_attention_heads") * run.number("attention_head_dim")
     needed = 2 * layers * len(x) * prefix * width * run.dtype.itemsize
     if len(run.kept) >= MOST_KEPT or not run.has_room(needed):
         return None, None
