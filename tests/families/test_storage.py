@@ -12,12 +12,14 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import save_file
 from torch import Tensor
 
+from loraloom.engine.node import collect
 from loraloom.models.recognition import family_named
 from loraloom.session import Session
 from loraloom.weights.formats import Format, formats
 from loraloom.weights.packed import packed_as
 from loraloom.weights.tensor_file import TensorFile
-from tests.families.bench import Narrow, Shelf, graph_of, narrow_by_family, stated
+from tests.families import figure_nodes
+from tests.families.bench import Narrow, Shelf, edit_graph_of, graph_of, narrow_by_family, stated
 from tests.weights.gguf_writer import write_gguf
 from tests.weights.test_marks import mark
 
@@ -28,15 +30,22 @@ IN_A_BLOCK = re.compile(r"\.\d+\..*\.weight$")
 @pytest.fixture(scope="module")
 def widening(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     with Session(
-        shelf.folder, output_dir=tmp_path_factory.mktemp("output"), dtype="fp32", storage="widened"
+        shelf.folder,
+        output_dir=tmp_path_factory.mktemp("output"),
+        dtype="fp32",
+        storage="widened",
+        nodes=collect(figure_nodes),
     ) as made:
         yield made
 
 
 def _latent(session: Session, shelf: Shelf, narrow: Narrow, file: str) -> Tensor:
-    """After one step of the first case."""
-    case = next(iter(stated(narrow.name)["cases"].values()))
-    graph = graph_of(shelf, narrow, {**case, "steps": 1, "cfg": 1.0, "batch": 1, "loras": []})
+    """After one step of the first case, an edit where the family's figures are of edits alone."""
+    if cases := stated(narrow.name)["cases"]:
+        graph = graph_of(shelf, narrow, {**next(iter(cases.values())), "batch": 1, "loras": []})
+    else:
+        graph = edit_graph_of(shelf, narrow, next(iter(stated(f"{narrow.name}_edit")["cases"])))
+    graph["sample"]["inputs"] |= {"steps": 1, "cfg": 1.0}
     graph["unet"]["inputs"]["unet_name"] = file
     run = session.run(graph)
     path = next(output.path for output in run.outputs if output.path.suffix == ".latent")
