@@ -92,6 +92,23 @@ def test_interrupted_runs_end_in_the_same_file(make_settings: MakeSettings, tmp_
     assert _header(whole.lora)["loraloom.validations"] == _header(parts.lora)["loraloom.validations"]
 
 
+def test_a_run_that_is_told_to_stop_loses_no_step(make_settings: MakeSettings, tmp_path: Path) -> None:
+    whole = train(make_settings(steps=6, output=tmp_path / "whole"))
+    settings = make_settings(steps=6, output=tmp_path / "parts")
+
+    def stopping(report: StepReport) -> None:
+        if report.step == 3:  # no step that saves
+            raise KeyboardInterrupt
+
+    begun: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, stopping)
+    parts = train(settings, on_ready=lambda session, step: begun.append(step))
+    assert begun == [3]
+    one, other = load_file(whole.lora), load_file(parts.lora)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "adafactor"])
 def test_every_optimizer_resumes(make_settings: MakeSettings, tmp_path: Path, optimizer: str) -> None:
     def settings(name: str):

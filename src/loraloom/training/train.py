@@ -40,8 +40,9 @@ def train(
     """Run to the end, from the last saved state where there is one.
 
     on_ready: told of the session, and of the step it goes on from. on_step: after each step; it may raise
-    to stop the run, whose state is then saved, so that it goes on from there later. Raises InputError for
-    settings or data that cannot be used, LoraloomError where the loss is not finite."""
+    to stop the run, which then goes on later from the last saved state; KeyboardInterrupt saves the present
+    one first. Raises InputError for settings or data that cannot be used, LoraloomError where the loss is
+    not finite."""
     session = open_session(settings)
     loop = Loop(session)
     began = _began(settings.output)
@@ -61,7 +62,7 @@ def train(
             draw_losses(settings.output / "loss.png", loop.position)
         try:
             on_step(report)
-        except BaseException:
+        except KeyboardInterrupt:
             if not report.is_saved:
                 loop.save()
             raise

@@ -28,7 +28,7 @@ export function LossCurve({ losses, validations }) {
 }
 
 function drawn(losses, validations, width) {
-  if (!losses.length) return html`<p class="small soft">The first numbers come when the pictures have been encoded.</p>`;
+  if (losses.length < 2) return html`<p class="small soft">The first numbers come when the pictures have been encoded.</p>`;
   const smooth = smoothed(losses);
   const steps = losses.at(-1)[0];
   const values = [...smooth, ...validations].map(([, loss]) => loss);
