@@ -8,6 +8,7 @@ from functools import partial
 from tests.families.autoencoders import write_ae
 from tests.families.bench import Api, Narrow, api_node, flux_shift
 from tests.families.figure_nodes import with_references, zeros
+from tests.families.loras import behind, linears
 from tests.narrow_models import Weights, write_clip_l, write_t5
 
 WIDTH, HEAD, TEXT, POOLED = 256, 128, 64, 128
@@ -76,6 +77,7 @@ def narrow(kind: str, channels: int) -> Narrow:
         clip_type="flux",
         encoders={"clip_l": write_clip_l, "t5xxl": write_t5},
         autoencoder=write_ae,
+        loras=lambda weights: {"peft": behind("diffusion_model.", linears(weights, "_blocks."))},
         shift=flux_shift,
     )
 
