@@ -149,3 +149,14 @@ def test_a_prompt_of_another_encoder_is_refused(tmp_path: Path) -> None:
     context = SampleContext(noise=X, latent=X)
     with pytest.raises(InputError, match="with the type flux3"):
         Memory("cpu", "fp32").network(model).inputs(Cond(noise(1, 5, 64)), context)
+
+
+def test_half_precision_follows_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    model = open_diffusion_model(network("flux3").write(tmp_path / "flux3.safetensors"))
+    context = SampleContext(noise=X, latent=X)
+    full, half = (
+        found(X, TIME, found.inputs(Cond(TEXT), context))
+        for found in (Memory("cpu", dtype).network(model) for dtype in ("fp32", "bf16"))
+    )
+    assert float((half - full).norm() / full.norm()) < 0.02
+    assert not [warning for warning in recwarn if "dtype" in str(warning.message)]

@@ -6,6 +6,8 @@ Known from diffusers' class and its converter alone: no figures of ComfyUI were 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, Shapes, count_blocks
 from loraloom.models.flux_latents import FLUX2_LATENTS
@@ -13,6 +15,9 @@ from loraloom.models.names import Names, Swapped
 from loraloom.models.predictions import flow
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import USER_TURN
+
+if TYPE_CHECKING:
+    from torch import nn
 
 AXES = 4
 
@@ -36,6 +41,12 @@ def config(shapes: Shapes) -> Config:
         "axes_dims_rope": (head // AXES,) * AXES,
         "flow_map": "ref_time_in.in_layer.weight" in shapes,
     }
+
+
+def finish(module: nn.Module) -> None:
+    from loraloom.models.families.flux3.network import keep_norms_whole
+
+    keep_norms_whole(module)
 
 
 _GROUPS = {
@@ -104,7 +115,7 @@ FAMILY = Family(
         "single_blocks.0.mlp_in.weight",
         "final_layer.image.adaLN_modulation.1.weight",
     ),
-    module=Module("diffusers.models.transformers.transformer_flux3:Flux3Transformer2DModel", config),
+    module=Module("diffusers.models.transformers.transformer_flux3:Flux3Transformer2DModel", config, finish),
     names=NAMES,
     latents=FLUX2_LATENTS,
     prediction=flow(shift=6.93),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loraloom.errors import InputError
@@ -20,6 +20,20 @@ PICTURE_STEP = 0.5
 
 LEVELS = "levels"
 """The run's noise levels, for networks that are told the level which a step leads to."""
+
+
+class WholeNorm(nn.RMSNorm):
+    """A norm of float32 states, by weights of any type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, list(self.normalized_shape), self.weight.to(x), self.eps)
+
+
+def keep_norms_whole(module: nn.Module) -> None:
+    """Queries and keys are normed in float32, as the model was trained, whatever the weights are kept in."""
+    for name, norm in [*module.named_modules()]:
+        if isinstance(norm, nn.RMSNorm):
+            module.set_submodule(name, WholeNorm(list(norm.normalized_shape), norm.eps))
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
