@@ -52,3 +52,22 @@ def test_more_than_joint_attention_says_more(tmp_path: Path) -> None:
     modules = [f"transformer.transformer_blocks.0.{name}" for name in ATTENTION]
     modules += ["transformer.transformer_blocks.0.img_mlp.net.2"]
     assert _base(tmp_path / "x.safetensors", modules, 3072) == "qwen_image"
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "family"),
+    [
+        ("double_blocks.0.img_mlp.2", 12288, "flux"),
+        ("double_blocks.0.img_mlp.2", 9216, "flux2"),
+        ("single_blocks.0.linear2", 15360, "flux"),
+        ("single_blocks.0.linear2", 12288, "flux2"),
+        ("single_blocks.0.linear1", 6144, "flux2"),
+        ("double_blocks.0.txt_attn.qkv", 4096, "flux2"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "lora_unet_"])
+def test_flux1_and_flux2_share_names_and_differ_in_width(
+    name: str, width: int, family: str, prefix: str, tmp_path: Path
+) -> None:
+    module = prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
+    assert _base(tmp_path / "x.safetensors", [module], width) == family

@@ -18,6 +18,7 @@ from torch import nn
 from loraloom.cli.base_header import base_components
 from loraloom.errors import ModelFileError
 from loraloom.lora.file import read_lora
+from loraloom.lora.origin import base_of
 from loraloom.lora.place import place
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
 from loraloom.models.encoder import text_blueprint
@@ -141,6 +142,12 @@ def test_every_module_of_a_lora_has_its_place(folder: Path, name: str) -> None:
     found = place(read_lora(write(fixture, folder)), base_components(write(base, folder)))
     assert (found.unplaced, found.unknown, found.rejected) == ((), (), ())
     assert found.modules("model") == found.totals["model"] > 0
+
+
+@pytest.mark.parametrize("name", LORAS)
+def test_a_lora_is_told_by_its_names_and_widths(folder: Path, name: str) -> None:
+    fixture = OTHERS[name]
+    assert base_of(read_lora(write(fixture, folder))) == fixture.family
 
 
 @pytest.mark.parametrize(("name", "encoders"), CHECKPOINTS.items())

@@ -186,7 +186,13 @@ FAMILY = Family(
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
     lora=LoraFacts(
         base_version="flux2",
-        signs=(LoraSign(r"stream_modulation|to_qkv_mlp_proj", weight=30.0),),
+        signs=(
+            LoraSign(r"stream_modulation|to_qkv_mlp_proj|_ff(_context)?_linear_(in|out)", weight=30.0),
+            # Flux.1's names; layers of other widths, as MLPs are gated and three times as wide.
+            LoraSign(r"double_blocks_\d+_|single_blocks_\d+_", (4096, 6144), 9.0),
+            LoraSign(r"double_blocks_\d+_(img|txt)_mlp_2$", (9216, 18432), 9.0),
+            LoraSign(r"single_blocks_\d+_linear2$", (12288, 16384, 24576), 9.0),
+        ),
         comfyui=comfyui_names,
     ),
     training=TrainingFacts(architecture="flux-2-klein/lora", flat="lora_transformer_"),
