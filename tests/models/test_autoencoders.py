@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from loraloom.errors import InputError
 from loraloom.models.autoencoder import autoencoder_kinds
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.models.memory import Memory
@@ -36,6 +37,29 @@ def test_pictures_and_latents_are_comfyuis(tmp_path: Path, name: str) -> None:
     picture = (decoded * 255).to(torch.uint8).numpy().astype(int)
     assert np.abs(picture - FIGURES[f"{name}|image"].astype(int)).max() <= 1
     assert picture.shape[-1] == vae.kind.channels
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_latent_of_another_family_is_told(tmp_path: Path, name: str) -> None:
+    network = Memory("cpu", "fp32").autoencoder(
+        open_autoencoder(WRITERS[name][1](tmp_path / "vae.safetensors"))
+    )
+    other = torch.zeros(1, network.latent_channels + 1, 8, 8)
+    for decode in (network.decode, network.decode_tiled):
+        with pytest.raises(
+            InputError, match=f"{other.shape[1]} channels .* decodes {network.latent_channels}"
+        ):
+            decode(other)
+
+
+@pytest.mark.parametrize("name", ["ae", "flux2-vae"])
+def test_of_frames_a_still_autoencoder_decodes_the_first(tmp_path: Path, name: str) -> None:
+    network = Memory("cpu", "fp32").autoencoder(
+        open_autoencoder(WRITERS[name][1](tmp_path / "vae.safetensors"))
+    )
+    latent = torch.from_numpy(FIGURES[f"{name}|latent"])[:1]
+    frames = torch.stack([latent, torch.zeros_like(latent)], dim=2)
+    assert torch.equal(network.decode(frames), network.decode(latent))
 
 
 def test_each_kind_is_a_file_of_its_name() -> None:

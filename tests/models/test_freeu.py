@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from loraloom.models.checkpoint import open_checkpoint
+from loraloom.errors import InputError
+from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.freeu import FreeU, damp_low_frequencies
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.memory import Memory
 from loraloom.nodes import model_sampling
 from loraloom.sampling.inputs import Inputs, Tokens
 from tests import tiny_models
+from tests.families.bench import narrow_models
 
 
 @pytest.fixture
@@ -51,6 +53,13 @@ def test_the_output_changes_and_comes_back(
     assert not torch.allclose(output(node(model), memory), plain, atol=1e-3)
     torch.testing.assert_close(output(node(model, 1.0, 1.0, 1.0, 1.0), memory), plain, rtol=1e-3, atol=1e-4)
     assert torch.equal(output(model, memory), plain)
+
+
+@pytest.mark.parametrize("node", [model_sampling.free_u, model_sampling.free_u_adaptive])
+def test_a_transformer_is_refused(tmp_path: Path, node: Callable[..., DiffusionModel]) -> None:
+    transformer = open_diffusion_model(narrow_models()["z_image"].network().write(tmp_path / "z.safetensors"))
+    with pytest.raises(InputError, match="network of Z-Image is a transformer"):
+        node(transformer)
 
 
 def test_it_acts_by_the_width_of_the_features() -> None:

@@ -28,8 +28,12 @@ PREFIXES = ("first_stage_model.", "vae.", "")
 
 
 def decode(module: Any, latent: Tensor) -> Tensor:
-    """(1, C, h, w) → (1, channels, H, W), about [-1, 1]."""
-    return module.decode(latent, return_dict=False)[0]
+    """(1, C, h, w) → (1, channels, H, W), about [-1, 1]; of frames, (1, C, F, h, w), the first."""
+    return module.decode(first_frame(latent), return_dict=False)[0]
+
+
+def first_frame(latent: Tensor) -> Tensor:
+    return latent if latent.dim() == 4 else latent[:, :, 0]
 
 
 def encode(module: Any, pixels: Tensor) -> Tensor:
@@ -39,8 +43,8 @@ def encode(module: Any, pixels: Tensor) -> Tensor:
 
 def frame_decode(module: Any, latent: Tensor) -> Tensor:
     """As `decode`, for modules of films: a picture is one frame."""
-    decoded = decode(module, latent if latent.dim() == 5 else latent[:, :, None])
-    return decoded.movedim(2, 1).flatten(0, 1)
+    frames = latent if latent.dim() == 5 else latent[:, :, None]
+    return module.decode(frames, return_dict=False)[0].movedim(2, 1).flatten(0, 1)
 
 
 def frame_encode(module: Any, pixels: Tensor) -> Tensor:

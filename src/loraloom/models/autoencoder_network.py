@@ -116,6 +116,12 @@ class AutoencoderNetwork:
 
     @torch.inference_mode()
     def _pictures(self, latent: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
+        if latent.shape[1] != self.latent_channels:
+            raise InputError(
+                f"the latent has {latent.shape[1]} channels and this VAE ({self._kind.title}) decodes "
+                f"{self.latent_channels}: it is another model family's. Load the VAE of the model that made "
+                "the latent"
+            )
         decoded = (decode(one.to(self._device)) for one in latent.split(1))
         return torch.cat([one.add(1).div_(2).clamp_(0, 1).movedim(1, -1).cpu() for one in decoded])
 

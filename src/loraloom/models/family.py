@@ -140,6 +140,11 @@ class Family(KnownModel):
         """All its ways to use text encoders."""
         return (self.prompt, *self.prompt_where.values(), *self.prompt_beside)
 
+    @property
+    def is_unet(self) -> bool:
+        """Whether its network is a UNet, whose decoder is given what skipped the middle."""
+        return self.module.path.endswith(":UNet2DConditionModel")
+
     def recipe(self, shapes: Shapes) -> Recipe:
         """How the network of these weights uses its text encoders."""
         return next((own for mark, own in self.prompt_where.items() if mark in shapes), self.prompt)

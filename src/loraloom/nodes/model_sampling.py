@@ -291,7 +291,7 @@ def _after(model: DiffusionModel, rule: Rule) -> DiffusionModel:
 )
 def free_u(model: Model, b1: Factor = 1.1, b2: Factor = 1.2, s1: Factor = 0.9, s2: Factor = 0.2) -> Model:
     """Amplify a UNet's own features (b) and damp the broad ones that skip its middle (s)."""
-    return model.with_option("freeu", FreeU(b1, b2, s1, s2))
+    return _with_free_u(model, FreeU(b1, b2, s1, s2))
 
 
 @node(
@@ -304,4 +304,13 @@ def free_u_adaptive(
     model: Model, b1: Factor = 1.3, b2: Factor = 1.4, s1: Factor = 0.9, s2: Factor = 0.2
 ) -> Model:
     """FreeU that amplifies each place by how strong its features are."""
-    return model.with_option("freeu", FreeU(b1, b2, s1, s2, adaptive=True))
+    return _with_free_u(model, FreeU(b1, b2, s1, s2, adaptive=True))
+
+
+def _with_free_u(model: DiffusionModel, settings: FreeU) -> DiffusionModel:
+    if not model.family.is_unet:
+        raise InputError(
+            f"FreeU acts on the decoder of a UNet, and the network of {model.family.title} is a transformer, "
+            "which has none: take this node out, or use it with a Stable Diffusion 1.5, 2.x or SDXL model"
+        )
+    return model.with_option("freeu", settings)

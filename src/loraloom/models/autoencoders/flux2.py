@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from loraloom.models.autoencoder import AutoencoderKind, decode, encode, halvings, number
+from loraloom.models.autoencoder import AutoencoderKind, decode, encode, first_frame, halvings, number
 from loraloom.models.kl_layout import KL_MARKS, KlNames, kl_config, widths
 from loraloom.models.known_model import Config, Module
 from loraloom.models.names import Shapes
@@ -33,7 +33,7 @@ def decode_folded(module: Any, latent: Tensor) -> Tensor:
     from torch.nn.functional import pixel_shuffle
 
     mean, deviation = _statistics(module, latent)
-    return decode(module, pixel_shuffle(latent * deviation + mean, FOLD))
+    return decode(module, pixel_shuffle(first_frame(latent) * deviation + mean, FOLD))
 
 
 def encode_folded(module: Any, pixels: Tensor) -> Tensor:
