@@ -37,6 +37,7 @@ FILES = {
     [
         PLAIN,
         FLUX,
+        replace(FLUX, family="flux2", channels=128, text_encoders=("t5.safetensors",), text_kind="flux2"),
         replace(PLAIN, vae="ae.safetensors"),
         replace(PLAIN, start="x.png", denoise=0.6, width=512, height=512, count=1),
     ],

@@ -64,8 +64,8 @@ class DrawSettings:
     start: str = ""
 
 
-# Families that are told their guidance.
-_GUIDED = frozenset({"flux"})
+# Families that are told their guidance, by the channels of their latents.
+_GUIDED = {16: "flux", 128: "flux2"}
 # Channels of a latent → the node that makes an empty one. Others begin with one of EmptyLatentImage, of which
 # the sampler makes the model's own.
 _EMPTY_LATENTS = {4: "EmptyLatentImage", 16: "EmptySD3LatentImage", 128: "EmptyFlux2LatentImage"}
@@ -101,7 +101,7 @@ def graph_of(settings: DrawSettings) -> Graph:
             model, clip = Link(node, 0), Link(node, 1)
     positive = Link(build.add("CLIPTextEncode", "Prompt", text=settings.prompt, clip=clip), 0)
     negative = Link(build.add("CLIPTextEncode", "Negative prompt", text=settings.negative, clip=clip), 0)
-    if settings.family in _GUIDED:
+    if settings.family in _GUIDED.values():
         node = build.add("FluxGuidance", None, conditioning=positive, guidance=settings.guidance)
         positive = Link(node, 0)
     sampler = build.add(
@@ -230,11 +230,12 @@ class _Reader:
         names = [self._file(clip, n) for n in ("clip_name", "clip_name1", "clip_name2", "clip_name3")]
         vae = next((n for n in self._nodes.values() if n.class_type == "VAELoader"), None)
         guidance = self._find(guider, positive, ("guidance",))
+        channels = _CHANNELS.get(latent.class_type, 4) if latent is not None else 4
         yield DrawSettings(
             base=base,
             base_kind="checkpoints" if "ckpt_name" in loader.inputs else "diffusion_models",
-            family="flux" if guidance is not None else "",
-            channels=_CHANNELS.get(latent.class_type, 4) if latent is not None else 4,
+            family=_GUIDED.get(channels, "flux") if guidance is not None else "",
+            channels=channels,
             text_encoders=tuple(name for name in names if name),
             text_kind=self._text(clip, "type"),
             vae=self._file(vae, "vae_name"),

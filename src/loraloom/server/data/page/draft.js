@@ -12,6 +12,7 @@ const SUITS = {
   sd3: { size: 1024, steps: 20, cfg: 4, scheduler: "sgm_uniform" },
   flux: { size: 1024, steps: 20, cfg: 1, scheduler: "simple" },
   flux2: { size: 1024, steps: 20, cfg: 1, scheduler: "simple" },
+  flux3: { size: 1024, steps: 50, cfg: 3.5, scheduler: "simple" },
   chroma: { size: 1024, steps: 26, cfg: 3.5, scheduler: "beta" },
   lumina2: { size: 1024, steps: 30, cfg: 4, scheduler: "simple" },
   z_image: { size: 1024, steps: 8, cfg: 1, scheduler: "simple" },

@@ -140,7 +140,7 @@ function SamplingFields({ d, found }) {
   return html`<section class="stack" aria-label="Sampling"><h2>Sampling</h2>
     <${Slider} label="Steps" value=${d.steps} low=${1} high=${60} whole numberHigh=${10000} onChange=${(steps) => change({ steps })} />
     <${Slider} label="CFG" value=${d.cfg} low=${1} high=${15} step=${0.1} numberLow=${0} numberHigh=${100} onChange=${(cfg) => change({ cfg })} />
-    ${d.family === "flux" && html`<${Slider} label="Guidance" value=${d.guidance} low=${1} high=${8} step=${0.1} numberLow=${0} numberHigh=${100} onChange=${(guidance) => change({ guidance })} />`}
+    ${["flux", "flux2"].includes(d.family) && html`<${Slider} label="Guidance" value=${d.guidance} low=${1} high=${8} step=${0.1} numberLow=${0} numberHigh=${100} onChange=${(guidance) => change({ guidance })} />`}
     <div class="two">
       <${Select} label="Sampler" value=${d.sampler} options=${found.samplers} onChange=${(sampler) => change({ sampler })} />
       <${Select} label="Scheduler" value=${d.scheduler} options=${found.schedulers} onChange=${(scheduler) => change({ scheduler })} />
