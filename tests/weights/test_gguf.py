@@ -266,6 +266,10 @@ def damaged(change: str, path: Path) -> bytes:
         "row": data.replace(struct.pack("<2QI", 64, 4, 8), struct.pack("<2QI", 60, 4, 8)),
         "dimensions": data.replace(struct.pack("<I2Q", 2, 64, 4), struct.pack("<I2Q", 500, 64, 4)),
         "huge": data.replace(struct.pack("<2QI", 64, 4, 8), struct.pack("<2QI", 1 << 61, 1 << 61, 8)),
+        "nothing": data.replace(struct.pack("<2QI", 64, 4, 8), struct.pack("<2QI", 64, 0, 8)),
+        "huge beside nothing": data.replace(
+            struct.pack("<2QI", 64, 4, 8), struct.pack("<2QI", 0, (1 << 64) - 1, 8)
+        ),
         "name": data.replace(b"a.weight", b"a..\x00ight"),
         "place": data.replace(struct.pack("<IQ", 8, 0), struct.pack("<IQ", 8, 5)),
     }
@@ -289,6 +293,8 @@ def damaged(change: str, path: Path) -> bytes:
         ("row", "rows of 60 values of the tensor 'a.weight' are no whole blocks of Q8_0"),
         ("dimensions", "has 500 dimensions"),
         ("huge", "cut short"),
+        ("nothing", r"'a.weight' has the shape \[0, 64\]"),
+        ("huge beside nothing", r"'a.weight' has the shape \[18446744073709551615, 0\]"),
         ("name", "unsafe tensor name"),
         ("place", "at no multiple of 32"),
     ],
@@ -330,3 +336,74 @@ def test_metadata_that_lie_are_named(
     path = write_gguf(tmp_path / "model.gguf", tensors, **fields)
     with pytest.raises(ModelFileError, match=rf"model\.gguf: .*{words}"):
         TensorFile(path)
+
+
+Q8 = packed(torch.randn(64, 32), "Q8_0")
+HEADS: dict[str, object] = {"llama.attention.head_count": 2}
+ORIGINAL = "comfy.gguf.orig_shape.blk.0.attn_q.weight"
+FRAMES = ("v.patch_embd.weight", "v.patch_embd.weight.1")
+MISFITS: dict[str, tuple[str, dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, object], str]] = {
+    "q that is one number": (
+        "llama",
+        {"blk.0.attn_q.weight": packed(torch.ones(()), "F32")}, HEADS, r"shape \[\], whose rows are not 2",
+    ),
+    "q folded": (
+        "llama",
+        {"blk.0.attn_q.weight": Q8}, {**HEADS, ORIGINAL: [128, 16]}, r"shape \[128, 16\], whose rows",
+    ),
+    "a bias of q in blocks": (
+        "llama",
+        {"blk.0.attn_q.bias": ("Q8_0", (64,), bytes(68))}, HEADS,
+        "one dimension and is stored as Q8_0",
+    ),
+    "two names for one weight": (
+        "qwen3",
+        {"blk.0.attn_q.weight": Q8, "model.layers.0.self_attn.q_proj.weight": Q8}, {},
+        r"two of its tensors are 'model\.layers\.0\.self_attn\.q_proj\.weight'",
+    ),
+    "parts that are numbers": (
+        "clip",
+        {f"v.blk.0.attn_{part}.weight": packed(torch.ones(()), "F32") for part in "qkv"}, {},
+        r"parts of 'v\.blk\.0\.attn_qkv\.weight' are F32 \[\]",
+    ),
+    "parts of several types": (
+        "clip",
+        {f"v.blk.0.attn_{part}.weight": packed(torch.ones(4, 32), kind)
+         for part, kind in zip("qkv", ("F32", "Q8_0", "F32"), strict=True)}, {},
+        r"are F32 \[4, 32\], Q8_0 \[4, 32\], F32",
+    ),
+    "frames without a picture": (
+        "clip",
+        {name: packed(torch.ones(4), "F32") for name in FRAMES}, {}, r"are F32 \[4\], F32 \[4\], which",
+    ),
+    "frames of two sizes": (
+        "clip",
+        {name: packed(torch.ones(4 + number, 3, 2, 2), "F32") for number, name in enumerate(FRAMES)},
+        {},
+        r"F32 \[4, 3, 2, 2\], F32 \[5, 3, 2, 2\]",
+    ),
+    "too many dimensions": (
+        "flux",
+        {"a": packed(torch.ones(4), "F32")}, {"comfy.gguf.orig_shape.a": [4, *[1] * 99]},
+        "the metadata say that the tensor 'a' was",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_tensors_that_make_no_weight_are_named(case: str, tmp_path: Path) -> None:
+    kind, tensors, said, words = MISFITS[case]
+    path = write_gguf(tmp_path / "model.gguf", tensors, general__architecture=kind, **said)
+    with pytest.raises(ModelFileError, match=rf"model\.gguf: .*{words}"):
+        TensorFile(path)
+
+
+def test_plain_types_are_put_in_order_too(tmp_path: Path) -> None:
+    values = torch.arange(64).reshape(8, 8)
+    tensors = {
+        "blk.0.attn_q.weight": ("I8", (8, 8), interleaved(values, 2).to(torch.int8).numpy().tobytes()),
+        "blk.1.attn_q.weight": ("F64", (8, 8), interleaved(values, 2).double().numpy().tobytes()),
+    }
+    source = opened(write_gguf(tmp_path / "a.gguf", tensors, general__architecture="llama", **HEADS))
+    for name in source.shapes:
+        assert torch.equal(source.read(name), values.float())

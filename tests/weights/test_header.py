@@ -80,6 +80,7 @@ REFUSED_HEADERS: dict[str, tuple[object, int, str]] = {
     "negative shape": ({"w": entry(0, 4, [-1])}, 4, "shape"),
     "boolean shape": (b'{"w": {"dtype": "U8", "shape": [true], "data_offsets": [0, 1]}}', 1, "shape"),
     "offsets turned": ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, 4, "damaged header"),
+    "huge beside nothing": ({"w": entry(0, 0, [0, 1 << 40, 1 << 40])}, 0, r"'w' has the shape \[0, 1099"),
     "size does not fit": ({"w": entry(0, 8, [1])}, 8, "claims 8"),
     "overlap": ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "overlaps"),
     "hole": ({"a": entry(0, 4), "b": entry(8, 12)}, 12, "hole"),

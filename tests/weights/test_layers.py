@@ -41,6 +41,20 @@ def test_forward_is_that_of_the_widened_weight(bias: bool, scale: torch.Tensor |
     torch.testing.assert_close(layer(x), F.linear(x, weight, layer.bias), rtol=1e-5, atol=1e-5)
 
 
+def test_products_in_float16_stay_in_its_range() -> None:
+    """Stored values fill the range of their type, and scales may be too small for float16."""
+    stored, x = torch.full((4, 512), 448.0), torch.full((1, 512), 30.0)
+    for scale in (1e-4, 3e-7):
+        packed = Packed.of(
+            "fp8",
+            {"weight": stored.to(torch.float8_e4m3fn), "scale": torch.tensor(scale)},
+            {},
+            (4, 512),
+        )
+        y = packed.product(x.half(), native=True)
+        torch.testing.assert_close(y.float(), x @ stored.T * scale, rtol=2e-3, atol=0)
+
+
 def test_an_embedding_widens_the_rows_that_are_asked_for() -> None:
     layer = packed_layer(torch.nn.Embedding(9, 8), torch.bfloat16, native=True)
     assert isinstance(layer, PackedEmbedding) and layer.num_embeddings == 9

@@ -118,6 +118,17 @@ REFUSED = {
         ),
         "convrot_groupsize is '64'",
     ),
+    "turned or not, in words": (
+        layer(
+            INT8, weight_scale=torch.ones(8, 1),
+            comfy_quant=mark(format="int8_tensorwise", convrot="false", convrot_groupsize=64),
+        ),
+        "convrot is 'false'; true or false was expected",
+    ),
+    "no rows": (
+        layer(INT8[:0], weight_scale=torch.ones(()), comfy_quant=mark(format="int8_tensorwise")),
+        r"'a' is stored as int8_tensorwise, but its weight is empty: shape \[0, 64\]",
+    ),
     "scales of blocks of another shape": (
         layer(E4M3, weight_scale=torch.zeros(8, 2, dtype=torch.uint8), comfy_quant=mark(format="mxfp8")),
         r"weight_scale has shape \[8, 2\]; \[128, 4\] was expected",

@@ -145,3 +145,16 @@ def test_values_that_are_no_numbers_are_not_written(to: str, tmp_path: Path) -> 
     with pytest.raises(ModelFileError, match=r"'blocks\.0\.to_q\.weight' holds values that are no numbers"):
         quantise_file(tmp_path / "a.safetensors", to, tmp_path / "out", architecture="x")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_values_that_float16_cannot_hold_are_not_written_as_infinite(tmp_path: Path) -> None:
+    wide = torch.randn(64, 64)
+    wide[3, 5] = 1e5
+    save_file({"first.weight": wide, "blocks.0.q.weight": torch.randn(64, 64)}, tmp_path / "a.safetensors")
+    for to in ("fp16", "gguf:Q8_0"):
+        with pytest.raises(ModelFileError, match=r"'first\.weight' holds 1e\+05, which float16 cannot hold"):
+            quantise_file(tmp_path / "a.safetensors", to, tmp_path / "out", architecture="x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    written = quantise_file(tmp_path / "a.safetensors", "bf16", tmp_path / "out")
+    assert {layer.name for layer in written.layers} == {"first.weight", "blocks.0.q.weight"}
+    assert all(0 < layer.relative < 2**-8 for layer in written.layers) and written.kept == 0

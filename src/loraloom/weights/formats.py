@@ -104,6 +104,13 @@ class Layer:
             raise ModelFileError(f"its {name} is {value!r}; a positive number was expected")
         return value
 
+    def flag(self, name: str) -> bool:
+        """Whether the mark says so; false where it is silent."""
+        value = self.said.get(name, False)
+        if type(value) is not bool:
+            raise ModelFileError(f"its {name} is {str(value)[:60]!r}; true or false was expected")
+        return value
+
 
 SCALES = ("F32", "F16", "BF16")
 """Types that scales come in."""

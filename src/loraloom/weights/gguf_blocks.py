@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from loraloom.weights.gguf_names import BLOCK_SIZES
+from loraloom.weights.dtypes import DTYPES
+from loraloom.weights.gguf_names import BLOCK_SIZES, PLAIN
 
 Blocks: TypeAlias = Tensor
 """(n, bytes of a block), uint8."""
@@ -23,8 +24,8 @@ IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 def dequantised(stored: Tensor, kind: str) -> Tensor:
     """Bytes (…, bytes of a row) of a type → values (…, columns), float32."""
-    if kind in _FLOATS:
-        return stored.contiguous().view(_FLOATS[kind]).float()
+    if kind in _PLAIN:
+        return stored.contiguous().view(_PLAIN[kind]).float()
     values, width = BLOCK_SIZES[kind]
     blocks = stored.reshape(-1, width)
     make = _TORCH.get(kind)
@@ -154,7 +155,7 @@ def _iq4_xs(blocks: Blocks) -> Tensor:
     return scale[..., None] * _table(blocks)[codes.int()]
 
 
-_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PLAIN = {name: DTYPES[name] for name in PLAIN}
 
 _TORCH: Mapping[str, Callable[[Blocks], Tensor]] = {
     "Q8_0": _q8_0, "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q2_K": _q2_k, "Q3_K": _q3_k,

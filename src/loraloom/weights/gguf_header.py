@@ -127,6 +127,10 @@ def _placed(
                 f"{path}: the tensor {name!r} has the GGUF type {number}, which is not read here"
             )
         kind, values, width = TYPES[number]
+        if not all(0 < size < 1 << 63 for size in sizes):
+            raise ModelFileError(
+                f"{path}: damaged GGUF header: the tensor {name!r} has the shape {list(sizes[::-1])}"
+            )
         row = sizes[0] if sizes else 1
         if row % values:
             raise ModelFileError(

@@ -14,7 +14,7 @@ from typing import cast
 
 from loraloom.errors import ModelFileError
 from loraloom.weights.formats import Packing, Shape, TensorInfo
-from loraloom.weights.gguf_header import TYPES, Block, GgufHeader
+from loraloom.weights.gguf_header import MAX_DIMENSIONS, TYPES, Block, GgufHeader
 
 ARCHITECTURE = "general.architecture"
 """What a file says that it is, in the metadata."""
@@ -102,10 +102,16 @@ def named_weights(header: GgufHeader) -> dict[str, TensorInfo]:
         return {name: _weight(header, name, block) for name, block in header.blocks.items()}
     blocks = dict(header.blocks)
     pieces = dict(_tower_pieces(blocks)) if kind == "clip" else {}
-    found = {rename(name): info for name, info in pieces.items()}
-    for name, block in blocks.items():
-        if not _LEFT_OUT.fullmatch(name):
-            found[rename(name)] = _weight(header, name, block, _heads(header, kind, name))
+    pieces |= {
+        name: _weight(header, name, block, _heads(header, kind, name))
+        for name, block in blocks.items()
+        if not _LEFT_OUT.fullmatch(name)
+    }
+    found: dict[str, TensorInfo] = {}
+    for name, info in pieces.items():
+        if rename(name) in found:
+            raise ModelFileError(f"two of its tensors are {rename(name)!r}, one of them as {name!r}")
+        found[rename(name)] = info
     return found
 
 
@@ -114,8 +120,10 @@ def _weight(header: GgufHeader, name: str, block: Block, heads: int = 0) -> Tens
     shape = _original_shape(header, name, block.shape)
     if block.type in PLAIN and not heads:
         return TensorInfo(block.type, shape, block.begin, block.end)
-    if heads and shape[0] % (2 * heads):
-        raise ModelFileError(f"the tensor {name!r} has {shape[0]} rows, which are not {heads} heads")
+    if heads and (not shape or shape != block.shape or shape[0] % (2 * heads)):
+        raise ModelFileError(f"the tensor {name!r} has shape {list(shape)}, whose rows are not {heads} heads")
+    if heads and len(shape) == 1 and block.type not in PLAIN:
+        raise ModelFileError(f"the tensor {name!r} has one dimension and is stored as {block.type}")
     settings = {"format": block.type, "heads": heads} if heads else {"format": block.type}
     packing = Packing("gguf", {"weight": _bytes(block)}, settings)
     return TensorInfo(block.type, shape, block.begin, block.end, packing)
@@ -134,8 +142,10 @@ def _original_shape(header: GgufHeader, name: str, shape: Shape) -> Shape:
     if original is None:
         return shape
     sizes = original if isinstance(original, list) else []
-    if not all(type(size) is int and size >= 0 for size in sizes) or prod(cast("list[int]", sizes)) != prod(
-        shape
+    if (
+        len(sizes) > MAX_DIMENSIONS
+        or not all(type(size) is int and size > 0 for size in sizes)
+        or prod(cast("list[int]", sizes)) != prod(shape)
     ):
         raise ModelFileError(
             f"the metadata say that the tensor {name!r} was {str(original)[:80]}, and it holds {list(shape)}"
@@ -162,22 +172,32 @@ def _tower_pieces(blocks: dict[str, Block]) -> Iterator[tuple[str, TensorInfo]]:
         parts = [name.replace(".attn_q.", f".attn_{one}.") for one in "qkv"]
         if all(part in blocks for part in parts):
             pieces = [blocks.pop(part) for part in parts]
+            whole = name.replace(".attn_q.", ".attn_qkv.")
+            _must_be_parts(
+                whole, pieces, all(p.shape[:1] and p.shape[1:] == pieces[0].shape[1:] for p in pieces)
+            )
             shape = (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
-            yield name.replace(".attn_q.", ".attn_qkv."), _pieced(pieces, shape, "rows")
+            yield whole, _pieced(pieces, shape, "rows")
     frames = ("v.patch_embd.weight", "v.patch_embd.weight.1")
     if all(frame in blocks for frame in frames):
         pieces = [blocks.pop(frame) for frame in frames]
+        _must_be_parts(frames[0], pieces, len(pieces[0].shape) == 4 and pieces[0].shape == pieces[1].shape)
         rows, *rest = pieces[0].shape
         shape = (rows, rest[0], 2, *rest[1:])
         yield frames[0], _pieced(pieces, shape, "frames")
 
 
+def _must_be_parts(whole: str, pieces: list[Block], fit: bool) -> None:
+    """ModelFileError unless the shapes fit and all are of one type."""
+    if not fit or len({piece.type for piece in pieces}) > 1:
+        raise ModelFileError(
+            f"the parts of {whole!r} are {', '.join(f'{p.type} {list(p.shape)}' for p in pieces)},"
+            " which make no weight"
+        )
+
+
 def _pieced(pieces: list[Block], shape: Shape, joined: str) -> TensorInfo:
     """Several tensors of the file as one."""
-    if len({piece.type for piece in pieces}) > 1 or len({piece.shape[1:] for piece in pieces}) > 1:
-        raise ModelFileError(
-            f"parts of one weight are {', '.join(f'{p.type} {list(p.shape)}' for p in pieces)}"
-        )
     roles = ("weight", "second", "third")
     parts = {role: _bytes(piece) for role, piece in zip(roles, pieces, strict=False)}
     first = pieces[0]

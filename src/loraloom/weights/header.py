@@ -242,6 +242,8 @@ def _tensor(path: Path, name: str, entry: object) -> TensorInfo:
     offsets = _counts(path, name, "data_offsets", fields.get("data_offsets"))
     if len(shape) > MAX_DIMENSIONS or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ModelFileError(f"{path}: damaged header: shape {shape}, bytes {offsets} of tensor {name!r}")
+    if prod(size or 1 for size in shape) >= 1 << 60:  # also beside a size of 0
+        raise ModelFileError(f"{path}: damaged header: tensor {name!r} has the shape {list(shape)}")
     bits = prod(shape) * BITS[dtype]
     if bits % 8 or offsets[1] - offsets[0] != bits // 8:
         raise ModelFileError(

@@ -193,6 +193,8 @@ def _described(layer: Layer) -> TensorInfo:
         if "num_experts" in layer.said:
             raise ModelFileError("weights of several experts in one tensor are not read here")
         shape, packing = format.describe(layer)
+        if 0 in shape:
+            raise ModelFileError(f"its weight is empty: shape {list(shape)}")
     except ModelFileError as error:
         raise ModelFileError(f"the layer {layer.name!r} is stored as {said}, but {error}") from None
     weight = layer.tensors["weight"]

@@ -181,6 +181,8 @@ class _Safetensors:
             wanted = self._dtype or (
                 stored if self._file.header.tensors[name].is_readable else torch.bfloat16
             )
+            if is_float and wanted == torch.float16 and not values.is_meta:
+                _check_range(self._file, name, values)
             return {name: values.to(wanted if is_float else values.dtype)}
         tensors, mark = packed
         found = {f"{stem}.{part}": tensor for part, tensor in tensors.items()}
@@ -224,6 +226,8 @@ class _Gguf:
         for name in self._tensors:
             values = self._file.read(name, torch.float32)
             _check_finite(self._file, name, values)
+            if self._types[name] not in ("F32", "BF16"):
+                _check_range(self._file, name, values)
             stored = _gguf_bytes(values, self._types[name])
             yield stored + bytes(-len(stored) % 32)
             said(name)
@@ -236,6 +240,16 @@ class _Gguf:
 def _check_finite(file: TensorFile, name: str, values: Tensor) -> None:
     if not bool(values.float().isfinite().all()):
         raise ModelFileError(f"{file.path}: the weight {name!r} holds values that are no numbers")
+
+
+def _check_range(file: TensorFile, name: str, values: Tensor) -> None:
+    """ModelFileError where finite values would be infinite in float16, in which GGUF has its scales too."""
+    largest = float(torch.where(values.isfinite(), values, 0).abs().max()) if values.numel() else 0.0
+    if largest > torch.finfo(torch.float16).max:
+        raise ModelFileError(
+            f"{file.path}: the weight {name!r} holds {largest:.4g}, which float16 cannot hold; take bf16, or"
+            " another format than GGUF"
+        )
 
 
 def _gguf_bytes(values: Tensor, kind: str) -> bytes:
@@ -265,11 +279,14 @@ def _measured(old: TensorFile, new: TensorFile, names: Mapping[str, str]) -> Wri
     layers: list[LayerLoss] = []
     for name, written in names.items():
         info = new.header.tensors[written]
-        if info.packing is None and old.header.tensors[name].packing is None:
+        is_plain = info.packing is None and old.header.tensors[name].packing is None
+        if is_plain and info.dtype == old.header.tensors[name].dtype:
             continue
         before, after = old.read(name, torch.float32), new.read(written, torch.float32)
         norm = float(before.norm())
         loss = float((after - before).norm()) / norm if norm else 0.0
+        if is_plain and loss == 0:  # as exact in the other type
+            continue
         layers.append(LayerLoss(written, _format_name(info), info.shape, loss))
     sizes = old.header.file_size, new.header.file_size
     return Written(new.path, *sizes, tuple(layers), len(names) - len(layers))

@@ -42,18 +42,25 @@ class _Float(Format):
         return weight.shape, Packing(self.name, parts, layer.said)
 
     def widened(self, parts: Parts, settings: Settings, shape: Shape, dtype: torch.dtype) -> Tensor:
+        import torch
+
         del settings
         values, scale = widened_floats(parts["weight"], dtype), parts.get("scale")
         if scale is not None:
             scale = scale.reshape(-1, *[1] * (len(shape) - 1)) if scale.dim() else scale
+            if dtype == torch.float16:  # a scale may be too small for it
+                return (values.float() * scale.float()).to(dtype)
             values = (values if values is not parts["weight"] else values.clone()).mul_(scale.to(dtype))
         return values
 
     def product(self, parts: Parts, settings: Settings, shape: Shape, x: Tensor) -> Tensor:
-        """The scale is applied to the output, where it costs nothing."""
+        """The scale is applied to the output, where it costs nothing; in float16, whose range the sums
+        would leave, to the weight."""
+        import torch
         from torch.nn import functional
 
-        del settings, shape
+        if x.dtype == torch.float16:
+            return functional.linear(x, self.widened(parts, settings, shape, x.dtype))
         y = functional.linear(x, widened_floats(parts["weight"], x.dtype))
         scale = parts.get("scale")
         return y if scale is None else y * scale.reshape(-1).to(x.dtype)

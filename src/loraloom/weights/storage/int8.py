@@ -23,7 +23,7 @@ class _Int8(Format):
 
     def describe(self, layer: Layer) -> tuple[Shape, Packing]:
         weight = layer.need(("I8",), "weight")
-        if layer.said.get("convrot"):
+        if layer.flag("convrot"):
             check_group(layer.count("convrot_groupsize", GROUP), layer.matrix(("I8",)).shape[1])
         rows = weight.shape[0] if len(weight.shape) > 1 else layer.matrix(("I8",)).shape[0]
         scale = row_scale(layer, rows, "weight_scale", "scale_weight")
