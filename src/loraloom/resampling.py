@@ -1,4 +1,4 @@
-"""Resizing as ComfyUI does it, value for value: tensors are (B, C, H, W)."""
+"""Resizing as ComfyUI does it, value for value: tensors are (B, C, H, W), latents also (B, C, F, H, W)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def resize(samples: Tensor, width: int, height: int, method: str, crop: str = "d
     Raises InputError for a size without pixels."""
     if width < 1 or height < 1:
         raise InputError(f"cannot resize to {width}×{height} pixels: both sides need at least one")
+    if samples.dim() == 5:
+        frames = samples.movedim(2, 1)
+        resized = resize(frames.flatten(0, 1), width, height, method, crop)
+        return resized.unflatten(0, frames.shape[:2]).movedim(1, 2)
     if crop == "center":
         samples = _centre(samples, width, height)
     if method == "bislerp":

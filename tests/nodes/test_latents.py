@@ -182,3 +182,54 @@ def test_slices_become_a_batch() -> None:
     assert samples(latents.cut_latent_to_batch(whole, "x", 9)).shape == (2, 1, 5, 2, 2)
     flat = latent(1, 4, 2, 2)
     assert latents.cut_latent_to_batch(flat, "t", 1) is flat
+
+
+TWO: dict[str, Callable[[LatentValue, LatentValue], LatentValue]] = {
+    "composite": lambda a, b: latents.composite_latents(a, b, 8, 8, 8),
+    "masked": lambda a, b: latents.composite_latents_masked(a, b, 0, 0, True, torch.ones(1, 64, 64)),
+    "blend": lambda a, b: latents.blend_latents(a, b, 0.5),
+    "add": latents.add_latents,
+    "subtract": latents.subtract_latents,
+    "interpolate": lambda a, b: latents.interpolate_latents(a, b, 0.5),
+    "batch": latent_batches.join_latents,
+}
+
+
+@pytest.mark.parametrize("join", TWO.values(), ids=TWO.keys())
+def test_latents_of_two_families_are_told(join: Callable[[LatentValue, LatentValue], LatentValue]) -> None:
+    with pytest.raises(InputError, match="first latent has 16 channels, the second 4 channels"):
+        join(latent(1, 16, 8, 8), latent(1, 4, 8, 8))
+    with pytest.raises(InputError, match="second 16 channels and 3 frames.*LatentCutToBatch"):
+        join(latent(1, 16, 8, 8), latent(1, 16, 3, 8, 8))
+
+
+@pytest.mark.parametrize("join", TWO.values(), ids=TWO.keys())
+@pytest.mark.parametrize("frames", [(), (3,)])
+def test_latents_of_one_kind_may_differ_in_number_and_size(
+    join: Callable[[LatentValue, LatentValue], LatentValue], frames: tuple[int, ...]
+) -> None:
+    for first, second in (((2, 8, 6), (1, 6, 9)), ((1, 8, 6), (2, 6, 9))):
+        one, other = (latent(count, 16, *frames, *size) for count, *size in (first, second))
+        made = samples(join(one, other))
+        assert made.shape[1:] == samples(one).shape[1:] and made.isfinite().all()
+
+
+def test_side_by_side_all_else_must_be_equal() -> None:
+    for other in ((1, 4, 8, 8), (1, 16, 6, 8), (1, 16, 1, 8, 8)):
+        with pytest.raises(InputError, match="1×16×8×8 and .* along 'x'"):
+            latents.concatenate_latents(latent(1, 16, 8, 8), latent(*other), "x")
+    assert samples(latents.concatenate_latents(latent(1, 4, 8, 8), latent(1, 4, 8, 3), "-x")).shape[-1] == 11
+
+
+def test_each_frame_is_changed_like_a_picture() -> None:
+    frames = latent(1, 4, 3, 16, 24)
+
+    def each(change: Callable[[LatentValue], LatentValue]) -> None:
+        alone = [samples(change({"samples": frame})) for frame in samples(frames).unbind(2)]
+        assert torch.equal(samples(change(frames)), torch.stack(alone, dim=2))
+
+    each(lambda one: latents.upscale_latent_by(one, "bislerp", 1.5))
+    each(lambda one: latents.rotate_latent(one, "90 degrees"))
+    each(lambda one: latents.flip_latent(one, "x-axis: vertically"))
+    each(lambda one: latents.crop_latent(one, 64, 64, 8, 16))
+    each(lambda one: latents.composite_latents(one, {"samples": samples(one) * 0}, 8, 8, 16))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loraloom.engine.node import Choice, Number, Options, node
+from loraloom.nodes.composition import require_one_kind
 from loraloom.nodes.sockets import BatchSize, Latent, LatentValue
 from loraloom.resampling import as_batch, repeat_to, resize, resize_mask
 
@@ -53,6 +54,7 @@ def latents_from_batch(
 def join_latents(samples1: Latent, samples2: Latent) -> Latent:
     """Join two batches; the second is resized to the first."""
     first, second = samples1["samples"], samples2["samples"]
+    require_one_kind(first, second)
     if first.shape[1:] != second.shape[1:]:
         second = resize(second, first.shape[-1], first.shape[-2], "bilinear", "center")
     index = [

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from loraloom.engine.node import Choice, Number, node
-from loraloom.nodes.composition import paste
+from loraloom.errors import InputError
+from loraloom.nodes.composition import paste, require_one_kind
 from loraloom.nodes.sockets import Latent, LatentValue, Mask
 from loraloom.resampling import CROPS, LATENT_METHODS, as_batch, repeat_to, resize
 
@@ -57,13 +58,13 @@ def upscale_latent_by(
 @node("LatentRotate", category="latent/transform", display_name="Rotate Latent")
 def rotate_latent(samples: Latent, rotation: Rotation) -> Latent:
     """Turn latents clockwise."""
-    return _with(samples, samples["samples"].rot90(quarter_turns(rotation), (3, 2)))
+    return _with(samples, samples["samples"].rot90(quarter_turns(rotation), (-1, -2)))
 
 
 @node("LatentFlip", category="latent/transform", display_name="Flip Latent")
 def flip_latent(samples: Latent, flip_method: Flip) -> Latent:
     """Mirror latents."""
-    return _with(samples, samples["samples"].flip(2 if flip_method.startswith("x") else 3))
+    return _with(samples, samples["samples"].flip(-2 if flip_method.startswith("x") else -1))
 
 
 @node("LatentCrop", category="latent/transform", display_name="Crop Latent")
@@ -77,10 +78,10 @@ def crop_latent(
     """Cut a rectangle out of latents; its corner is moved so that at least 64 pixels remain."""
     whole = samples["samples"]
     least = SMALLEST // PIXELS_PER_LATENT
-    left = max(0, min(x // PIXELS_PER_LATENT, whole.shape[3] - least))
-    top = max(0, min(y // PIXELS_PER_LATENT, whole.shape[2] - least))
+    left = max(0, min(x // PIXELS_PER_LATENT, whole.shape[-1] - least))
+    top = max(0, min(y // PIXELS_PER_LATENT, whole.shape[-2] - least))
     bottom, right = top + height // PIXELS_PER_LATENT, left + width // PIXELS_PER_LATENT
-    return _with(samples, whole[:, :, top:bottom, left:right])
+    return _with(samples, whole[..., top:bottom, left:right])
 
 
 @node("LatentComposite", category="latent", display_name="Latent Composite")
@@ -90,13 +91,14 @@ def composite_latents(
     """Lay one latent over another; `feather` blends the edges that are not at the picture's own edge."""
     x, y, feather = (value // PIXELS_PER_LATENT for value in (x, y, feather))
     below, above = samples_to["samples"].clone(), samples_from["samples"]
-    above = above[:, :, : below.shape[2] - y, : below.shape[3] - x]
+    require_one_kind(below, above)
+    above = repeat_to(above, len(below))[..., : max(0, below.shape[-2] - y), : max(0, below.shape[-1] - x)]
     height, width = above.shape[-2:]
     ramp = (torch.arange(feather) + 1) / max(feather, 1)
     down, across = torch.ones(height), torch.ones(width)
     for line, length, near, far in (
-        (down, height, y != 0, y + height < below.shape[2]),
-        (across, width, x != 0, x + width < below.shape[3]),
+        (down, height, y != 0, y + height < below.shape[-2]),
+        (across, width, x != 0, x + width < below.shape[-1]),
     ):
         kept = ramp[:length]
         if near:
@@ -124,6 +126,7 @@ def composite_latents_masked(
     mask: Mask | None = None,
 ) -> Latent:
     """Lay one latent over another where the mask says."""
+    require_one_kind(destination["samples"], source["samples"])
     corner = (x // PIXELS_PER_LATENT, y // PIXELS_PER_LATENT)
     return _with(destination, paste(destination["samples"], source["samples"], corner, mask, resize_source))
 
@@ -134,8 +137,10 @@ def blend_latents(
 ) -> Latent:
     """Mix two latents; the factor is the share of the first."""
     first, second = samples1["samples"], samples2["samples"]
+    require_one_kind(first, second)
     if first.shape != second.shape:
-        second = resize(second, first.shape[3], first.shape[2], "bicubic", "center")
+        second = resize(second, first.shape[-1], first.shape[-2], "bicubic", "center")
+        second = repeat_to(second, len(first))
     return _with(samples1, first * blend_factor + second * (1 - blend_factor))
 
 
@@ -180,11 +185,18 @@ def concatenate_latents(
     samples1: Latent, samples2: Latent, dim: Annotated[str, Choice(("x", "-x", "y", "-y", "t", "-t"))]
 ) -> Latent:
     """Put two latents side by side; with a minus, the second comes first."""
-    first = samples1["samples"]
-    pair = [first, repeat_to(samples2["samples"], first.shape[0])]
+    first, second = samples1["samples"], samples2["samples"]
+    dimension = first.dim() + _DIMENSIONS[dim[-1]]
+    rest = [(*latent.shape[1:dimension], *latent.shape[dimension + 1 :]) for latent in (first, second)]
+    if first.dim() != second.dim() or rest[0] != rest[1]:
+        raise InputError(
+            f"latents of the shapes {_shape(first)} and {_shape(second)} cannot be joined along {dim[-1]!r}: "
+            "all other sides and the channels must be equal"
+        )
+    pair = [first, repeat_to(second, first.shape[0])]
     if dim.startswith("-"):
         pair.reverse()
-    return _with(samples1, torch.cat(pair, dim=_DIMENSIONS[dim[-1]]))
+    return _with(samples1, torch.cat(pair, dim=dimension))
 
 
 @node("LatentCut", category="latent/advanced", v3=True, python_module=EXTRA)
@@ -237,9 +249,14 @@ def _with(latent: LatentValue, samples: Tensor) -> LatentValue:
     return {**latent, "samples": samples}
 
 
+def _shape(samples: Tensor) -> str:
+    return "×".join(map(str, samples.shape))
+
+
 def _alike(latent: LatentValue, model: LatentValue) -> Tensor:
     """The samples of one latent in the size and number of another's."""
     samples, like = latent["samples"], model["samples"]
+    require_one_kind(like, samples)
     if samples.shape[1:] != like.shape[1:]:
         samples = resize(samples, like.shape[-1], like.shape[-2], "bilinear", "center")
     return repeat_to(samples, like.shape[0])
