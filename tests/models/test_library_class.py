@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_libraries_that_were_imported_before_are_taken_as_they_are() -> None:
 
 def test_other_threads_import_whole_packages_meanwhile() -> None:
     run(
-        "import threading\n"
+        "import threading, diffusers, transformers\n"  # which replace themselves: not to be begun by two
         "seen = []\n"
         "def other():\n"
         "    import scipy.stats\n"
@@ -129,9 +130,43 @@ def test_other_threads_import_whole_packages_meanwhile() -> None:
     )
 
 
+def test_classes_are_imported_ahead() -> None:
+    run(
+        "from loraloom.models.library_class import import_ahead\n"
+        f"import_ahead(['diffusers.no_such:Thing', {UNET!r}]).join(120)\n"
+        "assert 'diffusers.models.unets.unet_2d_condition' in sys.modules\n"
+    )
+
+
+def test_nothing_else_imports_the_libraries() -> None:
+    """A plain import would bring all along."""
+    plain = re.compile(
+        r"^(from|import) (diffusers|transformers)\b|^    +(from|import) (diffusers|transformers)\b"
+    )
+    for path in (SOURCE / "loraloom").rglob("*.py"):
+        typed = path.read_text("utf-8").partition("if TYPE_CHECKING:")
+        body = typed[0] + typed[2].partition("\n\n\n")[2]
+        assert not [line for line in body.splitlines() if plain.match(line)], path
+
+
 def test_what_is_not_there_is_said() -> None:
     with pytest.raises(ImportError):
         library_class("diffusers.models.unets.no_such_file:Nothing")
     with pytest.raises(AttributeError):
         library_class("diffusers.models.unets.unet_2d_condition:Nothing")
     assert library_class("collections:OrderedDict").__name__ == "OrderedDict"
+
+
+def test_a_workflow_imports_nothing_heavy(tmp_path: Path) -> None:
+    run(
+        "import json\n"
+        "from pathlib import Path\n"
+        "import loraloom\n"
+        "from loraloom.session import Session\n"
+        "demo = Path(loraloom.__file__).parent / 'demo' / 'data'\n"
+        f"with Session(demo / 'models', output_dir={str(tmp_path)!r}, dtype='fp32') as session:\n"
+        "    graph = json.loads((demo / 'workflow.json').read_text('utf-8'))\n"
+        "    assert session.run(graph).images\n"
+        f"found = [name for name in (*{HEAVY!r}, 'transformers', 'requests') if name in sys.modules]\n"
+        "assert not found, found\n"
+    )

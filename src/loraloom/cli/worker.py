@@ -19,6 +19,8 @@ from loraloom.engine.validation import own_checks
 from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import problem
+from loraloom.models.library_class import import_ahead
+from loraloom.models.recognition import families
 from loraloom.runtime.output_files import OutputFolder
 from loraloom.session import Session
 from loraloom.workflow.api_format import parse_api
@@ -106,4 +108,5 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         cache=cache,
     )
     session.services = replace(session.services, temp=OutputFolder(Path(settings["temp_dir"]), "temp"))
+    import_ahead(family.module.path for family in families())
     return SessionRunner(session, cache)

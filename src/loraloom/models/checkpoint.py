@@ -1,4 +1,4 @@
-"""Files → handles. Only headers are read."""
+"""Files → handles. Only headers are read; meanwhile a thread imports what computing will need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TypeAlias
 
 from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder import find_autoencoder
+from loraloom.models.encoder import encoder_kind
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
+from loraloom.models.library_class import import_ahead
 from loraloom.models.names import Regrouping
 from loraloom.models.recognition import looks_like, recognise
 from loraloom.models.text_sources import checkpoint_parts, text_encoders
@@ -28,7 +30,7 @@ def open_checkpoint(path: FilePath) -> tuple[DiffusionModel, TextEncoders | None
     model = _diffusion_model(file)
     recipe = model.family.recipe(model.weights.shapes)
     parts = checkpoint_parts(file, recipe.encoders)
-    text = TextEncoders(recipe.name, parts) if parts else None
+    text = _imported(TextEncoders(recipe.name, parts)) if parts else None
     return model, text, _autoencoder(file)
 
 
@@ -46,7 +48,7 @@ def open_text_encoders(paths: tuple[FilePath, ...], kind: str) -> TextEncoders:
     """Text encoders from one or several files, in any order: each is recognised by its names and shapes.
 
     kind: the `type` of the loader ("stable_diffusion", "sdxl", "flux", …)."""
-    return text_encoders([TensorFile(path) for path in paths], kind)
+    return _imported(text_encoders([TensorFile(path) for path in paths], kind))
 
 
 def open_autoencoder(path: FilePath) -> Autoencoder:
@@ -67,7 +69,13 @@ def open_tiny_autoencoder(name: str, encoder: FilePath, decoder: FilePath) -> Au
     kind = tiny_kind(name)
     with source.naming():
         kind.blueprint(source.shapes)
+    import_ahead([kind.module.path])
     return Autoencoder(kind, source)
+
+
+def _imported(text: TextEncoders) -> TextEncoders:
+    import_ahead(path for part in text.parts for path in encoder_kind(part.role).classes)
+    return text
 
 
 def _diffusion_model(file: TensorFile) -> DiffusionModel:
@@ -77,6 +85,7 @@ def _diffusion_model(file: TensorFile) -> DiffusionModel:
         source = _regrouped(file, found.prefix, found.regrouping)
     with source.naming():
         found.family.blueprint(source.shapes)  # what cannot be built is refused before anything is loaded
+    import_ahead([found.family.module.path])
     return DiffusionModel(found.family, source)
 
 
@@ -87,6 +96,7 @@ def _autoencoder(file: TensorFile) -> Autoencoder | None:
     source = _regrouped(file, found.prefix, found.pieces)
     with source.naming():
         found.kind.blueprint(source.shapes)
+    import_ahead([found.kind.module.path])
     return Autoencoder(found.kind, source)
 
 

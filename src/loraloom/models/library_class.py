@@ -17,8 +17,9 @@ import builtins
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
@@ -59,9 +60,49 @@ def library_class(path: str) -> Any:
     try:
         with _piecemeal():
             module = importlib.import_module(where)
+        _spare_peft()
     except ImportError:
         module = importlib.import_module(where)
     return getattr(module, name)
+
+
+def import_ahead(paths: Iterable[str]) -> threading.Thread:
+    """Begin to import classes, in order, in a thread. What goes wrong is said where one is asked for.
+
+    The libraries' own beginnings come first, in this thread: they replace themselves in `sys.modules`, so
+    that another thread that imports them at that moment would get half of one."""
+
+    def work() -> None:
+        for path in wanted:
+            with suppress(ImportError, AttributeError):
+                library_class(path)
+
+    wanted = tuple(paths)
+    for library in dict.fromkeys(path.partition(".")[0] for path in wanted):
+        if library in LIBRARIES:
+            with suppress(ImportError), _piecemeal():
+                importlib.import_module(library)
+    thread = threading.Thread(target=work, name="loraloom-imports")
+    thread.start()
+    return thread
+
+
+def _spare_peft() -> None:
+    """Networks of diffusers import PEFT at every call, to scale its layers by 1: that is left out."""
+    module = sys.modules.get("diffusers.utils.peft_utils")
+    for name in ("scale_lora_layers", "unscale_lora_layers"):
+        scale: Callable[..., None] | None = getattr(module, name, None)
+        if scale is not None and not hasattr(scale, "__wrapped__"):
+            setattr(module, name, _but_by_one(scale))
+
+
+def _but_by_one(scale: Callable[..., None]) -> Callable[..., None]:
+    @wraps(scale)
+    def scaled(model: object, weight: float | None = None) -> None:
+        if weight != 1.0:
+            scale(model, weight)
+
+    return scaled
 
 
 class _State(threading.local):
@@ -158,7 +199,8 @@ class BarePackage(ModuleType):
         _whole.add(package)
         if sys.modules.get(package) is self:
             sys.modules.pop(package, None)
-        whole = importlib.import_module(package)
+        importlib.import_module(package)
+        whole = sys.modules[package]  # which may have replaced itself
         for name, module in list(vars(self).items()):
             if isinstance(module, ModuleType) and module.__name__ == f"{package}.{name}":
                 vars(whole).setdefault(name, module)

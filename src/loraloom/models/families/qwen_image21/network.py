@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
+from loraloom.models.library_class import library_class
 from loraloom.models.references import references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
 
 THETA = 10000.0
 MOST_KEPT = 4
@@ -123,7 +126,8 @@ def _kept_prefix(
     needed = 2 * layers * len(x) * prefix * width * run.dtype.itemsize
     if len(run.kept) >= MOST_KEPT or not run.has_room(needed):
         return None, None
-    return Prefix(tuple(part.clone() for part in parts), size, QwenImage21KVCache(layers)), "extract"
+    cache = library_class("diffusers.models.transformers.transformer_qwenimage21:QwenImage21KVCache")
+    return Prefix(tuple(part.clone() for part in parts), size, cache(layers)), "extract"
 
 
 def _tokens(picture: Tensor) -> Tensor:
