@@ -65,5 +65,5 @@ def cayley(skew: Tensor, bound: float) -> Tensor:
         norm = torch.linalg.vector_norm(skew) + 1e-8
         if norm > bound:
             skew = skew * (bound / norm)
-    same = torch.eye(skew.shape[-1])
+    same = torch.eye(skew.shape[-1], device=skew.device)
     return torch.linalg.solve(same - skew, same + skew, left=False)

@@ -7,12 +7,13 @@ that the memory needed does not grow with the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from loraloom.errors import InputError, ModelFileError
+from loraloom.errors import InputError, ModelFileError, OutOfMemory
 from loraloom.models.activations import DECODER_MAPS, ENCODER_MAPS, picture_bytes
 from loraloom.models.autoencoder import AutoencoderKind
 from loraloom.models.resident import Resident
@@ -30,7 +31,8 @@ class AutoencoderNetwork:
     """An autoencoder ready to run.
 
     module: gives the resident module each time it is about to be used. has_room: whether so many bytes can be
-    had for computing.
+    had for computing. give_way: after an allocation failed, whether there is more to be had now. say_tiles:
+    hears the side of tiles that memory asks for.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class AutoencoderNetwork:
         dtype: torch.dtype,
         device: torch.device,
         has_room: Callable[[int], bool] = lambda needed: True,
+        give_way: Callable[[], bool] = lambda: False,
+        say_tiles: Callable[[int], None] = lambda tile: None,
     ) -> None:
         self._kind = kind
         self._module = module
@@ -48,6 +52,8 @@ class AutoencoderNetwork:
         self._dtype = dtype
         self._device = device
         self._has_room = has_room
+        self._give_way = give_way
+        self._say_tiles = say_tiles
 
     @property
     def latent_channels(self) -> int:
@@ -107,12 +113,27 @@ class AutoencoderNetwork:
             )
             if not smallest and not self._has_room(needed):
                 continue
+            if tile:
+                self._say_tiles(tile)
             try:
-                return tiled(tile) if tile else whole()
+                return self._until_it_fits(partial(tiled, tile) if tile else whole)
             except (RuntimeError, MemoryError) as error:
-                if smallest or not is_allocation_failure(error):
+                if not is_allocation_failure(error):
                     raise
+                if smallest:
+                    raise OutOfMemory(
+                        f"there is not enough memory on {self._device} for tiles of {tile} pixels"
+                    ) from error
         raise AssertionError("the smallest tiles either succeed or raise")
+
+    def _until_it_fits(self, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, tried again while something else can leave the memory."""
+        while True:
+            try:
+                return make()
+            except (RuntimeError, MemoryError) as error:
+                if not is_allocation_failure(error) or not self._give_way():
+                    raise
 
     @torch.inference_mode()
     def _pictures(self, latent: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ from loraloom.models.latent_format import LatentFormat
 from loraloom.models.recipe import wants
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Parametrisation, SampleContext
+from loraloom.weights.capacity import is_allocation_failure
 
 Skipped: TypeAlias = "tuple[tuple[str, int], ...]"
 """Blocks to leave out: ("double", 7), ("single", 3) …"""
@@ -73,6 +74,7 @@ class DiffusionNetwork:
     options: what nodes attached to the model, by name, for the family's functions. reserve: makes room for
     computing with such inputs; torch.OutOfMemoryError where there is too little for so many at once.
     has_room: whether so many bytes more than that are free. kept: see `Run`.
+    give_way: after an allocation failed, whether there is more to be had now.
     """
 
     family: Family
@@ -87,6 +89,7 @@ class DiffusionNetwork:
     reserve: Callable[[Tensor, Inputs], None] = lambda x, inputs: None
     has_room: Callable[[Tensor, Inputs, int], bool] = lambda x, inputs, more: True
     kept: list[object] = field(default_factory=lambda: list[object]())
+    give_way: Callable[[], bool] = lambda: False
 
     @property
     def latents(self) -> LatentFormat:
@@ -125,6 +128,14 @@ class DiffusionNetwork:
         return self.family.network.inputs(cond, self._run(context))
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
+        while True:
+            try:
+                return self._evaluated(x, timestep, inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_allocation_failure(error) or not self.give_way():
+                    raise
+
+    def _evaluated(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
         module = self.module()
         self.reserve(x, inputs)
         run = replace(self._run(), kept=self.kept, has_room=partial(self.has_room, x, inputs))

@@ -8,7 +8,7 @@ not used for longest leaves first, text encoders before the rest.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Collection, Generator, Hashable, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Literal, TypeAlias
@@ -16,9 +16,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from loraloom.errors import InputError, OutOfMemory
+from loraloom.errors import OutOfMemory
 from loraloom.models.activations import hidden_width, step_bytes
 from loraloom.models.autoencoder_network import AutoencoderNetwork
+from loraloom.models.devices import DtypeName as DtypeName
+from loraloom.models.devices import device_named, dtype_named
 from loraloom.models.diffusion_network import Around, DiffusionNetwork
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
@@ -28,11 +30,10 @@ from loraloom.models.resident import Arithmetic, Resident, Storage
 from loraloom.models.unmerged import Unmerged
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Network
-from loraloom.weights.capacity import available_memory, has_native_bfloat16, is_allocation_failure
+from loraloom.weights.capacity import available_memory, is_allocation_failure
 from loraloom.weights.patch import Stack
 from loraloom.weights.source import WeightSource
 
-DtypeName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Kind: TypeAlias = Literal["network", "autoencoder", "text"]
 
 _KINDS: Mapping[Kind, str] = {
@@ -40,8 +41,6 @@ _KINDS: Mapping[Kind, str] = {
     "autoencoder": "autoencoder",
     "text": "text encoder",
 }
-
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 LARGE_TEXT_ENCODER = 2_000_000_000
 """Parameters from which a text encoder follows the network's type instead of float32."""
@@ -56,9 +55,10 @@ DOUBT = 2
 class Memory:
     """What is resident on one device.
 
-    device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: the type networks compute in; "auto" is bfloat16
-    where the device multiplies it natively, else float32. budget: bytes that weights may take in all;
-    None: what the device has. storage: how quantised weights are multiplied (`resident.Arithmetic`).
+    device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps". dtype: the type networks compute in; "auto" is
+    bfloat16 where the device multiplies it natively, else float32. budget: bytes that may be used of the
+    device in all (of the CPU: by weights); None: what it has. storage: how quantised weights are multiplied
+    (`resident.Arithmetic`).
     """
 
     def __init__(
@@ -68,10 +68,12 @@ class Memory:
         budget: int | None = None,
         storage: Arithmetic = "native",
     ) -> None:
-        self.device = _device(device)
-        self.dtype = _dtype(dtype, self.device)
+        self.device = device_named(device)
+        self.dtype = dtype_named(dtype, self.device)
         self.budget = budget
         self.storage: Arithmetic = storage
+        self.tell: Callable[[str], None] = lambda message: None
+        """Hears how runs are changed by what the device has."""
         self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
 
     def network(self, model: DiffusionModel, beside: Stack = ()) -> Network:
@@ -95,18 +97,29 @@ class Memory:
             around=_around(model, blueprint, beside),
             options=dict(model.options),
             reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
-            has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key),
+            has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
+            give_way=partial(self.give_way, key),
         )
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
         blueprint = vae.kind.blueprint(vae.weights.shapes)
         lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype)
-        has_room = partial(self.has_room, kept=_key("autoencoder", vae.weights, self.dtype))
-        return AutoencoderNetwork(vae.kind, lease, blueprint.config, self.dtype, self.device, has_room)
+        key = _key("autoencoder", vae.weights, self.dtype)
+        return AutoencoderNetwork(
+            vae.kind,
+            lease,
+            blueprint.config,
+            self.dtype,
+            self.device,
+            has_room=partial(self.has_room, kept=key),
+            give_way=partial(self.give_way, key),
+            say_tiles=self._say_tiles,
+        )
 
     def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]:
         """Role → text encoder with the stack applied. Valid until the next call of this object."""
-        return {part.role: self._text_part(part, encoders.stack) for part in encoders.parts}
+        keys = {_key("text", part.weights, *self._text_storage(part)) for part in encoders.parts}
+        return {part.role: self._text_part(part, encoders.stack, keys) for part in encoders.parts}
 
     def resident_module(self, model: DiffusionModel) -> nn.Module:
         """The diffusers module behind `network`, patched. Valid until the next call of this object."""
@@ -114,6 +127,8 @@ class Memory:
 
     def release(self) -> None:
         """Let go of everything; networks that were handed out load again when next called."""
+        for _, resident in self._residents.values():
+            resident.close()
         self._residents.clear()
         self._empty_cache()
 
@@ -126,12 +141,14 @@ class Memory:
     def resident_bytes(self) -> int:
         return sum(resident.nbytes for _, resident in self._residents.values())
 
-    def _text_part(self, part: TextPart, stack: Stack) -> nn.Module:
-        count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
-        dtype = self.dtype if count > LARGE_TEXT_ENCODER else torch.float32
-        storage: Storage = "stored" if count > LARGE_TEXT_ENCODER else "quantized"
+    def _text_part(self, part: TextPart, stack: Stack, beside: Collection[Hashable]) -> nn.Module:
+        dtype, storage = self._text_storage(part)
         blueprint = text_blueprint(part.role, part.weights.shapes)
-        return self._lease("text", blueprint, part.weights, stack, dtype, storage)()
+        return self._lease("text", blueprint, part.weights, stack, dtype, storage, beside)()
+
+    def _text_storage(self, part: TextPart) -> tuple[torch.dtype, Storage]:
+        count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
+        return (self.dtype, "stored") if count > LARGE_TEXT_ENCODER else (torch.float32, "quantized")
 
     def _network_lease(self, model: DiffusionModel, blueprint: Blueprint) -> Callable[[], nn.Module]:
         return self._lease("network", blueprint, model.weights, model.stack, self.dtype, _storage(model))
@@ -144,38 +161,133 @@ class Memory:
         stack: Stack,
         dtype: torch.dtype,
         storage: Storage = "quantized",
+        beside: Collection[Hashable] = (),
     ) -> Callable[[], nn.Module]:
+        """beside: keys of those that are in use together with it."""
+        key = _key(kind, source, dtype, storage)
+
+        def load(room: int | None) -> Resident:
+            return Resident(
+                blueprint,
+                source,
+                dtype=dtype,
+                device=self.device,
+                storage=storage,
+                arithmetic=self.storage,
+                room=room,
+                has_spare=lambda needed: needed <= self._free() - MARGIN,
+            )
+
         def module() -> nn.Module:
-            key = _key(kind, source, dtype, storage)
             if key not in self._residents:
-                self._make_room(kind, source, dtype, storage)
+                self._make_room(kind, source, dtype, storage, beside)
                 try:
-                    resident = Resident(
-                        blueprint,
-                        source,
-                        dtype=dtype,
-                        device=self.device,
-                        storage=storage,
-                        arithmetic=self.storage,
-                    )
+                    resident = self._loaded(load, weights_bytes(source, dtype, storage), beside)
                 except (RuntimeError, MemoryError) as error:
                     if not is_allocation_failure(error):
                         raise
                     raise self._too_large(kind, source, dtype, storage) from error
                 self._residents[key] = kind, resident
+                self._say_streamed(kind, source, resident)
             self._residents.move_to_end(key)
             resident = self._residents[key][1]
-            resident.apply(stack)
+            self._patch(resident, stack, key, beside)
             return resident.module
 
         return module
 
-    def _make_room(self, kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage) -> None:
-        """Evict until the weights fit; OutOfMemory with the figures when nothing is left to evict."""
+    def _loaded(
+        self, load: Callable[[int | None], Resident], size: int, beside: Collection[Hashable]
+    ) -> Resident:
+        """A resident as large as there is room for; a smaller one where an allocation fails nevertheless.
+        size: bytes of all its weights."""
+        if self.device.type == "cpu":
+            return load(None)
+        room = self._free() - MARGIN
+        while True:
+            try:
+                return load(room)
+            except (RuntimeError, MemoryError) as error:
+                if not is_allocation_failure(error) or room <= 0:
+                    raise
+            if not self._shrink_others(beside):
+                room = min(room, size) // 2
+
+    def _shrink_others(self, kept: Collection[Hashable]) -> bool:
+        """Let something go beside what is being loaded; whether there was anything."""
+        if self._evict(kept):
+            return True
+        return any(self._halve(self._residents[key][1]) for key in kept if key in self._residents)
+
+    def _halve(self, resident: Resident) -> bool:
+        """Let a resident hold half as much; whether it could."""
+        streaming = resident.streaming
+        if streaming is None or streaming.held <= streaming.least:
+            return False
+        is_smaller = resident.fit(max(streaming.least, resident.nbytes // 2))
+        self._empty_cache()
+        return is_smaller
+
+    def _patch(
+        self, resident: Resident, stack: Stack, key: Hashable, beside: Collection[Hashable] = ()
+    ) -> None:
+        """Apply a stack; with less beside it, or less of it, where the memory does not suffice."""
+        coming = resident.coming(stack)
+        coming += MARGIN if coming else 0
+        while coming > self._free() and self._evict((key, *beside)):
+            pass
+        if coming > self._free() and self.device.type != "cpu":
+            resident.fit(resident.nbytes + self._free() - coming)
+        while True:
+            try:
+                resident.apply(stack)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_allocation_failure(error):
+                    raise
+                if not self._evict((key, *beside)) and not self._halve(resident):
+                    raise OutOfMemory(
+                        f"there is not enough memory on {self.device} to apply the LoRAs"
+                    ) from error
+
+    def give_way(self, kept: Hashable = None) -> bool:
+        """After an allocation failed: whether more is free now, because something left or became smaller."""
+        if self.device.type == "cpu":
+            return False
+        if self._evict((kept,)):
+            return True
+        if not any(self._halve(resident) for _, resident in self._residents.values()):
+            return False
+        self.tell(f"memory on {self.device} ran out; more weights are fetched each time they are used")
+        return True
+
+    def _say_streamed(self, kind: Kind, source: WeightSource, resident: Resident) -> None:
+        if resident.streaming is not None and resident.streaming.streamed:
+            names = ", ".join(file.path.name for file in source.files)
+            self.tell(
+                f"{names}: {resident.streaming.streamed / 1e9:.2f} of {resident.streaming.whole / 1e9:.2f} GB"
+                f" of the {_KINDS[kind]} do not stay on {self.device} and are fetched when they are used"
+            )
+
+    def _say_tiles(self, tile: int) -> None:
+        self.tell(f"memory on {self.device} does not suffice for the whole picture: tiles of {tile} pixels")
+
+    def _make_room(
+        self,
+        kind: Kind,
+        source: WeightSource,
+        dtype: torch.dtype,
+        storage: Storage,
+        beside: Collection[Hashable] = (),
+    ) -> None:
+        """Evict until the weights fit, or nothing is left to evict: then, on the CPU, OutOfMemory with the
+        figures; on other devices they come when they are used."""
         needed = weights_bytes(source, dtype, storage) + MARGIN
         while needed > self._free():
-            if not self._evict():
-                raise self._too_large(kind, source, dtype, storage)
+            if not self._evict(beside):
+                if self.device.type == "cpu":
+                    raise self._too_large(kind, source, dtype, storage)
+                return
 
     def _too_large(
         self, kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage
@@ -189,19 +301,39 @@ class Memory:
             " smaller type (--dtype bf16) or an 8-bit file"
         )
 
-    def has_room(self, needed: int, kept: Hashable = None) -> bool:
-        """Whether so many bytes are free to compute with; others than `kept` leave until they are."""
-        while needed > available_memory(self.device):
-            if not self._evict(kept):
-                return False
+    def has_room(self, needed: int, kept: Hashable = None, *, may_shrink: bool = True) -> bool:
+        """Whether so many bytes are free to compute with; others than `kept` leave until they are, and then
+        `kept` holds less if it may."""
+        while needed > self._spare():
+            if not self._evict((kept,)):
+                return may_shrink and self._is_shrunk(needed, kept)
+        self._grow(needed, kept)
         return True
+
+    def _is_shrunk(self, needed: int, kept: Hashable) -> bool:
+        """Whether a resident could be made so small that so many bytes are free."""
+        if self.device.type == "cpu" or kept not in self._residents:
+            return False
+        resident = self._residents[kept][1]
+        done = resident.fit(resident.nbytes + self._spare() - needed)
+        self._empty_cache()
+        return done and needed <= self._spare()
+
+    def _grow(self, needed: int, kept: Hashable) -> None:
+        """Let a resident that is not whole hold what has become free."""
+        if self.device.type == "cpu" or kept not in self._residents:
+            return
+        resident = self._residents[kept][1]
+        free = self._spare() - needed - MARGIN
+        if resident.streaming is not None and resident.streaming.streamed and free > resident.nbytes // 4:
+            resident.fit(resident.nbytes + free)
 
     def _reserve(self, needed: int, batch: int, kept: Hashable) -> None:
         """Make room for one evaluation. torch.OutOfMemoryError where fewer latents at once would need less,
         or where so much is missing that the system would end the process: `needed` is an estimate."""
         if torch.is_grad_enabled() or self.has_room(needed, kept):
             return
-        free = available_memory(self.device)
+        free = self._spare()
         if batch > 1 or needed > DOUBT * free:
             raise torch.OutOfMemoryError(f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
 
@@ -209,21 +341,25 @@ class Memory:
         free = available_memory(self.device)
         return free if self.budget is None else min(free, self.budget - self.resident_bytes)
 
-    def _evict(self, kept: Hashable = None) -> bool:
+    def _spare(self) -> int:
+        """Bytes to compute with."""
+        return available_memory(self.device) if self.device.type == "cpu" else self._free()
+
+    def _evict(self, kept: Collection[Hashable] = ()) -> bool:
         """Drop the resident that was not used for longest, text encoders first; whether there was one.
 
-        kept: one that stays, because it is about to be used."""
-        others = {key: kind for key, (kind, _) in self._residents.items() if key != kept}
+        kept: those that stay, because they are about to be used."""
+        others = {key: kind for key, (kind, _) in self._residents.items() if key not in kept}
         keys = [key for key, kind in others.items() if kind == "text"] or list(others)
         if not keys:
             return False
-        del self._residents[keys[0]]
+        self._residents.pop(keys[0])[1].close()
         self._empty_cache()
         return True
 
     def _empty_cache(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).empty_cache()
 
 
 def _key(kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage = "quantized") -> Hashable:
@@ -272,28 +408,3 @@ def _storage(model: DiffusionModel) -> Storage:
     if wanted.startswith("fp8_e4m3fn"):
         return torch.float8_e4m3fn
     return torch.float8_e5m2 if wanted == "fp8_e5m2" else "quantized"
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"no device is called {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"the device {name!r} was asked for, and there is no usable CUDA device")
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
-    dtype = DTYPES.get(name)
-    if dtype is None:
-        raise InputError(f"no such type to compute in: {name!r}; use auto, {', '.join(DTYPES)}")
-    if dtype == torch.float16 and device.type == "cpu":
-        raise InputError(
-            "fp16 arithmetic is not offered on the CPU: it is slow and inexact; use fp32 or bf16"
-        )
-    return dtype

@@ -5,27 +5,31 @@ signature differs, that weight alone is rebuilt: read again from the file, patch
 An empty signature therefore is the base, bit for bit. Weights that stay quantised are not touched where the
 algebra allows: their LoRAs run beside them. Where it does not, the one weight is widened and carries the
 change in the type to compute in; nothing is rounded into the storage format again.
+
+On other devices than the CPU all of this happens there (`device_weights`), and a module may be larger than
+what its weights may take: then some of them come when they are used (`streaming`).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Generator, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
+from loraloom.models.device_weights import DeviceWeights, LowRankPatch
 from loraloom.models.family import Blueprint, from_shapes
 from loraloom.models.slots import find_slots, is_unused, keep_packed
+from loraloom.models.streaming import Streaming, find_units
 from loraloom.weights.layers import PackedLayer, PackedLinear, join_low_rank
 from loraloom.weights.meta import build_unfilled, complete
 from loraloom.weights.packed import narrowed
-from loraloom.weights.patch import Factors, Patch, Rows, Stack
+from loraloom.weights.patch import Factors, Patch, Stack
 from loraloom.weights.source import WeightSource
 
 Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
@@ -50,6 +54,8 @@ class Resident:
     storage: which weights of linear layers, embeddings and convolutions stay narrower and are widened when
         used: "quantized", those that the file has quantised; "stored", all as the file has them; or an 8-bit
         type to round the others to.
+    room: bytes that the weights may take on the device; None: all that they need. has_spare: whether so many
+        bytes more may be kept there. torch.OutOfMemoryError where not even one layer after the other fits.
     """
 
     def __init__(
@@ -61,6 +67,8 @@ class Resident:
         device: torch.device,
         storage: Storage = "quantized",
         arithmetic: Arithmetic = "native",
+        room: int | None = None,
+        has_spare: Callable[[int], bool] = lambda needed: False,
     ) -> None:
         self.source = source
         self.dtype = dtype
@@ -83,11 +91,77 @@ class Resident:
         self._applied: dict[str, Signature] = {}
         self._mapped: set[str] = set()  # native weights that are the file's own pages: not to be written to
         self._stack: Stack | None = ()
-        with _plain_tensors():
-            for native in self._slots:
-                self._restore(native)
+        self._uses: dict[str, Uses] = {}
+        self._kept = DeviceWeights(source, device, has_spare)
+        self._absent: set[str] = set()  # native weights whose slots are empty
+        self.streaming: Streaming | None = None
+        self._load(room)
         with source.naming():
-            complete(self.module, device)
+            complete(self.module, device, self._absent_tensors())
+
+    def _absent_tensors(self) -> list[Tensor]:
+        slots = (slot for native in self._absent for slot in self._slots[native])
+        return [slot.tensor for slot in slots if not slot.layer]
+
+    def _load(self, room: int | None) -> None:
+        if room is None or self.device.type == "cpu":
+            with _plain_tensors():
+                for native in self._slots:
+                    self._restore(native)
+            return
+        units, fixed = find_units(self._slots, self.size_of)
+        self._absent = {native for unit in units for native in unit.natives}
+        self.streaming = Streaming(units, fixed, self, self.device)
+        if room < self.streaming.least:
+            raise torch.OutOfMemoryError(f"{self.streaming.least / 1e9:.2f} GB are the least")
+        with _plain_tensors():
+            for native in self._slots.keys() - self._absent:
+                self._restore(native)
+        self.fit(room)
+
+    def fit(self, room: int) -> bool:
+        """Hold at most so many bytes of weights from now on; False where they are too few for it."""
+        if self.streaming is None:
+            return self.nbytes <= room
+        if self._kept.nbytes + self.streaming.whole > room:
+            self._kept.drop_pristine()
+        return self.streaming.fit(room - self._kept.nbytes)
+
+    def close(self) -> None:
+        """Let go of the memory now, not when Python comes across the cycles."""
+        if self.streaming is not None:
+            self.streaming.close()
+            self.streaming = None
+
+    def fill(self, natives: Iterable[str]) -> None:
+        """Give empty slots the values of the present stack."""
+        with _plain_tensors():
+            for native in natives:
+                self._absent.discard(native)
+                self._change(native, self._uses.get(native))
+
+    def empty(self, natives: Iterable[str]) -> None:
+        """Take the values out of slots; what uses them nevertheless fails."""
+        for native in natives:
+            self._absent.add(native)
+            self._applied.pop(native, None)
+            self._kept.take_back(native)
+            for slot in self._slots[native]:
+                slot.empty(self._dtype_of(native))
+
+    def pin(self, natives: Iterable[str]) -> None:
+        """Prepare weights that are going to be filled again and again."""
+        for native in natives:
+            self._kept.pin(native)
+
+    def size_of(self, native: str) -> int:
+        """Bytes of a native weight on the device, without what LoRAs add."""
+        slots, count = self._slots[native], torch.Size(self.source.shapes[native]).numel()
+        if not slots[0].layer:
+            return count * self._dtype_of(native).itemsize
+        if isinstance(self.storage, torch.dtype) and not self.source.is_packed(native):
+            return count * self.storage.itemsize
+        return self.source.stored_bytes(native)
 
     def _empty_module(self, blueprint: Blueprint) -> nn.Module:
         for native, shape in self.source.shapes.items():
@@ -100,9 +174,11 @@ class Resident:
     @property
     def nbytes(self) -> int:
         """Bytes of the module's parameters, buffers and quantised weights."""
+        if self.streaming is not None:
+            return self.streaming.held + self._kept.nbytes
         plain = sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
         layers = (layer for layer in self.module.modules() if isinstance(layer, PackedLayer))
-        return plain + sum(layer.stored_bytes for layer in layers)
+        return plain + sum(layer.stored_bytes for layer in layers) + self._kept.nbytes
 
     def apply(self, stack: Stack) -> int:
         """Make the weights those of the base with `stack`; the number of native weights rebuilt."""
@@ -112,18 +188,31 @@ class Resident:
         changed = [
             native
             for native in dict.fromkeys((*self._applied, *wanted))
-            if _signature(wanted.get(native, ())) != self._applied.get(native, ())
+            if native not in self._absent
+            and _signature(wanted.get(native, ())) != self._applied.get(native, ())
         ]
         self._stack = None  # until all is rebuilt
+        self._uses = wanted
+        if self.device.type != "cpu":
+            self._kept.keep_patches(patch for uses in wanted.values() for patch, _ in uses)
         with _plain_tensors():
             for native in changed:
                 self._change(native, wanted.get(native))
         self._stack = stack
         return len(changed)
 
+    def coming(self, stack: Stack) -> int:
+        """Bytes that a stack's factors take on the device beyond those that are there."""
+        if stack == self._stack or self.device.type == "cpu":
+            return 0
+        return self._kept.coming(patch for uses in self._wanted(stack).values() for patch, _ in uses)
+
     def _change(self, native: str, uses: Uses | None) -> None:
         """Bring one native weight to what is wanted; after a failure it counts as unknown."""
+        is_base = native not in self._applied
         self._applied[native] = _UNKNOWN
+        if uses is not None and is_base:
+            self._set_aside(native)
         if uses is None:
             self._restore(native)
             del self._applied[native]
@@ -150,9 +239,12 @@ class Resident:
             self._mapped.add(native)
             for slot in slots:
                 slot.put(slot.cut(whole).reshape(slot.shape))
+        elif (pristine := self._kept.take_back(native)) is not None:
+            dtype = self._dtype_of(native)
+            for slot in slots:
+                slot.put(slot.cut(pristine).to(dtype).reshape(slot.shape).contiguous())
         else:
-            whole = self._memory_for(native, self._dtype_of(native))
-            self.source.read_into(native, whole)
+            whole = self._unpatched(native, self._dtype_of(native))
             self._write(native, whole, keep=True)
 
     def _rebuild(self, native: str, uses: Uses) -> None:
@@ -163,9 +255,8 @@ class Resident:
                 self._hold_packed(native)
             self._attach(native, factors)
             return
-        memory = self._memory_for(native, torch.float32)
-        self.source.read_into(native, memory)
-        whole = memory
+        memory = whole = self._unpatched(native, torch.float32, again=True)
+        uses = uses if self.device.type == "cpu" else self._kept.here(uses)
         for patch, strength in _joined(uses):
             whole = _patched(whole, patch, strength)
         for slot in self._slots[native] if layers else ():
@@ -174,11 +265,37 @@ class Resident:
         if not layers:
             self._write(native, whole, keep=whole is memory)
 
+    def _unpatched(self, native: str, dtype: torch.dtype, *, again: bool = False) -> Tensor:
+        """The file's values, where the weight is to be built, in memory that may be changed. again: they are
+        likely to be asked for again."""
+        if self.device.type == "cpu":
+            memory = self._memory_for(native, dtype)
+            self.source.read_into(native, memory)
+            return memory
+        values = self._kept.values(native)
+        if again and not self.source.is_packed(native):
+            self._kept.set_aside(native, values)
+        is_kept = self._kept.pristine(native) is not None
+        return values.to(dtype, copy=is_kept, memory_format=torch.contiguous_format)
+
+    def _set_aside(self, native: str) -> None:
+        """Keep an unpatched weight on the device, if it is there whole, for the next change of its LoRAs."""
+        (slot, *others) = self._slots[native]
+        values = slot.tensor if not slot.layer else None
+        if values is None or others or slot.placement.rows or values.device.type != self.device.type:
+            return
+        if self.device.type != "cpu":
+            self._kept.set_aside(native, values)
+
     def _write(self, native: str, whole: Tensor, *, keep: bool) -> None:
         """Give the slots a weight's values; keep: they may stay in its memory, which is nobody else's."""
         dtype = self._dtype_of(native)
+        pristine = self._kept.pristine(native)
         for slot in self._slots[native]:
-            slot.write(slot.cut(whole), dtype, self.device, in_place=native not in self._mapped, keep=keep)
+            own = native not in self._mapped
+            if pristine is not None:
+                own = slot.tensor.data_ptr() != pristine.data_ptr()
+            slot.write(slot.cut(whole), dtype, self.device, in_place=own, keep=keep)
         self._mapped.discard(native)
 
     def _memory_for(self, native: str, dtype: torch.dtype) -> Tensor:
@@ -278,23 +395,6 @@ def _patched(whole: Tensor, patch: Patch, strength: float) -> Tensor:
     return whole
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _SideBySide:
-    """Several low-rank patches of the same rows as one product: a single pass over the weight."""
-
-    signature: Hashable
-    rows: Rows
-    low_rank: Factors
-
-    def apply(self, weight: Tensor, strength: float) -> Tensor:
-        up, down = self.low_rank.up.to(weight), self.low_rank.down.to(weight)
-        weight.view(len(weight), -1).addmm_(up, down, alpha=strength)
-        return weight
-
-    def factors(self) -> Factors | None:
-        return self.low_rank
-
-
 def _joined(uses: Uses) -> Uses:
     """The same changes, runs of low-rank patches on the same rows put side by side."""
     joined: Uses = []
@@ -307,7 +407,7 @@ def _joined(uses: Uses) -> Uses:
         factors = [factor for factor in found if factor is not None]
         up = torch.cat([f.up * strength for f, (_, strength) in zip(factors, run, strict=True)], 1)
         down = torch.cat([f.down for f in factors])
-        joined.append((_SideBySide(_signature(run), rows, Factors(down, up)), 1.0))
+        joined.append((LowRankPatch(_signature(run), rows, Factors(down, up)), 1.0))
     return joined
 
 

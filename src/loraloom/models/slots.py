@@ -48,6 +48,13 @@ class Slot:
             tensor = nn.Parameter(tensor, requires_grad=False)
         setattr(self.owner, self.attribute, tensor)
 
+    def empty(self, dtype: torch.dtype) -> None:
+        """Let go of the values; the module keeps a tensor without memory."""
+        if layer := self.layer:
+            layer.let_go()
+        else:
+            self.put(torch.empty(self.shape, dtype=dtype, device="meta"))
+
     def write(
         self, values: Tensor, dtype: torch.dtype, device: torch.device, *, in_place: bool, keep: bool
     ) -> None:

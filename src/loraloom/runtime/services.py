@@ -43,4 +43,5 @@ def services(run: NodeRun) -> Services:
     found = run.services
     if not isinstance(found, Services):
         raise TypeError(f"these nodes run with Services, not {type(found).__name__}")
+    found.memory.tell = run.warn
     return found

@@ -25,6 +25,7 @@ from loraloom.sampling.inputs import repeated
 from loraloom.sampling.noise import noise_for, random_like
 from loraloom.sampling.samplers.registry import Method
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SampleContext, Step
+from loraloom.weights.capacity import clear_about_memory
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,6 +74,26 @@ def sample(
         )
     if sigmas.numel() == 0:
         return Sampled(latent, latent)
+    with clear_about_memory("sampling at this size"):
+        return (
+            yield from _sampled(
+                network, guidance, latent, noise, method, sigmas, seed, noise_mask, options, adapt
+            )
+        )
+
+
+def _sampled(
+    network: Network,
+    guidance: Guidance,
+    latent: Tensor,
+    noise: Tensor,
+    method: Method,
+    sigmas: Tensor,
+    seed: int,
+    noise_mask: Tensor | None,
+    options: SamplingOptions | None,
+    adapt: Adapt | None,
+) -> Generator[Step, None, Sampled]:
     options = options or SamplingOptions()
     sigmas = sigmas.to("cpu", torch.float32)  # samplers branch on levels: no waiting for a device
     noise = noise.to(network.device, torch.float32)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+
+from loraloom.errors import OutOfMemory
 
 _CGROUPS = (
     # limit, usage, statistics with the page cache that can be given back
@@ -27,10 +32,22 @@ _ALLOCATORS_SAY = (
 
 def available_memory(device: torch.device) -> int:
     """Bytes that can be allocated on a device now: free memory and what the system would give back."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":  # shares the host's memory, and may use a part of it
+        spare = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        return min(spare, psutil.virtual_memory().available)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        if hasattr(module, "mem_get_info"):
+            free, _ = module.mem_get_info(device)
+            return free + _cached_by_torch(module, device)
     return min(psutil.virtual_memory().available, _cgroup_memory())
+
+
+def _cached_by_torch(module: Any, device: torch.device) -> int:
+    """Bytes that torch holds of a device without using them."""
+    if not hasattr(module, "memory_reserved"):
+        return 0
+    return module.memory_reserved(device) - module.memory_allocated(device)
 
 
 def is_allocation_failure(error: BaseException) -> bool:
@@ -39,6 +56,21 @@ def is_allocation_failure(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _ALLOCATORS_SAY)
+
+
+@contextmanager
+def clear_about_memory(doing: str) -> Generator[None]:
+    """Says what could not be done where memory could not be had: OutOfMemory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_allocation_failure(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise OutOfMemory(
+            f"There is not enough memory on the device for {doing}. Close other programs, or choose a "
+            f"smaller picture or a smaller dtype. ({reason})"
+        ) from error
 
 
 def _text(path: str) -> str:
@@ -71,6 +103,8 @@ def has_native_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "xpu":
+        return True
     if device.type == "mps":
         return False
     flags = _text("/proc/cpuinfo")

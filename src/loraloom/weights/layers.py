@@ -62,6 +62,10 @@ class PackedLayer(nn.Module):
         """Take values in the type to compute in in its place."""
         self.packed, self.merged, self.low_rank = None, values.reshape(self.shape), None
 
+    def let_go(self) -> None:
+        """Hold nothing, until the next `hold` or `merge`."""
+        self.packed, self.merged, self.low_rank = None, None, None
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `cpu` and `cuda` do: what is stored moves with the layer and keeps its type."""
 

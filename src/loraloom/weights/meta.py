@@ -51,9 +51,12 @@ def build_unfilled(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def complete(module: nn.Module, device: torch.device) -> None:
-    """Bring what the file did not fill to the device. ModelFileError names what has no values at all."""
-    left = [name for name, tensor in _tensors(module) if tensor.is_meta]
+def complete(module: nn.Module, device: torch.device, later: Sequence[Tensor] = ()) -> None:
+    """Bring what the file did not fill to the device. ModelFileError names what has no values at all.
+
+    later: tensors that get theirs when they are used."""
+    known = {id(tensor) for tensor in later}
+    left = [name for name, tensor in _tensors(module) if tensor.is_meta and id(tensor) not in known]
     if left:
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
         raise ModelFileError(f"nothing gives values to {', '.join(left[:8])}{more} of the network")

@@ -82,7 +82,7 @@ class Oft(Algebra):
             given.exact("rescale").flatten() if "rescale" in given.tensors and not given.comfyui else None
         )
         turn = cayley(blocks - blocks.transpose(-1, -2), bound)
-        turn = turn - torch.eye(turn.shape[-1])
+        turn = turn - torch.eye(turn.shape[-1], device=turn.device)
         return Rotation(turn, rescale, 2 if given.comfyui else 1)
 
 

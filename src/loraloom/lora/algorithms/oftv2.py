@@ -97,7 +97,7 @@ def _turn(skew: Tensor, terms: int) -> Tensor:
     import torch
 
     if terms == 0:
-        return cayley(-skew, 0) - torch.eye(skew.shape[-1])
+        return cayley(-skew, 0) - torch.eye(skew.shape[-1], device=skew.device)
     total = 2 * skew if terms > 1 else torch.zeros_like(skew)
     if terms > 2:
         power = skew @ skew

@@ -21,6 +21,7 @@ from loraloom.models.text.recipes import known_recipes
 from loraloom.models.text.run import TextMemory, TextModule, encoder_run, weighted
 from loraloom.models.text.tokens import Chunk, Picture, Tokens, WeightedToken, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
+from loraloom.weights.capacity import clear_about_memory
 from loraloom.weights.source import WeightSource
 
 
@@ -230,6 +231,11 @@ def _even_out(tokens: dict[str, Tokens], clip: TextEncoders, uses: list[Use]) ->
 
 def _run(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> Encoded:
     """One encoder's output for a prompt."""
+    with clear_about_memory("the text encoder"):
+        return _encoded(memory, clip, use, tokens)
+
+
+def _encoded(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> Encoded:
     part = _loaded(clip, use)
     module = cast("TextModule", memory.text(clip)[use.encoder])
     if clip.clip_skip is not None and len(use.layers) == 1:

@@ -1,0 +1,117 @@
+"""A torch device "sim" on a machine without an accelerator, built from `sim.cpp` (g++ and ninja).
+
+Its tensors are on a device of their own, every operation runs on the CPU underneath, and an operation that
+mixes devices fails as it does on a GPU. Bytes that cross and bytes in use are counted, the memory can be
+bounded, and any allocation can be made to fail.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import cpp_extension
+
+SOURCE = Path(__file__).with_name("sim.cpp")
+EVERYTHING = (1 << 63) - 1
+
+
+class _Module:
+    """What `torch.sim` offers."""
+
+    def __init__(self, built: Any) -> None:
+        self._built = built
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        pass
+
+    manual_seed = manual_seed_all
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+    def synchronize(self, device: object = None) -> None:
+        pass
+
+    def empty_cache(self) -> None:
+        pass
+
+    def mem_get_info(self, device: object = None) -> tuple[int, int]:
+        """(free, all) bytes."""
+        stats = self._built.stats()
+        whole = min(stats["limit"], 1 << 40)
+        return whole - stats["live"], whole
+
+
+class Sim:
+    """The device and its counters."""
+
+    def __init__(self, built: Any) -> None:
+        self._built = built
+
+    def reset(self) -> None:
+        """Count from here: bytes, copies, allocations; the peak begins at what is in use."""
+        self._built.reset()
+
+    def __getitem__(self, name: str) -> int:
+        """ops, to, to_bytes, from, from_bytes, live, peak, allocations."""
+        return self._built.stats()[name]
+
+    @contextmanager
+    def limited(self, size: int) -> Generator[None]:
+        """The device has so many bytes."""
+        self._built.limit(size)
+        try:
+            yield
+        finally:
+            self._built.limit(EVERYTHING)
+
+    @contextmanager
+    def failing(self, number: int) -> Generator[None]:
+        """That allocation fails, counted from here."""
+        self._built.reset()
+        self._built.fail(number)
+        try:
+            yield
+        finally:
+            self._built.fail(-1)
+
+
+def missing() -> str | None:
+    """Why the device cannot be built here; None where it can."""
+    lacking = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    return f"the simulated device needs {' and '.join(lacking)}" if lacking else None
+
+
+@cache
+def sim_device(folder: Path) -> Sim:
+    """The device, built in `folder` unless it lies there already, and registered with torch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    built: Any = cpp_extension.load(
+        "loraloom_sim", [str(SOURCE)], extra_cflags=["-O1"], build_directory=str(folder)
+    )
+    torch.utils.rename_privateuse1_backend("sim")
+    torch._register_device_module("sim", _Module(built))  # pyright: ignore[reportPrivateUsage]
+    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    built.hooks()
+    return Sim(built)

@@ -1,0 +1,159 @@
+"""Samplers, LoRA algebras, storage formats, hooks, previews and training on the simulated device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
+from loraloom.models.memory import Memory
+from loraloom.models.resident import Resident
+from loraloom.sampling.guidance import CFG
+from loraloom.sampling.noise import initial_noise
+from loraloom.sampling.run import completed, sample
+from loraloom.sampling.samplers.registry import method, sampler_names
+from loraloom.sampling.schedules import sigmas_for
+from loraloom.sampling.types import Cond
+from loraloom.training.train import train
+from loraloom.weights.patch import PatchUse
+from loraloom.weights.source import WeightSource
+from loraloom.weights.tensor_file import TensorFile
+from tests import tiny_models as tiny
+from tests.lora import oracles
+from tests.models.plain_loras import plain_lora
+from tests.models.test_quantised_algebras import BLUEPRINT, FORMATS, lora_of, results, written
+from tests.sim_device.device import Sim
+from tests.training.conftest import MakeSettings
+from tests.training.conftest import checkpoint as checkpoint
+from tests.training.conftest import make_settings as make_settings
+from tests.training.conftest import pictures as pictures
+
+X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+POSITIVE, NEGATIVE = (
+    (Cond(torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(seed))),) for seed in (2, 3)
+)
+
+
+@pytest.fixture(scope="module")
+def memories(sim: Sim) -> dict[str, Memory]:
+    return {device: Memory(device, "fp32") for device in ("cpu", "sim")}
+
+
+def sampled(memory: Memory, path: Path, name: str) -> Tensor:
+    network = memory.network(open_checkpoint(path)[0])
+    sampler = method(name)
+    sigmas = sigmas_for(network.parametrisation, "karras", 4, method=sampler)
+    latent = torch.zeros_like(X)
+    with torch.inference_mode():
+        steps = sample(
+            network,
+            CFG(POSITIVE, NEGATIVE, 4.0),
+            latent=latent,
+            noise=initial_noise(latent, 5),
+            method=sampler,
+            sigmas=sigmas,
+            seed=5,
+        )
+        return completed(steps).latent
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_samplers(memories: dict[str, Memory], checkpoint: Path, name: str) -> None:
+    cpu, sim = (sampled(memories[device], checkpoint, name) for device in ("cpu", "sim"))
+    assert sim.device.type == "cpu"
+    torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
+
+
+@pytest.mark.parametrize("algorithm", oracles.ALGORITHMS)
+@pytest.mark.parametrize("to", FORMATS)
+def test_algebras_on_storage_formats(sim: Sim, to: str, algorithm: str, tmp_path: Path) -> None:
+    source = written(tmp_path, to)
+    stack = (PatchUse(lora_of(tmp_path, algorithm, source).model, 0.7),)
+    x, tokens = torch.randn(5, 128), torch.tensor([[3, 190], [3, 0]])
+    found: dict[str, list[dict[str, Tensor]]] = {}
+    for name in ("cpu", "sim"):
+        device = torch.device(name)
+        resident = Resident(BLUEPRINT, source, dtype=torch.float32, device=device)
+        found[name] = []
+        for wanted in ((), stack, ()):
+            resident.apply(wanted)
+            found[name].append(results(resident, x.to(device), tokens.to(device)))
+    for cpu, there in zip(found["cpu"], found["sim"], strict=True):
+        for name, value in there.items():
+            torch.testing.assert_close(value.cpu(), cpu[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", oracles.ALGORITHMS)
+def test_algebras_on_plain_weights(sim: Sim, algorithm: str, tmp_path: Path) -> None:
+    shapes = {f"{name}.weight": (192, 128) for name in ("fused", "whole", "table")}
+    path = tiny.write(tmp_path / "plain.safetensors", {**shapes, "fused.bias": (192,)}, torch.float32)
+    source = WeightSource.of_file(TensorFile(path))
+    stack = (PatchUse(lora_of(tmp_path, algorithm, source).model, 0.7),)
+    cpu, there = (
+        Resident(BLUEPRINT, source, dtype=torch.float32, device=torch.device(name), has_spare=lambda n: True)
+        for name in ("cpu", "sim")
+    )
+    for wanted in (stack, (), stack):
+        cpu.apply(wanted)
+        there.apply(wanted)
+        for (name, one), other in zip(cpu.module.named_parameters(), there.module.parameters(), strict=True):
+            assert other.device.type == "sim"
+            torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=1e-5, atol=1e-5, msg=name)
+            if wanted == ():
+                assert torch.equal(other.detach().cpu(), one.detach())
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_loras_of_single_conditionings(memories: dict[str, Memory], checkpoint: Path, dense: bool) -> None:
+    model = open_checkpoint(checkpoint)[0]
+    lora = plain_lora("hook", {n: s for n, s in model.weights.shapes.items() if s}, dense=dense).at(0.02)
+
+    def run(memory: Memory) -> Tensor:
+        network = memory.network(model, lora)
+        sigmas = sigmas_for(network.parametrisation, "simple", 2)
+        steps = sample(
+            network, CFG(POSITIVE, NEGATIVE, 2.0), latent=X * 0, noise=X, method=method("euler"),
+            sigmas=sigmas, seed=1,
+        )  # fmt: skip
+        return completed(steps).latent
+
+    with torch.inference_mode():
+        cpu, sim = (run(memories[device]) for device in ("cpu", "sim"))
+    torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
+
+
+@pytest.mark.parametrize("weight_dtype", ["fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"])
+def test_narrow_storage(memories: dict[str, Memory], tmp_path: Path, weight_dtype: str) -> None:
+    model = open_diffusion_model(tiny.write_flux(tmp_path / "flux.safetensors"), weight_dtype)
+    given = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for device, memory in memories.items():
+        module = memory.resident_module(model)
+        found[device] = module.get_submodule("context_embedder")(given.to(device)).cpu()
+    assert torch.equal(found["sim"], found["cpu"])
+
+
+def test_autoencoder_and_previews(memories: dict[str, Memory], checkpoint: Path, tmp_path: Path) -> None:
+    vae = open_autoencoder(tiny.write_vae(tmp_path / "vae.safetensors"))
+    image = torch.rand(2, 64, 72, 3)
+    coded = {name: memory.autoencoder(vae).encode(image) for name, memory in memories.items()}
+    torch.testing.assert_close(coded["sim"], coded["cpu"], rtol=1e-4, atol=1e-4)
+    shown = {name: memory.autoencoder(vae).decode(coded["cpu"]) for name, memory in memories.items()}
+    torch.testing.assert_close(shown["sim"], shown["cpu"], rtol=1e-4, atol=1e-4)
+    tiled = {name: m.autoencoder(vae).decode_tiled(coded["cpu"], 64, 16) for name, m in memories.items()}
+    torch.testing.assert_close(tiled["sim"], tiled["cpu"], rtol=1e-4, atol=1e-4)
+
+
+def test_training(sim: Sim, make_settings: MakeSettings, tmp_path: Path) -> None:
+    trained: dict[str, dict[str, Tensor]] = {}
+    for device in ("cpu", "sim"):
+        made = make_settings(steps=2)
+        settings = replace(made, run=replace(made.run, device=device), output=tmp_path / device)
+        trained[device] = load_file(train(settings).lora)
+    for name, value in trained["cpu"].items():
+        torch.testing.assert_close(trained["sim"][name], value, rtol=1e-2, atol=1e-4)

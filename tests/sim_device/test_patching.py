@@ -1,0 +1,103 @@
+"""What crosses to the device when LoRAs change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
+from loraloom.models.handles import DiffusionModel
+from loraloom.models.resident import Resident
+from tests import tiny_models as tiny
+from tests.models.plain_loras import PlainLora, PlainPatch, plain_lora
+from tests.sim_device.device import Sim
+
+SLACK = 1.1
+
+
+@pytest.fixture(scope="module", params=["sd15", "flux"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    folder = tmp_path_factory.mktemp("models")
+    if request.param == "flux":
+        return open_diffusion_model(tiny.write_flux(folder / "flux.safetensors", dtype=torch.bfloat16))
+    return open_checkpoint(tiny.write_sd15(folder / "sd15.safetensors"))[0]
+
+
+def lora_for(model: DiffusionModel, digest: str) -> PlainLora:
+    return plain_lora(digest, {name: s for name, s in model.weights.shapes.items() if len(s) == 2})
+
+
+def resident_of(model: DiffusionModel, dtype: torch.dtype, spare: bool) -> Resident:
+    blueprint = model.family.blueprint(model.weights.shapes)
+    return Resident(
+        blueprint, model.weights, dtype=dtype, device=torch.device("sim"), has_spare=lambda needed: spare
+    )
+
+
+def least(model: DiffusionModel, lora: PlainLora) -> tuple[int, int]:
+    """Bytes of the touched weights as stored, and of the LoRA."""
+    weights = sum(model.weights.stored_bytes(native) for native in lora.held)
+    patches = [patch for held in lora.held.values() for patch in held if isinstance(patch, PlainPatch)]
+    return weights, sum(patch.down.nbytes + patch.up.nbytes for patch in patches)
+
+
+def crossed(sim: Sim) -> int:
+    return sim["to_bytes"] + sim["from_bytes"]
+
+
+def test_loading_moves_the_file_once(sim: Sim, model: DiffusionModel) -> None:
+    sim.reset()
+    resident_of(model, torch.bfloat16, spare=False)
+    assert crossed(sim) <= SLACK * model.weights.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_change_moves_the_touched_weights_once(sim: Sim, model: DiffusionModel, dtype: torch.dtype) -> None:
+    resident, lora = resident_of(model, dtype, spare=False), lora_for(model, "one")
+    weights, factors = least(model, lora)
+    sim.reset()
+    resident.apply(lora.at(1.0))
+    assert crossed(sim) <= SLACK * (weights + factors)
+    for strength in (0.5, -2.0):
+        sim.reset()
+        resident.apply(lora.at(strength))
+        assert 0 < crossed(sim) <= SLACK * weights
+
+
+def test_a_change_moves_nothing_where_unpatched_weights_stay(sim: Sim, model: DiffusionModel) -> None:
+    resident, lora = resident_of(model, torch.float32, spare=True), lora_for(model, "one")
+    fresh = resident_of(model, torch.float32, spare=False)
+    resident.apply(lora.at(1.0))
+    sim.reset()
+    for strength in (0.5, -1.0, 0.25):
+        resident.apply(lora.at(strength))
+    assert crossed(sim) == 0
+    fresh.apply(lora.at(0.25))
+    for one, other in zip(resident.module.parameters(), fresh.module.parameters(), strict=True):
+        assert torch.equal(one.detach().cpu(), other.detach().cpu())
+    resident.apply(())
+    base = resident_of(model, torch.float32, spare=False)
+    for one, other in zip(resident.module.parameters(), base.module.parameters(), strict=True):
+        assert torch.equal(one.detach().cpu(), other.detach().cpu())
+    assert resident.nbytes == base.nbytes
+    sim.reset()
+    resident.apply(lora.at(1.0))
+    fused = sum(
+        model.weights.stored_bytes(n) for n in lora.held if n.endswith(("qkv.weight", "linear1.weight"))
+    )
+    assert crossed(sim) <= SLACK * (least(model, lora)[1] + fused)  # those are cut into pieces in the module
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_are_rounded_once_as_on_the_cpu(sim: Sim, model: DiffusionModel, dtype: torch.dtype) -> None:
+    lora, other = lora_for(model, "one"), lora_for(model, "two")
+    stack = (*lora.at(0.7), *other.at(-0.3))
+    blueprint = model.family.blueprint(model.weights.shapes)
+    there = resident_of(model, dtype, spare=True)
+    cpu = Resident(blueprint, model.weights, dtype=dtype, device=torch.device("cpu"))
+    there.apply(lora.at(1.0))
+    for resident in (there, cpu):
+        resident.apply(stack)
+    for one, two in zip(there.module.parameters(), cpu.module.parameters(), strict=True):
+        same = (one.detach().cpu() == two.detach()).float().mean()
+        assert same > 0.99 if dtype != torch.float32 else torch.allclose(one.cpu(), two, atol=1e-6)
