@@ -55,8 +55,9 @@ class Session:
     """Models, LoRAs and results kept between runs. Not for several threads at once.
 
     models: folders laid out like ComfyUI's `models/` (default: see `folders.default_roots`).
-    device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (bfloat16 where the device multiplies it
-        natively, else float32), "fp32", "bf16", "fp16".
+    device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps". dtype: "auto" (bfloat16 where the device multiplies
+        it natively, else float32), "fp32", "bf16", "fp16".
+    vram: bytes of the device's memory that may be used; None: what is free.
     storage: "native" multiplies quantised weights as ComfyUI does for their format (for integers it rounds
         the inputs too), "widened" with their values in `dtype`.
     compat: "trainer" applies LoRAs as their trainer meant; "comfyui" as ComfyUI does where that differs.
@@ -77,6 +78,7 @@ class Session:
         extra_model_paths: Sequence[FilePath] = (),
         device: str = "auto",
         dtype: DtypeName = "auto",
+        vram: int | None = None,
         storage: Arithmetic = "native",
         compat: Compat = "trainer",
         strict_lora: bool = False,
@@ -106,7 +108,7 @@ class Session:
             **{name: found.schema for name, found in (nodes or {}).items()},
         }
         self._preparation = Preparation(runnable, self.folders, ClassChecks(self.nodes))
-        self.memory = Memory(device, dtype, storage=storage)
+        self.memory = Memory(device, dtype, vram, storage)
         self._temp = tempfile.TemporaryDirectory(prefix="loraloom-")
         self.services = Services(
             folders=self.folders,
@@ -229,6 +231,7 @@ def run(
     custom_nodes: Sequence[FilePath] = (),
     device: str = "auto",
     dtype: DtypeName = "auto",
+    vram: int | None = None,
     storage: Arithmetic = "native",
     compat: Compat = "trainer",
     strict_lora: bool = False,
@@ -243,6 +246,7 @@ def run(
         custom_nodes=custom_nodes,
         device=device,
         dtype=dtype,
+        vram=vram,
         storage=storage,
         compat=compat,
         strict_lora=strict_lora,

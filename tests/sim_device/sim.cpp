@@ -93,6 +93,14 @@ static at::Tensor conv(const at::Tensor& x, const at::Tensor& w, const std::opti
   Inside inside;
   return to_sim(at::convolution(host(x), host(w), bias, st, pad, dil, tr, op, g));
 }
+static std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& w, c10::IntArrayRef st, c10::IntArrayRef pad, c10::IntArrayRef dil, bool tr, c10::IntArrayRef op, int64_t g, std::array<bool, 3> wanted) {
+  g_ops++;
+  Inside inside;
+  std::vector<int64_t> bias{tr ? w.size(1) * g : w.size(0)};
+  auto [dx, dw, db] = at::convolution_backward(host(grad), host(x), host(w), c10::IntArrayRef(bias), st, pad, dil, tr, op, g, wanted);
+  auto there = [](const at::Tensor& t) { return t.defined() ? to_sim(t) : t; };
+  return {there(dx), there(dw), there(db)};
+}
 static at::Scalar local_scalar(const at::Tensor& t) { g_from++; g_from_bytes += t.nbytes(); return host(t).item(); }
 
 static void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -125,6 +133,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("set_.source_Storage_storage_offset", &set_src);
   m.impl("resize_", &resize);
   m.impl("convolution_overrideable", &conv);
+  m.impl("convolution_backward_overrideable", &conv_backward);
   m.impl("_local_scalar_dense", &local_scalar);
 }
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {

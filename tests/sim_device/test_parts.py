@@ -62,8 +62,9 @@ def sampled(memory: Memory, path: Path, name: str) -> Tensor:
         return completed(steps).latent
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", [name for name in sampler_names() if not name.endswith("_gpu")])
 def test_samplers(memories: dict[str, Memory], checkpoint: Path, name: str) -> None:
+    """Those that draw noise on the device ("_gpu") have no reference: its generators are its own."""
     cpu, sim = (sampled(memories[device], checkpoint, name) for device in ("cpu", "sim"))
     assert sim.device.type == "cpu"
     torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
@@ -111,7 +112,9 @@ def test_algebras_on_plain_weights(sim: Sim, algorithm: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("dense", [False, True])
 def test_loras_of_single_conditionings(memories: dict[str, Memory], checkpoint: Path, dense: bool) -> None:
     model = open_checkpoint(checkpoint)[0]
-    lora = plain_lora("hook", {n: s for n, s in model.weights.shapes.items() if s}, dense=dense).at(0.02)
+    lora = plain_lora(
+        "hook", {n: s for n, s in model.weights.shapes.items() if dense or len(s) == 2}, dense=dense
+    ).at(0.02)
 
     def run(memory: Memory) -> Tensor:
         network = memory.network(model, lora)

@@ -37,6 +37,7 @@ class SessionOptions:
     compat: Compat
     strict_lora: bool
     metadata: bool = True
+    vram: int | None = None
 
 
 class Environment:
@@ -65,6 +66,7 @@ class Environment:
                 input_dir=options.input_dir,
                 device=options.device,
                 dtype=options.dtype,
+                vram=options.vram,
                 storage=options.storage,
                 compat=options.compat,
                 strict_lora=options.strict_lora,

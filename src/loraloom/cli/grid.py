@@ -23,6 +23,7 @@ from loraloom.cli.settings import (
     OutputDirOption,
     StorageOption,
     StrictLoraOption,
+    VramOption,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.contact_sheet import (
@@ -62,6 +63,7 @@ def grid_command(
     input_dir: InputDirOption = Path("input"),
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    vram: VramOption = None,
     storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
@@ -71,7 +73,17 @@ def grid_command(
     spread = [read_axis(text) for text in axes]
     chosen = combinations(spread)
     options = SessionOptions(
-        models, extra_paths, custom_nodes, output_dir, input_dir, device, dtype, storage, compat, strict_lora
+        models,
+        extra_paths,
+        custom_nodes,
+        output_dir,
+        input_dir,
+        device,
+        dtype,
+        storage,
+        compat,
+        strict_lora,
+        vram=vram,
     )
     environment = Environment(options)
     preparation = environment.preparation

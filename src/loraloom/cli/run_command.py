@@ -27,6 +27,7 @@ from loraloom.cli.settings import (
     OutputDirOption,
     StorageOption,
     StrictLoraOption,
+    VramOption,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.errors import LoraloomError, MissingModelsError
@@ -50,6 +51,7 @@ def run_command(
     input_dir: InputDirOption = Path("input"),
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    vram: VramOption = None,
     storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
@@ -63,7 +65,7 @@ def run_command(
     try:
         options = SessionOptions(
             models, extra_paths, custom_nodes, output_dir, input_dir,
-            device, dtype, storage, compat, strict_lora, not no_metadata,
+            device, dtype, storage, compat, strict_lora, not no_metadata, vram,
         )  # fmt: skip
         environment = Environment(options)
         changes = Changes(loras or (), assignments or (), seed)

@@ -19,6 +19,7 @@ from loraloom.cli.settings import (
     ModelsOption,
     StorageOption,
     StrictLoraOption,
+    VramOption,
 )
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
@@ -74,6 +75,7 @@ def serve_command(
     ] = True,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    vram: VramOption = None,
     storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
@@ -130,6 +132,7 @@ def serve_command(
             "temp_dir": str(settings.temp_dir),
             "device": device,
             "dtype": dtype,
+            "vram": vram,
             "storage": storage,
             "compat": compat,
             "strict_lora": strict_lora,

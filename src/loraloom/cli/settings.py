@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -45,7 +46,28 @@ LoraOption = Annotated[
 ]
 OutputDirOption = Annotated[Path, typer.Option(help="Where pictures go.")]
 InputDirOption = Annotated[Path, typer.Option(help="Where LoadImage finds pictures.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")]
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def memory_size(text: str) -> int:
+    """ "8G", "6.5G", "900M" or bytes → bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip().upper().replace("IB", "B"))
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size <= 0:
+        raise typer.BadParameter(f"{text!r} is no amount of memory; write it like 8G, 6.5G or 900M")
+    return size
+
+
+VramOption = Annotated[
+    int | None,
+    typer.Option(
+        "--vram",
+        parser=memory_size,
+        metavar="SIZE",
+        help="Use at most so much of the device's memory: 8G, 900M. What does not fit is fetched when used.",
+    ),
+]
 DtypeOption = Annotated[
     Dtype,
     typer.Option(help="Type to compute in. auto: bf16 where the device computes it natively, else fp32."),

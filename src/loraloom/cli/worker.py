@@ -101,6 +101,7 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         extra_model_paths=[Path(p) for p in settings["extra_model_paths"]],
         device=settings["device"],
         dtype=settings["dtype"],
+        vram=settings["vram"],
         storage=settings["storage"],
         compat=settings["compat"],
         strict_lora=settings["strict_lora"],

@@ -132,7 +132,11 @@ class DiffusionNetwork:
             try:
                 return self._evaluated(x, timestep, inputs)
             except (RuntimeError, MemoryError) as error:
-                if not is_allocation_failure(error) or not self.give_way():
+                if not is_allocation_failure(error):
+                    raise
+                if self.kept:
+                    self.kept.clear()
+                elif not self.give_way():
                     raise
 
     def _evaluated(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
