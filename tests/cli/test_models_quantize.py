@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from loraloom.cli.main import exit_code_of
 from loraloom.weights.gguf_header import read_gguf
@@ -46,4 +48,12 @@ def test_what_cannot_be_done_is_an_error(flux: Path, capsys: pytest.CaptureFixtu
     out = flux.with_name("out")
     assert exit_code_of(["models", "quantize", str(flux), "--to", "int5", "--out", str(out)]) == 2
     assert "no such storage format to write: 'int5'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_lora_is_not_quantised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "lora.safetensors", tmp_path / "out"
+    save_file({f"diffusion_model.blocks.0.q.lora_{part}.weight": torch.ones(64, 64) for part in "AB"}, file)
+    assert exit_code_of(["models", "quantize", str(file), "--to", "int8", "--out", str(out)]) == 2
+    assert "LoRAs are not quantised" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from loraloom.cli.console import open_console
 from loraloom.cli.settings import ModelsOption
-from loraloom.errors import LoraloomError
+from loraloom.errors import InputError, LoraloomError
 from loraloom.folders import model_folders
 
 models_app = typer.Typer(
@@ -108,9 +108,12 @@ def quantize_model(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a model file in another storage format, as ComfyUI reads it, and say what each weight lost."""
+    from loraloom.models.recognition import is_lora
     from loraloom.weights.header import read_header
     from loraloom.weights.quantise import quantise_file
 
+    if is_lora(read_header(file)):
+        raise InputError(f"{file}: a LoRA; LoRAs are not quantised, give the model that it is for")
     architecture = _gguf_architecture(file) if to.startswith("gguf") else ""
     console = open_console(stderr=True)
     columns = (TextColumn("quantising"), MofNCompleteColumn(), TextColumn("{task.fields[name]}"))

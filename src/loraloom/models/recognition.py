@@ -107,10 +107,15 @@ def _in_module_layout(header: Header, prefix: str) -> Recognised | None:
     return None
 
 
+def is_lora(header: Header) -> bool:
+    """Whether a file's tensors have the names of a LoRA's."""
+    return any(mark in name for name in header.tensors for mark in _LORA_MARKS)
+
+
 def looks_like(header: Header) -> str:
     """What a file seems to hold, in words, for messages."""
     names = header.tensors
-    if any(mark in name for name in names for mark in _LORA_MARKS):
+    if is_lora(header):
         return "it looks like a LoRA (put it into the folder loras and use a LoRA loader)"
     for test, words in _LOOKS.items():
         if _holds(names, test):
