@@ -407,3 +407,11 @@ def test_plain_types_are_put_in_order_too(tmp_path: Path) -> None:
     source = opened(write_gguf(tmp_path / "a.gguf", tensors, general__architecture="llama", **HEADS))
     for name in source.shapes:
         assert torch.equal(source.read(name), values.float())
+
+
+def test_lists_are_counted_over_all_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loraloom.weights.gguf_header.MAX_ITEMS", 5)
+    lists = {"one": [1, 2, 3], "two": ["a", "b", "c"]}
+    read_gguf(write_gguf(tmp_path / "a.gguf", GOOD, one=lists["one"]))
+    with pytest.raises(ModelFileError, match="its metadata lists hold more than 5 values"):
+        read_gguf(write_gguf(tmp_path / "a.gguf", GOOD, **lists))

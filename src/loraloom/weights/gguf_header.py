@@ -158,6 +158,7 @@ class _Cursor:
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self._path, self._data, self.place = path, data, 0
+        self._items = 0  # of all lists: each takes several times its bytes in memory
 
     def number(self, code: str, skip: int = 0) -> int:
         return cast(int, self._scalar(code, skip))
@@ -186,6 +187,11 @@ class _Cursor:
         if kind != _LIST or inner:
             raise ModelFileError(f"{self._path}: damaged GGUF header: a value of the unknown type {kind}")
         kind, count = self.number("I"), self.count("values of a metadata field", MAX_ITEMS)
+        self._items += count
+        if self._items > MAX_ITEMS:
+            raise ModelFileError(
+                f"{self._path}: damaged GGUF header: its metadata lists hold more than {MAX_ITEMS} values"
+            )
         if kind in _SCALARS:
             size = struct.calcsize("<" + _SCALARS[kind])
             self._need(count * size)
