@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from loraloom.errors import InputError
 from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import Compat, load_lora
 from loraloom.models.recognition import family_named
+from loraloom.training.model import open_model
 from loraloom.training.session import Session
 from loraloom.training.settings import ModelSettings
 from loraloom.training.train import train
@@ -61,3 +63,11 @@ def test_what_was_trained_is_placed(make_settings: MakeSettings, shelf: Shelf, f
         placed = sum(len(patches) for patches in loaded.model.patches().values())
         assert placed == len(session.adapters["model"].modules)
     assert any(bool(t.any()) for name, t in load_file(trained.lora).items() if "lora_up" in name)
+
+
+@pytest.mark.parametrize("other", ["krea2", "flux2"])
+def test_the_autoencoder_of_another_family_is_refused(shelf: Shelf, other: str) -> None:
+    own, foreign = (model_of(shelf, narrow_by_family()[name][0]) for name in ("z_image", other))
+    assert open_model(own).model.family.name == "z_image"
+    with pytest.raises(InputError, match="Z-Image wants a KL autoencoder with 16 channels"):
+        open_model(replace(own, autoencoder=foreign.autoencoder))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from loraloom.errors import InputError
+from loraloom.models.autoencoder import autoencoder_kinds
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_text_encoders
 from loraloom.models.diffusion_network import DiffusionNetwork
 from loraloom.models.encoder import text_blueprint
@@ -52,7 +53,19 @@ def open_model(settings: ModelSettings) -> Handles:
         raise InputError(f"{settings.checkpoint} holds no text encoder: name one in model.text_encoders")
     if autoencoder is None:
         raise InputError(f"{settings.checkpoint} holds no autoencoder: name one in model.autoencoder")
+    _require_own(autoencoder, model)
     return Handles(model, text, autoencoder)
+
+
+def _require_own(autoencoder: Autoencoder, model: DiffusionModel) -> None:
+    latent, kind = model.latent, autoencoder.kind
+    if (kind.name, autoencoder.latent_channels) != (latent.autoencoder, latent.channels):
+        wanted = autoencoder_kinds()[latent.autoencoder]
+        raise InputError(
+            f"the autoencoder ({kind.title}, latents of {autoencoder.latent_channels} channels) is another "
+            f"model family's: {model.family.title} wants a {wanted.title} with {latent.channels} channels. "
+            "Name its own in model.autoencoder"
+        )
 
 
 @dataclass(frozen=True, slots=True)
