@@ -31,7 +31,7 @@ class Packed:
         known = formats()[format]
         for role, part in parts.items():
             if role != "weight" and part.is_floating_point() and not bool(part.float().isfinite().all()):
-                raise ModelFileError(f"its {role} holds values that are no numbers")
+                raise ModelFileError("its scales hold values that are no numbers")
         return cls(known, known.prepared(parts, shape, settings), settings, shape)
 
     @property

@@ -106,7 +106,10 @@ class TensorFile:
         try:
             return Packed.of(info.packing.format, parts, info.packing.settings, info.shape)
         except ModelFileError as error:
-            raise ModelFileError(f"{self.path}: the weight {key!r} is damaged: {error}") from None
+            format = info.packing.settings.get("format", info.packing.format)
+            raise ModelFileError(
+                f"{self.path}: the weight {key!r} is damaged: {error} (stored as {format})"
+            ) from None
 
     def _read(self, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         tensor = torch.empty(info.shape, dtype=dtype)
