@@ -21,7 +21,8 @@ KNOW_NAMES = {
     "lora/origin.py": "models that Loraloom does not run, known by their LoRAs",
     "models/flux_latents.py": "a latent format that several families share goes by the first of them",
     "models/unet_layout.py": "the same",
-    "nodes/loaders.py": "ComfyUI's types of CLIP loaders",
+    "models/text/recipes.py": "ComfyUI's types of CLIP loaders",
+    "nodes/loaders.py": "the same",
     "workflow/drawing.py": "what the page may ask for, which knows no models",
 }
 """Shared files in which the name of a family is a text, and why."""
