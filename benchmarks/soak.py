@@ -44,6 +44,8 @@ class Usage:
 
     @classmethod
     def of(cls, pid: int) -> Usage:
+        if sys.platform != "linux":
+            sys.exit("what the processes hold is read from /proc: this runs on Linux only")
         folder = Path("/proc") / str(pid)
         pages = int((folder / "statm").read_text().split()[1])
         size = os.sysconf("SC_PAGE_SIZE")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
 import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+import pytest
 from tests.jobs.tiny_runner import prompt
 from tests.server.running import RunningServer
+
+resource = pytest.importorskip("resource")
+if not hasattr(resource, "prlimit"):
+    pytest.skip("limits of another process are changed on Linux", allow_module_level=True)
 
 
 def _until(condition: Callable[[], Any], seconds: float = 30) -> None:
@@ -29,7 +32,7 @@ def test_jobs_wait_while_no_worker_can_be_started(start_server: Callable[..., Ru
     soft, hard = resource.prlimit(server_pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server_pid, resource.RLIMIT_NOFILE, (8, hard))
     try:
-        os.kill(pid, signal.SIGKILL)
+        psutil.Process(pid).kill()
         job = server.submit(prompt(value=8))
         _until(lambda: "could not start" in worker().get("error", ""))
         assert server.http.get(f"/v1/jobs/{job}").json()["status"] == "pending"

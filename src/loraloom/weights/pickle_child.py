@@ -83,10 +83,10 @@ def give_up_the_network() -> None:
 
 def limit(size: int, seconds: int) -> None:
     """No programs, no large files, no more time; memory by what is in use now and what the file explains."""
-    try:
-        import resource
-    except ImportError:
+    if sys.platform == "win32":
         return
+    import resource
+
     limits = {"RLIMIT_CORE": 0, "RLIMIT_CPU": seconds, "RLIMIT_NPROC": 0}
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm", "rb") as file:
