@@ -56,9 +56,14 @@ def events(
 
 
 def test_a_job_from_submission_to_receipts(server: RunningServer) -> None:
+    server.http.post("/v1/queue/pause")
     job = submit(server, prompt("Wait", value=5), previews=True)
     assert job["status"] == "pending"
+    # Previews are told to those who listen while they are made.
+    begin = threading.Timer(0.5, lambda: server.http.post("/v1/queue/resume"))
+    begin.start()
     told = events(server, job["id"])
+    begin.join()
     kinds = [kind for _, kind, _ in told]
     assert kinds[0] == "started"
     assert kinds[-1] == "completed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import socket
 import time
@@ -45,7 +46,9 @@ async def hasty_server() -> AsyncGenerator[int]:
 
 
 async def answer(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
-    """What comes back until the server ends the connection, of parts that are sent with pauses."""
+    """What comes back until the server ends the connection, of parts that are sent with pauses.
+
+    A part that is sent behind its end may be answered by a reset, which takes nothing of what came."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
     async def send() -> None:
@@ -56,7 +59,11 @@ async def answer(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
     sending = asyncio.create_task(send())
     try:
         async with asyncio.timeout(8):
-            return await reader.read()
+            got = b""
+            with contextlib.suppress(ConnectionResetError):
+                while some := await reader.read(1 << 16):
+                    got += some
+            return got
     finally:
         sending.cancel()
         writer.transport.abort()

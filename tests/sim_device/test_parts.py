@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +36,7 @@ from tests.training.conftest import checkpoint as checkpoint
 from tests.training.conftest import make_settings as make_settings
 from tests.training.conftest import pictures as pictures
 
+OWN_PROCESS = "LORALOOM_TEST_IN_OWN_PROCESS"
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 POSITIVE, NEGATIVE = (
     (Cond(torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(seed))),) for seed in (2, 3)
@@ -153,6 +157,12 @@ def test_autoencoder_and_previews(memories: dict[str, Memory], checkpoint: Path,
 
 
 def test_training(sim: Sim, make_settings: MakeSettings, tmp_path: Path) -> None:
+    """In a process of its own: autograd takes no devices that come after its first use."""
+    if OWN_PROCESS not in os.environ:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"{__file__}::test_training"]
+        done = subprocess.run(command, env={**os.environ, OWN_PROCESS: "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        return
     trained: dict[str, dict[str, Tensor]] = {}
     for device in ("cpu", "sim"):
         made = make_settings(steps=2)
