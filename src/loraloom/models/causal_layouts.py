@@ -5,13 +5,14 @@ Native names are Hugging Face's of a text model under "model.", of a vision towe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
 from loraloom.models.encoder import Layout, NamedTensor, Tokenizer, Vocabulary
 from loraloom.models.encoder_layouts import depth, placements
 from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,9 +32,6 @@ FIRST = "model.layers.0."
 
 QWEN_PICTURE = 151655
 """What stands for a picture."""
-
-Build = Callable[[Mapping[str, object], "Mapping[str, object] | None"], "nn.Module"]
-"""(text model, vision tower or None) as their configurations say → the module."""
 
 
 def language_model(has: Sequence[str] = (), lacks: Sequence[str] = (), carries: str = "") -> Layout:
@@ -97,13 +95,13 @@ def tower_heads(width: int) -> int:
 def causal_blueprint(
     prefix: str,
     shapes: Shapes,
-    build: Build,
+    classes: Sequence[str],
     config: Mapping[str, object],
     tower: Mapping[str, object] | None = None,
     unused: Sequence[str] = (),
 ) -> Blueprint:
     """A text model, with a vision tower where the file has one. Files may lack the final norm, where only
-    states before it are used."""
+    states before it are used. classes: of the text model and its configuration, then those of the tower."""
     has_norm = "model.norm.weight" in shapes
 
     def make() -> nn.Module:
@@ -111,7 +109,7 @@ def causal_blueprint(
         from torch import nn
 
         try:
-            module = build(config, tower)
+            module = _built(classes, config, tower)
         except StrictDataclassError as error:  # what transformers' configurations say of wrong values
             raise ValueError(str(error)) from error
         if not has_norm:
@@ -121,6 +119,19 @@ def causal_blueprint(
     patterns = ("*.lm_head.*", "*.rotary_emb.inv_freq", *(f"{prefix}{pattern}" for pattern in unused))
     whole = dict(config) if tower is None else {**config, "tower": dict(tower)}
     return Blueprint(whole, make, placements(prefix, shapes), patterns)
+
+
+def _built(
+    classes: Sequence[str], config: Mapping[str, object], tower: Mapping[str, object] | None
+) -> nn.Module:
+    from loraloom.models.text.causal import CausalText
+
+    model, config_of, *vision = (library_class(path) for path in classes)
+    visual = None
+    if tower is not None:
+        vision_model, vision_config_of = vision
+        visual = vision_model(vision_config_of(**tower))
+    return CausalText(model(config_of(**config)), visual)
 
 
 def qwen_tokenizer(weights: WeightSource) -> Tokenizer:

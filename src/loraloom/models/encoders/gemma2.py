@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from loraloom.models.causal_layouts import (
@@ -15,11 +14,8 @@ from loraloom.models.causal_layouts import (
 )
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Tokenizer, Vocabulary
 from loraloom.models.family import Blueprint, Shapes
-from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from loraloom.weights.source import WeightSource
 
 VOCABULARY = "spiece_model"
@@ -30,14 +26,6 @@ CLASSES = (
     "transformers.models.gemma2.modeling_gemma2:Gemma2Model",
     "transformers.models.gemma2.configuration_gemma2:Gemma2Config",
 )
-
-
-def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from loraloom.models.text.causal import CausalText
-
-    del tower
-    model, config_of = (library_class(path) for path in CLASSES)
-    return CausalText(model(config_of(**config)))
 
 
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
@@ -53,7 +41,7 @@ def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
     layers = config["num_hidden_layers"]
     assert isinstance(layers, int)
     config["layer_types"] = ["full_attention"] * layers
-    return causal_blueprint(prefix, shapes, build, config, unused=(VOCABULARY,))
+    return causal_blueprint(prefix, shapes, CLASSES, config, unused=(VOCABULARY,))
 
 
 def tokenizer(weights: WeightSource) -> Tokenizer:

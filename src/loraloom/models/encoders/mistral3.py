@@ -3,7 +3,6 @@ file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from loraloom.models.causal_layouts import (
@@ -16,11 +15,8 @@ from loraloom.models.causal_layouts import (
 )
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Tokenizer, Vocabulary
 from loraloom.models.family import Blueprint, Shapes
-from loraloom.models.library_class import library_class
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from loraloom.weights.source import WeightSource
 
 VOCABULARY = "tekken_model"
@@ -31,19 +27,11 @@ CLASSES = (
 )
 
 
-def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from loraloom.models.text.causal import CausalText
-
-    del tower
-    model, config_of = (library_class(path) for path in CLASSES)
-    return CausalText(model(config_of(**config)))
-
-
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
     rope = {"rope_type": "default", "rope_theta": 1_000_000_000.0}
     config = text_config(shapes, rope_parameters=rope, rms_norm_eps=1e-5, sliding_window=None)
     return causal_blueprint(
-        prefix, shapes, build, config, unused=(VOCABULARY, "vision_tower.*", "multi_modal_projector.*")
+        prefix, shapes, CLASSES, config, unused=(VOCABULARY, "vision_tower.*", "multi_modal_projector.*")
     )
 
 

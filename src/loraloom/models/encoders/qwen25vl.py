@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from loraloom.models.causal_layouts import (
     FIRST,
     QWEN_PICTURE,
@@ -19,10 +16,6 @@ from loraloom.models.causal_layouts import (
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
 from loraloom.models.encoder_layouts import depth
 from loraloom.models.family import Blueprint, Shapes
-from loraloom.models.library_class import library_class
-
-if TYPE_CHECKING:
-    from torch import nn
 
 NAMES = ("qwen25_7b", "qwen25_3b")
 
@@ -34,19 +27,11 @@ CLASSES = (
 )
 
 
-def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from loraloom.models.text.causal import CausalText
-
-    text, text_config_of, vision, vision_config_of = (library_class(path) for path in CLASSES)
-    visual = None if tower is None else vision(vision_config_of(**tower))
-    return CausalText(text(text_config_of(**config)), visual)
-
-
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
     rope = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
     config = text_config(shapes, rope_parameters=rope, rms_norm_eps=1e-6)
     del config["head_dim"]  # always the width by the number of heads
-    return causal_blueprint(prefix, shapes, build, config, tower_config(shapes))
+    return causal_blueprint(prefix, shapes, CLASSES, config, tower_config(shapes))
 
 
 def tower_config(shapes: Shapes) -> dict[str, object] | None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from loraloom.models.causal_layouts import (
     FIRST,
     QWEN_VOCABULARY,
@@ -16,10 +13,6 @@ from loraloom.models.causal_layouts import (
 )
 from loraloom.models.encoder import EncoderKind, LoraNames, Size
 from loraloom.models.family import Blueprint, Shapes
-from loraloom.models.library_class import library_class
-
-if TYPE_CHECKING:
-    from torch import nn
 
 NAMES = ("qwen3_4b", "qwen3_8b", "qwen3_06b", "qwen3_2b")
 
@@ -29,17 +22,9 @@ CLASSES = (
 )
 
 
-def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from loraloom.models.text.causal import CausalText
-
-    del tower
-    model, config_of = (library_class(path) for path in CLASSES)
-    return CausalText(model(config_of(**config)))
-
-
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
     rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
-    return causal_blueprint(prefix, shapes, build, text_config(shapes, rope_parameters=rope))
+    return causal_blueprint(prefix, shapes, CLASSES, text_config(shapes, rope_parameters=rope))
 
 
 ENCODER = EncoderKind(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from loraloom.models.causal_layouts import (
     FIRST,
@@ -20,10 +18,6 @@ from loraloom.models.causal_layouts import (
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
 from loraloom.models.encoder_layouts import depth
 from loraloom.models.family import Blueprint, Shapes
-from loraloom.models.library_class import library_class
-
-if TYPE_CHECKING:
-    from torch import nn
 
 NAMES = ("qwen3vl_4b", "qwen3vl_8b", "qwen3vl_2b")
 
@@ -38,14 +32,6 @@ CLASSES = (
 )
 
 
-def build(config: Mapping[str, object], tower: Mapping[str, object] | None) -> nn.Module:
-    from loraloom.models.text.causal import CausalText
-
-    text, text_config_of, vision, vision_config_of = (library_class(path) for path in CLASSES)
-    visual = None if tower is None else vision(vision_config_of(**tower))
-    return CausalText(text(text_config_of(**config)), visual)
-
-
 def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
     rope = {
         "rope_type": "default",
@@ -54,7 +40,7 @@ def blueprint(prefix: str, shapes: Shapes) -> Blueprint:
         "mrope_interleaved": True,
     }
     config = text_config(shapes, rope_parameters=rope)
-    return causal_blueprint(prefix, shapes, build, config, tower_config(shapes))
+    return causal_blueprint(prefix, shapes, CLASSES, config, tower_config(shapes))
 
 
 def tower_config(shapes: Shapes) -> dict[str, object]:
