@@ -45,6 +45,16 @@ def padded_to_patches(x: Tensor, patch: int = PATCH) -> Tensor:
     return F.pad(flat, more, mode="circular").reshape(*x.shape[:-2], height + more[3], width + more[1])
 
 
+def pixel_tokens(picture: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, H · W, C): a token for each latent pixel."""
+    return picture.flatten(2).transpose(1, 2)
+
+
+def of_pixel_tokens(tokens: Tensor, x: Tensor) -> Tensor:
+    """The inverse of `pixel_tokens`, in the size of x."""
+    return tokens.transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
+
+
 def patches(x: Tensor) -> tuple[Tensor, int, int]:
     """(B, C, H, W) → (B, rows · columns, 4C) with rows and columns, channels first within a token."""
     x = padded_to_patches(x)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
 from loraloom.models.latent_maps import patches, unpatched
+from loraloom.models.references import Place, grid
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
@@ -29,7 +30,8 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     modulation = module.distilled_guidance_layer(_told(module.time_text_embed, time, given).to(run.dtype))
     context = module.context_embedder(given.tokens["context"].values.to(x.device, run.dtype))
     states = module.x_embedder(tokens.to(run.dtype))
-    rotary = module.pos_embed(_positions(context.shape[1], rows, columns, x.device))
+    places = torch.cat([torch.zeros(context.shape[1], 3), grid(rows, columns, Place())])
+    rotary = module.pos_embed(places.to(x.device))
     single = 3 * len(module.single_transformer_blocks)
     double = 6 * len(module.transformer_blocks)
     for number, block in enumerate(module.transformer_blocks):
@@ -55,11 +57,3 @@ def _told(embedder: Any, time: Tensor, given: Inputs) -> Tensor:
     both = (embedder.time_proj(time * TIME_FACTOR), embedder.guidance_proj(guidance * TIME_FACTOR))
     numbers = embedder.mod_proj.to(time)[None].expand(len(time), -1, -1)
     return torch.cat([torch.cat(both, dim=1)[:, None].expand(-1, numbers.shape[1], -1), numbers], dim=-1)
-
-
-def _positions(text: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """(text + rows · columns, 3): zeros for the text, then (0, row, column) of every patch."""
-    grid = torch.zeros(rows, columns, 3, device=device)
-    grid[..., 1] = torch.arange(rows, device=device)[:, None]
-    grid[..., 2] = torch.arange(columns, device=device)[None]
-    return torch.cat([torch.zeros(text, 3, device=device), grid.reshape(-1, 3)])

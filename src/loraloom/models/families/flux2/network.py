@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
 from loraloom.models.flux_times import embedded, guidance_of
+from loraloom.models.latent_maps import of_pixel_tokens, pixel_tokens
 from loraloom.models.references import Place, grid, places, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
@@ -43,7 +44,9 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     """x (B, 128, H, W), time (B,) in [0, 1]. Spelled out because diffusers' own forward pass rounds times and
     guidance to the computing type before it embeds them, and knows one way alone to place references."""
     pictures = (x, *given.references)
-    states = module.x_embedder(torch.cat([_tokens(picture) for picture in pictures], dim=1).to(run.dtype))
+    states = module.x_embedder(
+        torch.cat([pixel_tokens(picture) for picture in pictures], dim=1).to(run.dtype)
+    )
     context = module.context_embedder(given.tokens["context"].values.to(x.device, run.dtype))
     text, new = context.shape[1], x.shape[-2] * x.shape[-1]
     rotary = module.pos_embed(positions(text, pictures, given.placing).to(x.device))
@@ -63,12 +66,7 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     for block in module.single_transformer_blocks:
         states = block(states, None, on_all, rotary)
     output = module.proj_out(module.norm_out(states[:, text : text + new], now)).float()
-    return output.transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
-
-
-def _tokens(picture: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H · W, C)."""
-    return picture.flatten(2).transpose(1, 2)
+    return of_pixel_tokens(output, x)
 
 
 def _followed(first: Tensor, count: int, then: Tensor, rest: int) -> Tensor:

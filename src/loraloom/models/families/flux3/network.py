@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
 from loraloom.models.flux_times import embed_times
+from loraloom.models.latent_maps import of_pixel_tokens, pixel_tokens
 from loraloom.models.references import Place, grid, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
@@ -60,11 +61,11 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     text = module.context_embedder(given.tokens["context"].values.to(x.device, run.dtype))
     words = torch.zeros(text.shape[1], 4, device=x.device)
     words[:, 3] = torch.arange(text.shape[1], device=x.device)
-    new = module.x_embedders["image"](_tokens(x).to(run.dtype))
+    new = module.x_embedders["image"](pixel_tokens(x).to(run.dtype))
     ids = {"txt": words, "image": positions([x], 0).to(x.device)}
     streams = {"txt": (text, still), "image": (new, now)}
     if given.references:
-        shown = torch.cat([_tokens(reference) for reference in given.references], dim=1).to(
+        shown = torch.cat([pixel_tokens(reference) for reference in given.references], dim=1).to(
             x.device, run.dtype
         )
         streams["image_cond"] = module.x_embedders["image_cond"](shown), still
@@ -87,12 +88,7 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     for block in module.single_transformer_blocks:
         text, pictures = block(pictures, text, on_pictures, on_text, joint)
     output = module.proj_out(module.norm_out(pictures[:, : new.shape[1]], now)).float()
-    return output.transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
-
-
-def _tokens(picture: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H · W, C)."""
-    return picture.flatten(2).transpose(1, 2)
+    return of_pixel_tokens(output, x)
 
 
 def _times(module: Any, time: Tensor, given: Inputs, run: Run) -> tuple[Tensor, Tensor]:

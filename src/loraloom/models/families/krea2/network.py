@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from loraloom.models.diffusion_network import Run
 from loraloom.models.latent_maps import patches, unpatched
-from loraloom.models.references import placing, references
+from loraloom.models.references import Place, grid, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
@@ -37,8 +37,8 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     text = module.txt_in(module.text_fusion(context))
     cut = [patches(latent.to(x.device)) for latent in (x, *given.references)]
     tokens = [module.img_in(patched.to(run.dtype)) for patched, _, _ in cut]
-    places = positions(text.shape[1], [(rows, columns) for _, rows, columns in cut], x.device)
-    rotary = module.rotary_emb(places)
+    places = positions(text.shape[1], [(rows, columns) for _, rows, columns in cut])
+    rotary = module.rotary_emb(places.to(x.device))
     states = torch.cat([text, *tokens], dim=1)
 
     embedded = module.time_embed(time, run.dtype)
@@ -77,12 +77,7 @@ def _in_two_times(block: Any, states: Tensor, times: list[Tensor], end: int, rot
     return states + by_part(block.ff(by_part(block.norm2(states), 3, 4)), 5)
 
 
-def positions(text: int, pictures: list[tuple[int, int]], device: torch.device) -> Tensor:
+def positions(text: int, pictures: list[tuple[int, int]]) -> Tensor:
     """(tokens, 3): zeros for the text, then (number of the picture, row, column) of every patch."""
-    places = [torch.zeros(text, 3, device=device)]
-    for number, (rows, columns) in enumerate(pictures):
-        grid = torch.full((rows, columns, 3), float(number), device=device)
-        grid[..., 1] = torch.arange(rows, device=device)[:, None]
-        grid[..., 2] = torch.arange(columns, device=device)
-        places.append(grid.reshape(-1, 3))
-    return torch.cat(places)
+    grids = [grid(rows, columns, Place(number)) for number, (rows, columns) in enumerate(pictures)]
+    return torch.cat([torch.zeros(text, 3), *grids])

@@ -103,12 +103,9 @@ def _untokened(tokens: Tensor, x: Tensor, rows: int, columns: int) -> Tensor:
 
 def _places(method: str, references: Sequence[Tensor]) -> list[tuple[int, int, int]]:
     """Frame, top and left (in patches) of each reference."""
-    if method == "offset":
-        sizes = [(picture.shape[-2], picture.shape[-1]) for picture in references]
-        found = [place.in_patches() for place in places(method, (0, 0), sizes)]
-        return [(place.index, place.top, place.left) for place in found]
-    sign = -1 if method == "negative_index" else 1
-    return [(sign * (number + 1), 0, 0) for number in range(len(references))]
+    sizes = [(picture.shape[-2], picture.shape[-1]) for picture in references]
+    found = places(method, (0, 0), sizes, step=-1 if method == "negative_index" else 1)
+    return [(place.index, place.top, place.left) for place in (one.in_patches() for one in found)]
 
 
 def grid(frames: int, rows: int, columns: int, frame: int = 0, top: int = 0, left: int = 0) -> Tensor:

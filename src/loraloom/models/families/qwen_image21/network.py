@@ -15,6 +15,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
+from loraloom.models.latent_maps import of_pixel_tokens, pixel_tokens
 from loraloom.models.library_class import library_class
 from loraloom.models.references import references
 from loraloom.sampling.inputs import Inputs, Tokens
@@ -55,7 +56,7 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     only, and lays out each by its own size."""
     lengths = [tokens.values.shape[1] for tokens in given.tokens.values()]
     sizes = [picture.shape[-2:] for picture in (*given.references, x)]
-    states = module.img_in(_tokens(x).to(run.dtype))
+    states = module.img_in(pixel_tokens(x).to(run.dtype))
     new = states.shape[1]
     rotary = rotations(positions(lengths, sizes), cast("Sequence[int]", run.config["axes_dims_rope"]))
     prefix = len(rotary) - new
@@ -83,13 +84,13 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     if mode == "extract":
         run.kept.append(kept)
     states = module.norm_out(states[:, -new:], embedded[:-1])
-    return module.proj_out(states).transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
+    return of_pixel_tokens(module.proj_out(states), x)
 
 
 def _before(module: Any, given: Inputs, x: Tensor, run: Run) -> list[Tensor]:
     """The tokens of texts and given pictures by turns, up to the last text."""
     texts = [module.txt_in(tokens.values.to(x.device, run.dtype)) for tokens in given.tokens.values()]
-    pictures = [module.img_in(_tokens(picture).to(run.dtype)) for picture in given.references]
+    pictures = [module.img_in(pixel_tokens(picture).to(run.dtype)) for picture in given.references]
     return [part for pair in zip(texts, [*pictures, None], strict=True) for part in pair if part is not None]
 
 
@@ -128,11 +129,6 @@ def _kept_prefix(
         return None, None
     cache = library_class("diffusers.models.transformers.transformer_qwenimage21:QwenImage21KVCache")
     return Prefix(tuple(part.clone() for part in parts), size, cache(layers)), "extract"
-
-
-def _tokens(picture: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H · W, C)."""
-    return picture.flatten(2).transpose(1, 2)
 
 
 def _segments(texts: Sequence[int], pictures: Sequence[Sequence[int]]) -> list[tuple[int, int, bool]]:
