@@ -19,49 +19,28 @@ from loraloom.models.family import (
     prefixed,
 )
 from loraloom.models.flux_latents import FLUX1_LATENTS
-from loraloom.models.names import Names, Row, Rows
+from loraloom.models.flux_names import ATTENTION, DOUBLE, FUSED, MLP, SINGLE, SINGLE_QKV
+from loraloom.models.names import Names, Row
 from loraloom.models.predictions import flux_flow
 from loraloom.models.recipe import Recipe, Use
 
-DOUBLE, SINGLE = "transformer_blocks.{}.", "single_transformer_blocks.{}."
 APPROXIMATOR = "distilled_guidance_layer"
 
 
-def with_mlp(weight: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Query, key and value as wide as the input, the rest the MLP's."""
-    width = weight[1]
-    return (width, width, width, weight[0] - 3 * width)
-
-
-def _rows() -> dict[str, Row]:
-    rows: dict[str, Row] = {
-        "img_in": "x_embedder",
-        "txt_in": "context_embedder",
-        "final_layer.linear": "proj_out",
-        f"{APPROXIMATOR}.in_proj": f"{APPROXIMATOR}.in_proj",
-        f"{APPROXIMATOR}.out_proj": f"{APPROXIMATOR}.out_proj",
-        f"{APPROXIMATOR}.layers.{{}}.in_layer": f"{APPROXIMATOR}.layers.{{}}.linear_1",
-        f"{APPROXIMATOR}.layers.{{}}.out_layer": f"{APPROXIMATOR}.layers.{{}}.linear_2",
-        f"{APPROXIMATOR}.norms.{{}}.scale": f"{APPROXIMATOR}.norms.{{}}.weight",
-        "single_blocks.{}.linear1": Rows(
-            *(f"{SINGLE}attn.to_{part}" for part in "qkv"), f"{SINGLE}proj_mlp", sizes=with_mlp
-        ),
-        "single_blocks.{}.linear2": SINGLE + "proj_out",
-        "single_blocks.{}.norm.query_norm.scale": SINGLE + "attn.norm_q.weight",
-        "single_blocks.{}.norm.key_norm.scale": SINGLE + "attn.norm_k.weight",
-    }
-    for stream, parts, out, norm, feed in (
-        ("img", "to_{}", "to_out.0", "norm_{}", "ff"),
-        ("txt", "add_{}_proj", "to_add_out", "norm_added_{}", "ff_context"),
-    ):
-        ours = f"double_blocks.{{}}.{stream}_"
-        rows[f"{ours}attn.qkv"] = Rows(*(f"{DOUBLE}attn.{parts.format(part)}" for part in "qkv"))
-        rows[f"{ours}attn.proj"] = f"{DOUBLE}attn.{out}"
-        rows[f"{ours}attn.norm.query_norm.scale"] = f"{DOUBLE}attn.{norm.format('q')}.weight"
-        rows[f"{ours}attn.norm.key_norm.scale"] = f"{DOUBLE}attn.{norm.format('k')}.weight"
-        rows[f"{ours}mlp.0"] = f"{DOUBLE}{feed}.net.0.proj"
-        rows[f"{ours}mlp.2"] = f"{DOUBLE}{feed}.net.2"
-    return rows
+ROWS: dict[str, Row] = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "final_layer.linear": "proj_out",
+    f"{APPROXIMATOR}.in_proj": f"{APPROXIMATOR}.in_proj",
+    f"{APPROXIMATOR}.out_proj": f"{APPROXIMATOR}.out_proj",
+    f"{APPROXIMATOR}.layers.{{}}.in_layer": f"{APPROXIMATOR}.layers.{{}}.linear_1",
+    f"{APPROXIMATOR}.layers.{{}}.out_layer": f"{APPROXIMATOR}.layers.{{}}.linear_2",
+    f"{APPROXIMATOR}.norms.{{}}.scale": f"{APPROXIMATOR}.norms.{{}}.weight",
+    "single_blocks.{}.linear1": FUSED,
+    "single_blocks.{}.linear2": SINGLE + "proj_out",
+    **ATTENTION,
+    **MLP,
+}
 
 
 def comfyui_names(path: str) -> Iterator[str]:
@@ -113,11 +92,11 @@ FAMILY = Family(
     ),
     module=Module("diffusers.models.transformers.transformer_chroma:ChromaTransformer2DModel", config),
     names=Names(
-        _rows(),
+        ROWS,
         also={
-            "single_blocks.{}.linear1_qkv": tuple(f"{SINGLE}attn.to_{part}" for part in "qkv"),
+            "single_blocks.{}.linear1_qkv": SINGLE_QKV,
             SINGLE + "attn.to_qkv_mlp_proj": (
-                *(f"{SINGLE}attn.to_{part}" for part in "qkv"),
+                *SINGLE_QKV,
                 SINGLE + "proj_mlp",
             ),
             SINGLE + "attn.to_out": SINGLE + "proj_out",

@@ -23,8 +23,8 @@ from loraloom.models.family import (
     prefixed,
 )
 from loraloom.models.flux_latents import FLUX1_LATENTS
-from loraloom.models.flux_names import DOUBLE, SINGLE, with_mlp
-from loraloom.models.names import Names, Rows, Swapped
+from loraloom.models.flux_names import ATTENTION, DOUBLE, FUSED, MLP, SINGLE, SINGLE_QKV
+from loraloom.models.names import Names, Swapped
 from loraloom.models.predictions import flow, flux_flow
 from loraloom.models.recipe import Recipe, Use
 
@@ -79,35 +79,13 @@ NAMES = Names(
         "final_layer.adaLN_modulation.1": Swapped("norm_out.linear"),
         "double_blocks.{}.img_mod.lin": DOUBLE + "norm1.linear",
         "double_blocks.{}.txt_mod.lin": DOUBLE + "norm1_context.linear",
-        "double_blocks.{}.img_attn.qkv": Rows(
-            DOUBLE + "attn.to_q", DOUBLE + "attn.to_k", DOUBLE + "attn.to_v"
-        ),
-        "double_blocks.{}.txt_attn.qkv": Rows(
-            DOUBLE + "attn.add_q_proj", DOUBLE + "attn.add_k_proj", DOUBLE + "attn.add_v_proj"
-        ),
-        "double_blocks.{}.img_attn.proj": DOUBLE + "attn.to_out.0",
-        "double_blocks.{}.txt_attn.proj": DOUBLE + "attn.to_add_out",
-        "double_blocks.{}.img_mlp.0": DOUBLE + "ff.net.0.proj",
-        "double_blocks.{}.img_mlp.2": DOUBLE + "ff.net.2",
-        "double_blocks.{}.txt_mlp.0": DOUBLE + "ff_context.net.0.proj",
-        "double_blocks.{}.txt_mlp.2": DOUBLE + "ff_context.net.2",
-        "double_blocks.{}.img_attn.norm.query_norm.scale": DOUBLE + "attn.norm_q.weight",
-        "double_blocks.{}.img_attn.norm.key_norm.scale": DOUBLE + "attn.norm_k.weight",
-        "double_blocks.{}.txt_attn.norm.query_norm.scale": DOUBLE + "attn.norm_added_q.weight",
-        "double_blocks.{}.txt_attn.norm.key_norm.scale": DOUBLE + "attn.norm_added_k.weight",
+        **ATTENTION,
+        **MLP,
         "single_blocks.{}.modulation.lin": SINGLE + "norm.linear",
-        "single_blocks.{}.linear1": Rows(
-            SINGLE + "attn.to_q",
-            SINGLE + "attn.to_k",
-            SINGLE + "attn.to_v",
-            SINGLE + "proj_mlp",
-            sizes=with_mlp,
-        ),
+        "single_blocks.{}.linear1": FUSED,
         "single_blocks.{}.linear2": SINGLE + "proj_out",
-        "single_blocks.{}.norm.query_norm.scale": SINGLE + "attn.norm_q.weight",
-        "single_blocks.{}.norm.key_norm.scale": SINGLE + "attn.norm_k.weight",
     },
-    also={"single_blocks.{}.linear1_qkv": (SINGLE + "attn.to_q", SINGLE + "attn.to_k", SINGLE + "attn.to_v")},
+    also={"single_blocks.{}.linear1_qkv": SINGLE_QKV},
 )
 
 FLUX1 = Recipe(

@@ -23,8 +23,8 @@ from loraloom.models.family import (
     prefixed,
 )
 from loraloom.models.flux_latents import FLUX2_LATENTS
-from loraloom.models.flux_names import DOUBLE, SINGLE, with_mlp
-from loraloom.models.names import Names, Rows, Swapped
+from loraloom.models.flux_names import ATTENTION, DOUBLE, FUSED, SINGLE, SINGLE_QKV
+from loraloom.models.names import Names, Swapped
 from loraloom.models.predictions import flux_flow
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import NO_THOUGHT, USER_TURN
@@ -76,44 +76,25 @@ NAMES = Names(
         "single_stream_modulation.lin": "single_stream_modulation.linear",
         "final_layer.linear": "proj_out",
         "final_layer.adaLN_modulation.1": Swapped("norm_out.linear"),
-        "double_blocks.{}.img_attn.qkv": Rows(
-            DOUBLE + "attn.to_q", DOUBLE + "attn.to_k", DOUBLE + "attn.to_v"
-        ),
-        "double_blocks.{}.txt_attn.qkv": Rows(
-            DOUBLE + "attn.add_q_proj", DOUBLE + "attn.add_k_proj", DOUBLE + "attn.add_v_proj"
-        ),
-        "double_blocks.{}.img_attn.proj": DOUBLE + "attn.to_out.0",
-        "double_blocks.{}.txt_attn.proj": DOUBLE + "attn.to_add_out",
+        **ATTENTION,
         "double_blocks.{}.img_mlp.0": DOUBLE + "ff.linear_in",
         "double_blocks.{}.img_mlp.2": DOUBLE + "ff.linear_out",
         "double_blocks.{}.txt_mlp.0": DOUBLE + "ff_context.linear_in",
         "double_blocks.{}.txt_mlp.2": DOUBLE + "ff_context.linear_out",
-        "double_blocks.{}.img_attn.norm.query_norm.scale": DOUBLE + "attn.norm_q.weight",
-        "double_blocks.{}.img_attn.norm.key_norm.scale": DOUBLE + "attn.norm_k.weight",
-        "double_blocks.{}.txt_attn.norm.query_norm.scale": DOUBLE + "attn.norm_added_q.weight",
-        "double_blocks.{}.txt_attn.norm.key_norm.scale": DOUBLE + "attn.norm_added_k.weight",
         "double_blocks.{}.img_attn.norm.query_norm": DOUBLE + "attn.norm_q",
         "double_blocks.{}.img_attn.norm.key_norm": DOUBLE + "attn.norm_k",
         "double_blocks.{}.txt_attn.norm.query_norm": DOUBLE + "attn.norm_added_q",
         "double_blocks.{}.txt_attn.norm.key_norm": DOUBLE + "attn.norm_added_k",
         "single_blocks.{}.linear1": SINGLE + "attn.to_qkv_mlp_proj",
         "single_blocks.{}.linear2": SINGLE + "attn.to_out",
-        "single_blocks.{}.norm.query_norm.scale": SINGLE + "attn.norm_q.weight",
-        "single_blocks.{}.norm.key_norm.scale": SINGLE + "attn.norm_k.weight",
         "single_blocks.{}.norm.query_norm": SINGLE + "attn.norm_q",
         "single_blocks.{}.norm.key_norm": SINGLE + "attn.norm_k",
     },
     parts={
-        "single_blocks.{}.linear1": Rows(
-            SINGLE + "attn.to_q",
-            SINGLE + "attn.to_k",
-            SINGLE + "attn.to_v",
-            SINGLE + "proj_mlp",
-            sizes=with_mlp,
-        ),
+        "single_blocks.{}.linear1": FUSED,
     },
     also={
-        "single_blocks.{}.linear1_qkv": (SINGLE + "attn.to_q", SINGLE + "attn.to_k", SINGLE + "attn.to_v"),
+        "single_blocks.{}.linear1_qkv": SINGLE_QKV,
         "single_transformer_blocks.{}.proj_out": SINGLE + "attn.to_out",
         "transformer_blocks.{}.ff.net.0.proj": DOUBLE + "ff.linear_in",
         "transformer_blocks.{}.ff.net.2": DOUBLE + "ff.linear_out",
