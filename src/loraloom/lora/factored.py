@@ -72,6 +72,14 @@ def _diagonal(cores: Sequence[Tensor]) -> Tensor:
     return joined
 
 
+def lycoris_product(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Core (p, q, kernel…) between a (p, out) and b (q, in), as LyCORIS contracts it: (out, in · kernel)."""
+    import torch
+
+    inner = torch.einsum("i j ..., j r -> i r ...", core, b)
+    return torch.einsum("i r ..., i p -> p r ...", inner, a).flatten(1)
+
+
 def through(core: Tensor, down: Tensor) -> Tensor:
     """Core (p, q, kernel…) and down (q, in) as one matrix (p, in · kernel)."""
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from loraloom.lora.algebra import Algebra, Ingredients, Shapes, Tensors
 from loraloom.lora.changes import Additive
 from loraloom.lora.component import Shape
-from loraloom.lora.factored import Factored, through
+from loraloom.lora.factored import Factored, lycoris_product, through
 from loraloom.lora.shape_check import dimension, misfit_of_matrix, said
 
 if TYPE_CHECKING:
@@ -49,14 +49,10 @@ class Hadamard(Additive):
         return abs(self.given.gamma) * math.sqrt(max(square, 0.0))
 
     def _product(self, index: str, like: Tensor) -> Tensor:
-        import torch
-
         a, b = (self.given.exact(f"hada_w{index}_{side}", like) for side in "ab")
         if f"hada_t{index}" not in self.given.tensors:
             return a @ b
-        core = self.given.exact(f"hada_t{index}", like)
-        inner = torch.einsum("i j ..., j r -> i r ...", core, b)
-        return torch.einsum("i r ..., i p -> p r ...", inner, a).flatten(1)
+        return lycoris_product(self.given.exact(f"hada_t{index}", like), a, b)
 
 
 class Loha(Algebra):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from loraloom.lora.algebra import Algebra, Ingredients, Shapes, Tensors
 from loraloom.lora.changes import Additive, Nothing
 from loraloom.lora.component import Shape
-from loraloom.lora.factored import Factored, through
+from loraloom.lora.factored import Factored, lycoris_product, through
 from loraloom.lora.shape_check import dimension, matrix_product, misfit_of_matrix, said
 
 if TYPE_CHECKING:
@@ -44,16 +44,13 @@ class Kronecker(Additive):
 
     def _second(self, like: Tensor | None) -> Tensor:
         """w2, its kernel flattened into its columns."""
-        import torch
-
         given = self.given
         if "lokr_w2" in given.tensors:
             return given.matrix("lokr_w2", like)
         if "lokr_t2" not in given.tensors:
             return given.exact("lokr_w2_a", like) @ given.matrix("lokr_w2_b", like)
         core, a, b = (given.exact(role, like) for role in ("lokr_t2", "lokr_w2_a", "lokr_w2_b"))
-        inner = torch.einsum("i j ..., j r -> i r ...", core, b)
-        return torch.einsum("i r ..., i p -> p r ...", inner, a).flatten(1)
+        return lycoris_product(core, a, b)
 
 
 class Lokr(Algebra):
