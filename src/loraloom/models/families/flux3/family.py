@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
-from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, Shapes, count_blocks
+from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, Shapes, count_blocks, number
 from loraloom.models.flux_latents import FLUX2_LATENTS
 from loraloom.models.names import Names, Swapped
 from loraloom.models.predictions import flow
@@ -121,6 +121,7 @@ FAMILY = Family(
     prediction=flow(shift=6.93),
     prompt=RECIPE,
     said=("flux-3", "flux3", "flux.3"),
+    context_width=number("joint_attention_dim"),
     blocks={"single": "single_transformer_blocks"},
     lora=LoraFacts(
         base_version="flux3",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
 from loraloom.models.flux_times import embed_times
 from loraloom.models.latent_maps import of_pixel_tokens, pixel_tokens
@@ -39,12 +38,6 @@ def keep_norms_whole(module: nn.Module) -> None:
 
 def inputs(cond: Cond, run: Run) -> Inputs:
     """The prompt's hidden states, the reference pictures, and the levels of the run for distilled models."""
-    wide, wanted = cond.context.shape[-1], run.number("joint_attention_dim")
-    if wide != wanted:
-        raise InputError(
-            f"the prompt's tokens are {wide} wide and this FLUX 3 model takes {wanted}: load its text "
-            "encoder (Qwen3-VL 4B) with the type flux3"
-        )
     vectors: dict[str, Tensor] = {}
     if run.config["flow_map"]:
         levels = run.sample.sigmas
