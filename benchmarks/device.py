@@ -27,10 +27,10 @@ from tests import tiny_models
 from tests.models.plain_loras import plain_lora
 from torch import Tensor
 
-from loraloom.models import memory as memory_module
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.memory import Memory, weights_bytes
+from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency.memory import Memory, weights_bytes
 from loraloom.sampling.guidance import CFG
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import method

@@ -43,7 +43,7 @@ from loraloom.lora.file import read_lora
 from loraloom.lora.load import LoadedLora, load_lora
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.resident import Resident
+from loraloom.models.residency.resident import Resident
 from loraloom.weights.patch import PatchUse, Stack
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

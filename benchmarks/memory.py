@@ -84,7 +84,7 @@ def measure(checkpoint: Path, dtype: str, size: int, steps: int, rank: int = 0) 
     import torch
 
     from loraloom.models.checkpoint import open_checkpoint
-    from loraloom.models.memory import Memory
+    from loraloom.models.residency.memory import Memory
     from loraloom.sampling.inputs import Inputs
     from loraloom.sampling.types import Cond, SampleContext
 

@@ -27,8 +27,8 @@ from loraloom.engine.validation import ClassChecks
 from loraloom.errors import Cancelled, InputError, LoraloomError
 from loraloom.folders import model_folders
 from loraloom.lora.load import Compat
-from loraloom.models.memory import DtypeName, Memory
-from loraloom.models.resident import Arithmetic
+from loraloom.models.residency.memory import DtypeName, Memory
+from loraloom.models.residency.resident import Arithmetic
 from loraloom.preparation.prepare import Changes, Preparation, Source
 from loraloom.result import Recorder, Run
 from loraloom.runtime.lora_shelf import LoraShelf

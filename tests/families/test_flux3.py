@@ -13,7 +13,7 @@ from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_diffusion_model, open_text_encoders
 from loraloom.models.families.flux3.network import following, positions
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.encode import encode_prompt
 from loraloom.sampling.types import Cond, SampleContext
 from loraloom.session import Session

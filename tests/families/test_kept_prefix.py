@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from loraloom.models.checkpoint import open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Network, SampleContext
 from tests.families.models import qwen_image21

@@ -7,7 +7,7 @@ import torch
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_diffusion_model
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.types import Cond, SampleContext
 from tests.families.bench import Shelf, narrow_models
 

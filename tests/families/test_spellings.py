@@ -16,7 +16,7 @@ from loraloom.lora.file import read_lora
 from loraloom.lora.load import Compat, load_lora
 from loraloom.models.checkpoint import open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, SampleContext
 from tests.families import loras

@@ -11,7 +11,7 @@ import torch
 from loraloom.errors import InputError
 from loraloom.models.autoencoder import autoencoder_kinds
 from loraloom.models.checkpoint import open_autoencoder
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from tests.families import autoencoders as narrow
 
 FIGURES = np.load(Path(__file__).parents[1] / "data/families/autoencoders.npz")

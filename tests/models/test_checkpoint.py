@@ -16,7 +16,7 @@ from loraloom.models.checkpoint import (
     open_diffusion_model,
     open_text_encoders,
 )
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.weights.tensor_file import TensorFile
 from tests import tiny_models as tiny
 

@@ -10,7 +10,7 @@ import torch
 
 from loraloom.errors import ModelFileError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from tests import tiny_models as tiny
 
 LANDMARKS = (

@@ -20,9 +20,9 @@ from loraloom.folders import ModelFolders
 from loraloom.models import recognition
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import checkpoint_shapes, encoder_kind, encoder_kinds
-from loraloom.models.encoder_layouts import CLIP_TOKENS
-from loraloom.models.memory import Memory
+from loraloom.models.parts.encoder_layouts import CLIP_TOKENS
 from loraloom.models.recognition import families
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.encode import encode_prompt
 from loraloom.models.text.recipes import known_recipes
 from loraloom.weights.header import read_header

@@ -9,7 +9,7 @@ import pytest
 
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import text_blueprint
-from loraloom.models.slots import find_slots
+from loraloom.models.residency.slots import find_slots
 from loraloom.weights.meta import build_unfilled
 from tests.published import Fixture, fixtures, write
 

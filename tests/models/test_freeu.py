@@ -13,7 +13,7 @@ from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.freeu import FreeU, damp_low_frequencies
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.nodes import model_sampling
 from loraloom.sampling.inputs import Inputs, Tokens
 from tests import tiny_models

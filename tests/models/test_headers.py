@@ -26,7 +26,7 @@ from loraloom.models.family import Blueprint
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.names import Shapes
 from loraloom.models.recognition import families, family_named, recognise
-from loraloom.models.slots import find_slots, is_unused
+from loraloom.models.residency.slots import find_slots, is_unused
 from loraloom.weights.header import read_header
 from loraloom.weights.meta import build_unfilled
 from tests.published import fixtures, write

@@ -19,8 +19,8 @@ PACKAGE = Path(loraloom.__file__).parent
 FAMILIES = PACKAGE / "models" / "families"
 KNOW_NAMES = {
     "lora/origin.py": "models that Loraloom does not run, known by their LoRAs",
-    "models/flux_latents.py": "a latent format that several families share goes by the first of them",
-    "models/unet_layout.py": "the same",
+    "models/parts/flux_latents.py": "a latent format that several families share goes by the first of them",
+    "models/parts/unet_layout.py": "the same",
     "models/text/recipes.py": "ComfyUI's types of CLIP loaders",
     "nodes/loaders.py": "the same",
     "workflow/drawing.py": "what the page may ask for, which knows no models",

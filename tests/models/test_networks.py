@@ -11,10 +11,10 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
-from loraloom.models.latent_maps import fit, patches, unpatched
-from loraloom.models.memory import Memory
-from loraloom.models.references import Place, grid
-from loraloom.models.unet_network import BLANK_LATENT, embed_number
+from loraloom.models.parts.latent_maps import fit, patches, unpatched
+from loraloom.models.parts.references import Place, grid
+from loraloom.models.parts.unet_network import BLANK_LATENT, embed_number
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.parametrisation import Continuous, Discrete, Flow, FluxFlow, Prediction, Table
 from loraloom.sampling.types import Cond, Network, SampleContext, SkipsLayers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs, Tokens
 
 FIGURES = Path(__file__).parents[1] / "data" / "parity" / "networks_sd15.npz"

@@ -16,7 +16,7 @@ from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import LoadedLora, load_lora
 from loraloom.models.family import Blueprint, Placement
-from loraloom.models.resident import Resident
+from loraloom.models.residency.resident import Resident
 from loraloom.weights.formats import formats
 from loraloom.weights.patch import PatchUse
 from loraloom.weights.source import WeightSource

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from loraloom.models.checkpoint import open_diffusion_model
 from loraloom.models.families.flux.family import FAMILY as FLUX
 from loraloom.models.families.sd15.family import FAMILY as SD15
-from loraloom.models.memory import Memory, weights_bytes
-from loraloom.models.resident import Arithmetic, Resident
-from loraloom.models.unmerged import Unmerged
+from loraloom.models.residency.memory import Memory, weights_bytes
+from loraloom.models.residency.resident import Arithmetic, Resident
+from loraloom.models.residency.unmerged import Unmerged
 from loraloom.weights.layers import PackedConv2d, PackedLayer, PackedLinear
 from loraloom.weights.patch import Stack
 from loraloom.weights.quantise import quantise_file

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder_network import TinyDecoder
 from loraloom.models.checkpoint import open_tiny_autoencoder
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.tiny_autoencoder import LATENTS
 
 CPU = torch.device("cpu")

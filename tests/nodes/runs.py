@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from loraloom.folders import ModelFolders
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.runtime.lora_shelf import LoraShelf
 from loraloom.runtime.output_files import OutputFolder
 from loraloom.runtime.services import Services

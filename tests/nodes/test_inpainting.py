@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraloom.models import memory as memory_module
-from loraloom.models.activations import DECODER_MAPS, picture_bytes
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.models.handles import Autoencoder
+from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency.activations import DECODER_MAPS, picture_bytes
 from loraloom.nodes import inpainting
 from loraloom.runtime.services import services
 from tests import tiny_models

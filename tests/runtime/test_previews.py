@@ -13,7 +13,7 @@ from loraloom.folders import ModelFolders
 from loraloom.models.autoencoder_network import TinyDecoder
 from loraloom.models.families.flux.family import FAMILY as FLUX
 from loraloom.models.families.sd15.family import FAMILY as SD15
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.nodes.loaders import load_vae
 from loraloom.runtime.previews import LatentPreview, Previews
 from loraloom.sampling.types import Step

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
-from loraloom.models.memory import Memory
-from loraloom.models.resident import Resident
+from loraloom.models.residency.memory import Memory
+from loraloom.models.residency.resident import Resident
 from loraloom.sampling.guidance import CFG
 from loraloom.sampling.noise import initial_noise
 from loraloom.sampling.run import completed, sample

@@ -7,7 +7,7 @@ import torch
 
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.resident import Resident
+from loraloom.models.residency.resident import Resident
 from tests import tiny_models as tiny
 from tests.models.plain_loras import PlainLora, PlainPatch, plain_lora
 from tests.sim_device.device import Sim

@@ -9,7 +9,7 @@ import torch
 
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.encode import encode_prompt
 from loraloom.training.conditioning import CachedText, LearningText
 from loraloom.training.model import LiveText

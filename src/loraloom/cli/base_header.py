@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loraloom.lora.component import Component, ComponentName
 from loraloom.models.encoder import checkpoint_shapes
-from loraloom.models.lora_names import text_aliases
+from loraloom.models.parts.lora_names import text_aliases
 from loraloom.models.recognition import recognise
 from loraloom.weights.header import read_header
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import InputError, ModelFileError, OutOfMemory
-from loraloom.models.activations import DECODER_MAPS, ENCODER_MAPS, picture_bytes
 from loraloom.models.autoencoder import AutoencoderKind
-from loraloom.models.resident import Resident
+from loraloom.models.residency.activations import DECODER_MAPS, ENCODER_MAPS, picture_bytes
+from loraloom.models.residency.resident import Resident
 from loraloom.models.tiles import in_tiles
 from loraloom.models.tiny_autoencoder import tiny_decoder_blueprint
 from loraloom.weights.capacity import is_allocation_failure

@@ -1,6 +1,6 @@
 """MODEL, CLIP and VAE as nodes pass them on: small, immutable, hashable; nothing is loaded to make one.
 
-`models.memory.Memory` turns a handle into something that computes. Two equal handles are the same model.
+`models.residency.memory.Memory` turns a handle into what computes. Two equal handles are the same model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from loraloom.models.autoencoder import AutoencoderKind
 from loraloom.models.family import Family
 from loraloom.models.latent_format import LatentFormat
-from loraloom.models.lora_names import text_aliases
+from loraloom.models.parts.lora_names import text_aliases
 from loraloom.sampling.types import Parametrisation
 from loraloom.weights.patch import NameTable, PatchUse, Stack
 from loraloom.weights.source import WeightSource

@@ -14,7 +14,7 @@ from loraloom.errors import ModelFileError
 from loraloom.folders import FileIdentity, ModelFolders
 from loraloom.models.autoencoder_network import TinyDecoder
 from loraloom.models.latent_format import LatentFormat
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.types import Step
 from loraloom.weights.capacity import is_allocation_failure
 

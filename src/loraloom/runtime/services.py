@@ -13,7 +13,7 @@ from loraloom.runtime.previews import Previews
 
 if TYPE_CHECKING:
     from loraloom.engine.node import NodeRun
-    from loraloom.models.memory import Memory
+    from loraloom.models.residency.memory import Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_t
 from loraloom.models.diffusion_network import DiffusionNetwork
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
-from loraloom.models.memory import Memory
 from loraloom.models.recognition import families
-from loraloom.models.resident import Resident
+from loraloom.models.residency.memory import Memory
+from loraloom.models.residency.resident import Resident
 from loraloom.sampling.types import Network
 from loraloom.training.settings import ModelSettings, RunSettings
 from loraloom.weights.source import WeightSource

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loraloom.atomic_file import write_file
 from loraloom.models.autoencoder_network import AutoencoderNetwork
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.guidance import CFG
 from loraloom.sampling.noise import initial_noise
 from loraloom.sampling.run import completed, sample

@@ -11,7 +11,7 @@ from torch import nn
 
 from loraloom.errors import InputError
 from loraloom.models.family import Family
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.types import Cond
 from loraloom.training.adapters import Adapter, inject
 from loraloom.training.buckets import Plan, Size, bucket_of, bucket_sizes

@@ -16,7 +16,7 @@ from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.handles import TextEncoders, TextPart
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.clip import ClipConfig, ClipText
 from loraloom.models.text.encode import encode_prompt
 from loraloom.models.text.t5 import T5Config, T5Text

@@ -17,7 +17,7 @@ from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import encoder_kind
 from loraloom.models.handles import TextEncoders
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.encode import encode_prompt, recipe_of, templated
 from loraloom.models.text.tokens import rules_for, tokenize
 from loraloom.models.text.vocabularies import qwen_tokenizer

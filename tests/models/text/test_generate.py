@@ -15,7 +15,7 @@ from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.handles import TextEncoders
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.generate import Drawing, Question, draw, generate_text, question_tokens
 from loraloom.models.text.vocabularies import qwen_tokenizer
 

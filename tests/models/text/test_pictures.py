@@ -15,7 +15,7 @@ from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.encoder import Vision
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.encode import encode_prompt
 from loraloom.models.text.pictures import LARGEST, SMALLEST, SeenPicture, patches, positions
 from loraloom.models.text.templates import PICTURE

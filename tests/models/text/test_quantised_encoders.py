@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.models.text.encode import encode_prompt
 
 FIGURES = Path(__file__).parents[2] / "data" / "storage" / "encoders.npz"

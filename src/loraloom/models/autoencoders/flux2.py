@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from loraloom.models.autoencoder import AutoencoderKind, decode, encode, first_frame, halvings, number
-from loraloom.models.kl_layout import KL_MARKS, KlNames, kl_config, widths
 from loraloom.models.known_model import Config, Module
 from loraloom.models.names import Shapes
+from loraloom.models.parts.kl_layout import KL_MARKS, KlNames, kl_config, widths
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 from loraloom.models.autoencoder import AutoencoderKind, halvings, number
-from loraloom.models.kl_layout import KL_MARKS, KlNames, kl_config
 from loraloom.models.known_model import Module
+from loraloom.models.parts.kl_layout import KL_MARKS, KlNames, kl_config
 
 AUTOENCODER = AutoencoderKind(
     name="kl",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from loraloom.models.autoencoder import AutoencoderKind, frame_decode, frame_encode, halvings, number
 from loraloom.models.known_model import Config, Module, count_blocks
 from loraloom.models.names import Names, Row, Shapes
-from loraloom.models.wan_layout import ends, residual
+from loraloom.models.parts.wan_layout import ends, residual
 
 DOWN, UP = "encoder.downsamples.{}.downsamples.", "decoder.upsamples.{}.upsamples."
 

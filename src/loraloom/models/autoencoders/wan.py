@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loraloom.models.autoencoder import AutoencoderKind, frame_decode, frame_encode, halvings, number
 from loraloom.models.known_model import Config, Module, count_blocks
 from loraloom.models.names import Names, Row, Shapes
-from loraloom.models.wan_layout import ends, residual
+from loraloom.models.parts.wan_layout import ends, residual
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vocabulary
-from loraloom.models.encoder_layouts import (
+from loraloom.models.parts.encoder_layouts import (
     CLIP_TOKENS,
     clip_blueprint,
     clip_measure,

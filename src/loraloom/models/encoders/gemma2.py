@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loraloom.models.causal_layouts import (
+from loraloom.models.encoder import EncoderKind, LoraNames, Size, Tokenizer, Vocabulary
+from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.parts.causal_layouts import (
     FIRST,
     TOKENS,
     causal_blueprint,
@@ -12,8 +14,6 @@ from loraloom.models.causal_layouts import (
     measure,
     text_config,
 )
-from loraloom.models.encoder import EncoderKind, LoraNames, Size, Tokenizer, Vocabulary
-from loraloom.models.family import Blueprint, Shapes
 
 if TYPE_CHECKING:
     from loraloom.weights.source import WeightSource

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from loraloom.models.causal_layouts import (
+from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
+from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.parts.causal_layouts import (
     FIRST,
     QWEN_PICTURE,
     QWEN_VOCABULARY,
@@ -13,9 +15,7 @@ from loraloom.models.causal_layouts import (
     text_config,
     tower_heads,
 )
-from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
-from loraloom.models.encoder_layouts import depth
-from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.parts.encoder_layouts import depth
 
 NAMES = ("qwen25_7b", "qwen25_3b")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from loraloom.models.causal_layouts import (
+from loraloom.models.encoder import EncoderKind, LoraNames, Size
+from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.parts.causal_layouts import (
     FIRST,
     QWEN_VOCABULARY,
     TOKENS,
@@ -11,8 +13,6 @@ from loraloom.models.causal_layouts import (
     measure,
     text_config,
 )
-from loraloom.models.encoder import EncoderKind, LoraNames, Size
-from loraloom.models.family import Blueprint, Shapes
 
 NAMES = ("qwen3_4b", "qwen3_8b", "qwen3_06b", "qwen3_2b")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loraloom.models.causal_layouts import (
+from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
+from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.parts.causal_layouts import (
     FIRST,
     QWEN_PICTURE,
     QWEN_VOCABULARY,
@@ -15,9 +17,7 @@ from loraloom.models.causal_layouts import (
     text_config,
     tower_heads,
 )
-from loraloom.models.encoder import EncoderKind, LoraNames, Size, Vision
-from loraloom.models.encoder_layouts import depth
-from loraloom.models.family import Blueprint, Shapes
+from loraloom.models.parts.encoder_layouts import depth
 
 NAMES = ("qwen3vl_4b", "qwen3vl_8b", "qwen3vl_2b")
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from loraloom.models.encoder import EncoderKind, LoraNames, NamedTensor, Size, Tokenizer, Vocabulary
-from loraloom.models.encoder_layouts import as_named, depth, placements
 from loraloom.models.family import Blueprint, Placement, Shapes
+from loraloom.models.parts.encoder_layouts import as_named, depth, placements
 
 if TYPE_CHECKING:
     from loraloom.models.text.t5 import T5Config, T5Text

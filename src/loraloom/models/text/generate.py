@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from loraloom.errors import InputError
 from loraloom.folders import ModelFolders
-from loraloom.models.causal_layouts import TOKENS
 from loraloom.models.encoder import EncoderKind, encoder_kind
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.library_class import library_class
+from loraloom.models.parts.causal_layouts import TOKENS
 from loraloom.models.recipe import Use
 from loraloom.models.text.causal import CausalText
 from loraloom.models.text.causal_run import CausalRun, Read

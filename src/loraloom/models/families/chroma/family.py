@@ -18,10 +18,10 @@ from loraloom.models.family import (
     number,
     prefixed,
 )
-from loraloom.models.flux_latents import FLUX1_LATENTS
-from loraloom.models.flux_names import ATTENTION, DOUBLE, FUSED, MLP, SINGLE, SINGLE_QKV
 from loraloom.models.names import Names, Row
-from loraloom.models.predictions import flux_flow
+from loraloom.models.parts.flux_latents import FLUX1_LATENTS
+from loraloom.models.parts.flux_names import ATTENTION, DOUBLE, FUSED, MLP, SINGLE, SINGLE_QKV
+from loraloom.models.parts.predictions import flux_flow
 from loraloom.models.recipe import Recipe, Use
 
 APPROXIMATOR = "distilled_guidance_layer"

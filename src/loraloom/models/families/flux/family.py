@@ -22,10 +22,10 @@ from loraloom.models.family import (
     number,
     prefixed,
 )
-from loraloom.models.flux_latents import FLUX1_LATENTS
-from loraloom.models.flux_names import ATTENTION, DOUBLE, FUSED, MLP, SINGLE, SINGLE_QKV
 from loraloom.models.names import Names, Swapped
-from loraloom.models.predictions import flow, flux_flow
+from loraloom.models.parts.flux_latents import FLUX1_LATENTS
+from loraloom.models.parts.flux_names import ATTENTION, DOUBLE, FUSED, MLP, SINGLE, SINGLE_QKV
+from loraloom.models.parts.predictions import flow, flux_flow
 from loraloom.models.recipe import Recipe, Use
 
 if TYPE_CHECKING:

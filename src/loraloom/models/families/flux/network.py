@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
-from loraloom.models.flux_times import embedded, guidance_of
-from loraloom.models.latent_maps import PATCH, fit, patches, unpatched
-from loraloom.models.references import Place, grid, places, placing, references
+from loraloom.models.parts.flux_times import embedded, guidance_of
+from loraloom.models.parts.latent_maps import PATCH, fit, patches, unpatched
+from loraloom.models.parts.references import Place, grid, places, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 

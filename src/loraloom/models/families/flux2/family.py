@@ -22,10 +22,10 @@ from loraloom.models.family import (
     count_blocks,
     prefixed,
 )
-from loraloom.models.flux_latents import FLUX2_LATENTS
-from loraloom.models.flux_names import ATTENTION, DOUBLE, FUSED, SINGLE, SINGLE_QKV
 from loraloom.models.names import Names, Swapped
-from loraloom.models.predictions import flux_flow
+from loraloom.models.parts.flux_latents import FLUX2_LATENTS
+from loraloom.models.parts.flux_names import ATTENTION, DOUBLE, FUSED, SINGLE, SINGLE_QKV
+from loraloom.models.parts.predictions import flux_flow
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import NO_THOUGHT, USER_TURN
 

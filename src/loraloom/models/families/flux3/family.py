@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Config, Family, LoraFacts, LoraSign, Module, Shapes, count_blocks, number
-from loraloom.models.flux_latents import FLUX2_LATENTS
 from loraloom.models.names import Names, Swapped
-from loraloom.models.predictions import flow
+from loraloom.models.parts.flux_latents import FLUX2_LATENTS
+from loraloom.models.parts.predictions import flow
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import USER_TURN
 

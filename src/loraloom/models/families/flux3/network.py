@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loraloom.models.diffusion_network import Run
-from loraloom.models.flux_times import embed_times
-from loraloom.models.latent_maps import of_pixel_tokens, pixel_tokens
-from loraloom.models.references import Place, grid, placing, references
+from loraloom.models.parts.flux_times import embed_times
+from loraloom.models.parts.latent_maps import of_pixel_tokens, pixel_tokens
+from loraloom.models.parts.references import Place, grid, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 

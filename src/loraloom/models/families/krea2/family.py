@@ -23,10 +23,10 @@ from loraloom.models.family import (
     prefixed,
 )
 from loraloom.models.names import Names
-from loraloom.models.predictions import flux_flow
+from loraloom.models.parts.predictions import flux_flow
+from loraloom.models.parts.wan_latents import WAN21_LATENTS
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import DESCRIBE, PICTURE, USER_TURN
-from loraloom.models.wan_latents import WAN21_LATENTS
 
 NORMS = ("norm", "norm1", "norm2", "norm_q", "norm_k")
 BLOCK, FUSION = "blocks.{}.", "txtfusion.{}.{}."

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.models.diffusion_network import Run
-from loraloom.models.latent_maps import patches, unpatched
-from loraloom.models.references import Place, grid, placing, references
+from loraloom.models.parts.latent_maps import patches, unpatched
+from loraloom.models.parts.references import Place, grid, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 

@@ -17,9 +17,9 @@ from loraloom.models.family import (
     number,
     prefixed,
 )
-from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import Names, Rows
-from loraloom.models.predictions import flow
+from loraloom.models.parts.flux_latents import FLUX1_LATENTS
+from loraloom.models.parts.predictions import flow
 from loraloom.models.recipe import Recipe, Use
 
 LONGEST_TEXT, LONGEST_SIDE = 4096, 1024

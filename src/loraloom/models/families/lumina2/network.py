@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
-from loraloom.models.latent_maps import padded_to_patches
+from loraloom.models.parts.latent_maps import padded_to_patches
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 

@@ -18,10 +18,10 @@ from loraloom.models.family import (
     prefixed,
 )
 from loraloom.models.names import SAME, Names
-from loraloom.models.predictions import flux_flow
+from loraloom.models.parts.predictions import flux_flow
+from loraloom.models.parts.wan_latents import WAN21_LATENTS
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import ALTER, DESCRIBE, PICTURE
-from loraloom.models.wan_latents import WAN21_LATENTS
 
 ZERO_MARK = "__index_timestep_zero__"
 """Stands in the files of Edit 2511, whose references are seen at time 0."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
-from loraloom.models.latent_maps import patches, unpatched
-from loraloom.models.references import places, placing, references
+from loraloom.models.parts.latent_maps import patches, unpatched
+from loraloom.models.parts.references import places, placing, references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 

@@ -20,7 +20,7 @@ from loraloom.models.family import (
 )
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import SAME, Names, Rows
-from loraloom.models.predictions import flux_flow
+from loraloom.models.parts.predictions import flux_flow
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import COMPREHEND, PICTURE
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
-from loraloom.models.latent_maps import of_pixel_tokens, pixel_tokens
 from loraloom.models.library_class import library_class
-from loraloom.models.references import references
+from loraloom.models.parts.latent_maps import of_pixel_tokens, pixel_tokens
+from loraloom.models.parts.references import references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 

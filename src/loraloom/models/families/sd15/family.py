@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from loraloom.models.family import Family, Shapes, TrainingFacts, number
-from loraloom.models.predictions import discrete
-from loraloom.models.recipe import Recipe, Use
-from loraloom.models.unet_layout import (
+from loraloom.models.parts.predictions import discrete
+from loraloom.models.parts.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
     UNetNames,
@@ -13,6 +12,7 @@ from loraloom.models.unet_layout import (
     unet_lora,
     unet_module,
 )
+from loraloom.models.recipe import Recipe, Use
 
 
 def fits(shapes: Shapes) -> bool:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from loraloom.models.unet_network import forward, inputs
+from loraloom.models.parts.unet_network import forward, inputs
 
 __all__ = ["forward", "inputs"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loraloom.models.family import Family, Shapes, TrainingFacts, number
-from loraloom.models.predictions import discrete
-from loraloom.models.recipe import Recipe, Use
-from loraloom.models.unet_layout import (
+from loraloom.models.parts.predictions import discrete
+from loraloom.models.parts.unet_layout import (
     SD_LATENT,
     UNET_MARKS,
     UNetNames,
@@ -15,6 +14,7 @@ from loraloom.models.unet_layout import (
     unet_lora,
     unet_module,
 )
+from loraloom.models.recipe import Recipe, Use
 
 if TYPE_CHECKING:
     from loraloom.sampling.types import Parametrisation

@@ -22,7 +22,7 @@ from loraloom.models.family import (
 )
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.names import Names, Row, Rows, Swapped
-from loraloom.models.predictions import flow
+from loraloom.models.parts.predictions import flow
 from loraloom.models.recipe import Recipe, Use
 
 OURS, THEIRS = "joint_blocks.{}.", "transformer_blocks.{}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loraloom.models.diffusion_network import Run
-from loraloom.models.unet_network import forward, image_sizes, told
+from loraloom.models.parts.unet_network import forward, image_sizes, told
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond
 

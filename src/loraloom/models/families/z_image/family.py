@@ -18,9 +18,9 @@ from loraloom.models.family import (
     number,
     prefixed,
 )
-from loraloom.models.flux_latents import FLUX1_LATENTS
 from loraloom.models.names import SAME, Names, Rows
-from loraloom.models.predictions import flow
+from loraloom.models.parts.flux_latents import FLUX1_LATENTS
+from loraloom.models.parts.predictions import flow
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import USER_TURN
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from loraloom.models import memory as memory_module
-from loraloom.models.activations import DECODER_MAPS, ENCODER_MAPS, hidden_width, picture_bytes
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.memory import Memory
+from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency.activations import DECODER_MAPS, ENCODER_MAPS, hidden_width, picture_bytes
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, SampleContext
 from tests import tiny_models as tiny

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
-from loraloom.models.latent_maps import fit, one_channel
+from loraloom.models.parts.latent_maps import fit, one_channel
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import OutOfMemory
-from loraloom.models.activations import hidden_width, step_bytes
 from loraloom.models.autoencoder_network import AutoencoderNetwork
-from loraloom.models.devices import DtypeName as DtypeName
-from loraloom.models.devices import device_named, dtype_named
 from loraloom.models.diffusion_network import Around, DiffusionNetwork
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
-from loraloom.models.resident import Arithmetic, Resident, Storage
-from loraloom.models.unmerged import Unmerged
+from loraloom.models.residency.activations import hidden_width, step_bytes
+from loraloom.models.residency.devices import DtypeName as DtypeName
+from loraloom.models.residency.devices import device_named, dtype_named
+from loraloom.models.residency.resident import Arithmetic, Resident, Storage
+from loraloom.models.residency.unmerged import Unmerged
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, is_allocation_failure

@@ -7,8 +7,8 @@ import torch
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
-from loraloom.models.flux_latents import FLUX1_LATENTS
-from loraloom.models.references import Place, grid, places, placing, references
+from loraloom.models.parts.flux_latents import FLUX1_LATENTS
+from loraloom.models.parts.references import Place, grid, places, placing, references
 from loraloom.sampling.types import Cond
 
 RUN = Run({}, FLUX1_LATENTS, torch.float32)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import InputError, OutOfMemory
-from loraloom.models import memory as memory_module
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.memory import Memory
+from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Network, SampleContext
 from tests import tiny_models as tiny

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from loraloom.errors import ModelFileError
 from loraloom.models.encoder import Layout, NamedTensor, Tokenizer, Vocabulary
-from loraloom.models.encoder_layouts import depth, placements
 from loraloom.models.family import Blueprint, Shapes
 from loraloom.models.library_class import library_class
+from loraloom.models.parts.encoder_layouts import depth, placements
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from loraloom.models.slots import Slots
+from loraloom.models.residency.slots import Slots
 
 SMALL = 0.02
 """Share of all weights that the smallest units make up, which stay whatever happens."""

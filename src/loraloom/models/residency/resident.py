@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
-from loraloom.models.device_weights import DeviceWeights, LowRankPatch
 from loraloom.models.family import Blueprint, from_shapes
-from loraloom.models.slots import find_slots, is_unused, keep_packed
-from loraloom.models.streaming import Streaming, find_units
+from loraloom.models.residency.device_weights import DeviceWeights, LowRankPatch
+from loraloom.models.residency.slots import find_slots, is_unused, keep_packed
+from loraloom.models.residency.streaming import Streaming, find_units
 from loraloom.weights.layers import PackedLayer, PackedLinear, join_low_rank
 from loraloom.weights.meta import build_unfilled, complete
 from loraloom.weights.packed import narrowed

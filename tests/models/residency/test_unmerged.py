@@ -13,7 +13,7 @@ from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.memory import Memory
+from loraloom.models.residency.memory import Memory
 from loraloom.sampling.types import Cond, Network, SampleContext
 from loraloom.weights.patch import PatchUse, Stack
 from tests import tiny_models

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loraloom.models.lora_names import text_aliases
+from loraloom.models.parts.lora_names import text_aliases
 from loraloom.models.recognition import families
 from loraloom.weights.patch import Target
 from tests.lora.tables import NATIVE, measured

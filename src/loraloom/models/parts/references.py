@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
-from loraloom.models.latent_maps import PATCH
+from loraloom.models.parts.latent_maps import PATCH
 from loraloom.sampling.types import Cond
 
 

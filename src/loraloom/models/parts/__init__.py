@@ -1,0 +1,1 @@
+"""What several families, encoders or autoencoders share: layouts, names, positions, predictions."""
