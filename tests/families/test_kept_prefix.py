@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.models.checkpoint import open_diffusion_model
+from loraloom.models.diffusion_network import DiffusionNetwork, Run
+from loraloom.models.families.qwen_image21.family import FAMILY
 from loraloom.models.handles import DiffusionModel
+from loraloom.models.parts.kept_tokens import MOST_KEPT, Kept, to_keep
 from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Network, SampleContext
+from loraloom.weights.rotation import rotated
 from tests.families.models import qwen_image21
 
 TEXT, REFERENCE, NEW = 5, 6, 12
+PREFIX = TEXT + REFERENCE
 X = torch.randn(1, 64, 3, 4)
 
 
@@ -58,9 +63,8 @@ def test_later_steps_compute_the_new_picture_alone(model: DiffusionModel) -> Non
         for given in (cond(1), cond(2)):
             expected = step(plain.network, given, time)
             torch.testing.assert_close(step(kept.network, given, time), expected, rtol=1e-4, atol=1e-5)
-    whole = TEXT + REFERENCE + NEW
-    assert plain.tokens == [whole] * 6
-    assert kept.tokens == [whole] * 2 + [NEW] * 4
+    assert plain.tokens == [PREFIX + NEW] * 6
+    assert kept.tokens == [PREFIX, NEW] * 2 + [NEW] * 4
 
 
 def test_other_texts_pictures_sizes_and_batches_are_made_anew(model: DiffusionModel) -> None:
@@ -76,7 +80,41 @@ def test_other_texts_pictures_sizes_and_batches_are_made_anew(model: DiffusionMo
     for given, x in cases:
         expected = step(plain.network, given, 0.5, x)
         torch.testing.assert_close(step(kept.network, given, 0.5, x), expected, rtol=1e-4, atol=1e-5)
-    assert kept.tokens == plain.tokens
+    assert plain.tokens == [PREFIX + NEW] * 5
+    assert kept.tokens == [PREFIX, NEW] * MOST_KEPT + [PREFIX + NEW]
+
+
+@pytest.mark.parametrize(("storage", "levels"), [("int8", 127), ("int4", 7)])
+def test_kept_values_may_be_rounded(model: DiffusionModel, storage: str, levels: int) -> None:
+    """Each token's and head's to one scale, after a turn, already for the step that fills (ComfyUI 0.38)."""
+    told = model.with_option("keeps_prefix", True).with_option("kept_as", storage)
+    kept, plain = Watched(told), Watched(model)
+    expected = [step(plain.network, cond(1), time) for time in (0.9, 0.5)]
+    found = [step(kept.network, cond(1), time) for time in (0.9, 0.5)]
+    for one, other in zip(found, expected, strict=True):
+        assert 0.01 / levels < float((one - other).norm() / other.norm()) < 2 / levels
+    held = cast(Kept, cast(DiffusionNetwork, kept.network).kept[0])
+    keys, values = held.layers[0].get()
+    assert keys.shape == values.shape == (1, PREFIX, 2, qwen_image21.HEAD)
+    turned = rotated(keys, 64)
+    scale = turned.abs().amax(-1, keepdim=True) / levels
+    torch.testing.assert_close(turned / scale, (turned / scale).round(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room", "expected"),
+    [("auto", True, "meta"), ("auto", False, "cpu"), ("gpu", False, None), ("cpu", True, "cpu")],
+)
+def test_kept_values_may_lie_with_the_host(
+    wanted: str, room: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = X.to("meta")
+    run = Run({}, FAMILY.latents, torch.bfloat16, None, {"kept_on": wanted}, [], lambda more: room)
+    found = to_keep(run, (), x, tokens=3, width=8, layers=1)
+    assert (None if found is None else found.layers[0].device.type) == expected
+    monkeypatch.setattr("loraloom.models.parts.kept_tokens.available_memory", lambda device: 0)
+    if expected == "cpu":
+        assert to_keep(run, (), x, tokens=3, width=8, layers=1) is None
 
 
 def test_nothing_is_kept_without_memory_for_it(
@@ -92,9 +130,9 @@ def test_nothing_is_kept_without_memory_for_it(
     kept = Watched(model.with_option("keeps_prefix", True))
     for _ in range(2):
         step(kept.network, cond(), 0.5)
-    assert kept.tokens == [TEXT + REFERENCE + NEW] * 2
+    assert kept.tokens == [PREFIX + NEW] * 2
     needed, more = asked[:2]
-    assert more - needed == 2 * 2 * (TEXT + REFERENCE) * qwen_image21.WIDTH * 4
+    assert more - needed == 2 * 2 * PREFIX * qwen_image21.WIDTH * 4
 
 
 def test_a_step_that_failed_leaves_nothing(model: DiffusionModel) -> None:

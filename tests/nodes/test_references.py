@@ -80,8 +80,8 @@ def test_what_several_references_need(tmp_path: Path, said: dict[str, Any], mess
         nodes.reference_latents(PROMPT, run=PlainRun(tmp_path), **said)
 
 
-def test_a_cache_of_references_says_what_differs(tmp_path: Path) -> None:
+def test_a_cache_of_references_leaves_other_families_as_they_are(tmp_path: Path) -> None:
     run = PlainRun(tmp_path)
     model = open_diffusion_model(tiny_models.write_flux(tmp_path / "flux.safetensors"))
-    assert nodes.reference_cache(model, run=run).option("reference_method") == "index_timestep_zero"
-    assert "from the second step on" in run.warnings[0]
+    assert nodes.reference_cache(model, run=run) is model
+    assert "Flux.1 computes its references in every step" in run.warnings[0]

@@ -121,6 +121,7 @@ class Family(KnownModel):
     gguf: what GGUF files call it (`general.architecture`); "": its own name.
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
     context_width: of the conditionings that it reads, from the configuration; 0: not said.
+    keeps_references: whether it can compute reference pictures in the first step alone.
     """
 
     latents: LatentFormat
@@ -132,6 +133,7 @@ class Family(KnownModel):
     gguf: str = ""
     blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     context_width: Callable[[Config], int] = lambda config: 0
+    keeps_references: bool = False
     lora: LoraFacts = LoraFacts()
     training: TrainingFacts | None = None
 

@@ -112,20 +112,25 @@ def encode_for_qwen_image21(
     return positive, negative, LatentValue(samples=torch.zeros(1, LATENT_CHANNELS, *cells))
 
 
-@node("QwenImage21Cache", category="advanced/model", v3=True, python_module="comfy_extras.nodes_qwen")
+@node(
+    "QwenImage21Cache",
+    category="advanced/model",
+    display_name="Qwen Image 2.1 Cache",
+    experimental=True,
+    v3=True,
+    python_module="comfy_extras.nodes_qwen",
+)
 def keep_keys_and_values(
     model: Model,
     device: Annotated[str, Choice(("auto", "gpu", "cpu", "off"))] = "auto",
     dtype: Annotated[str, Choice(("default", "int8", "int4"))] = "default",
-    *,
-    run: NodeRun,
 ) -> Model:
-    """Keep what a model makes of the prompt and its pictures for all steps, where memory is left for it."""
-    if dtype != "default" and device != "off":
-        run.warn(
-            f"QwenImage21Cache: keys and values are not kept as {dtype}; the picture is the more exact one"
-        )
-    return model.with_option("keeps_prefix", device != "off")
+    """Keep what a model makes of the prompt and its pictures for all steps, where memory is left for it.
+
+    device: auto takes the GPU's spare memory first, then the host's. dtype: default changes no number; int8
+    halves what is kept, int4 quarters it, at a loss."""
+    told = model.with_option("keeps_prefix", device != "off")
+    return told.with_option("kept_on", device).with_option("kept_as", dtype)
 
 
 def to_area(image: Tensor, area: int, multiple: int = 1) -> Tensor:

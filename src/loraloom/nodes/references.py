@@ -126,9 +126,10 @@ def reference_latents(
     python_module="comfy_extras.nodes_flux",
 )
 def reference_cache(model: Model, *, run: NodeRun) -> Model:
-    """Let Flux.2 see reference pictures at time 0, as its models with a cache of their keys were trained."""
-    run.warn(
-        "FluxKVCache: keys and values of references are computed in each step; ComfyUI keeps those of the "
-        "first, so its picture differs a little from the second step on"
-    )
-    return model.with_option("reference_method", "index_timestep_zero")
+    """Let Flux.2 compute reference pictures in the first step alone, at time 0, as its models for this were
+    trained: later steps attend to the keys and values that the first one made of them."""
+    if not model.family.keeps_references:
+        run.warn(f"FluxKVCache is for Flux.2; {model.family.title} computes its references in every step")
+        return model
+    told = model.with_option("reference_method", "index_timestep_zero")
+    return told.with_option("keeps_references", True)

@@ -165,6 +165,7 @@ FAMILY = Family(
     prompt_beside=(KLEIN_VL,),
     said=("flux-2", "flux2", "flux.2"),
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
+    keeps_references=True,
     lora=LoraFacts(
         base_version="flux2",
         signs=(

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
-from loraloom.models.library_class import library_class
+from loraloom.models.parts.kept_tokens import Kept, KeptLayer, kept_of, to_keep
 from loraloom.models.parts.latent_maps import of_pixel_tokens, pixel_tokens
 from loraloom.models.parts.references import references
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
-if TYPE_CHECKING:
-    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
-
 THETA = 10000.0
-MOST_KEPT = 4
-"""Prompts whose keys and values are kept at once: positive and negative ones, of areas too."""
+TIME_FACTOR = 1000.0
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
@@ -56,35 +52,66 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     only, and lays out each by its own size."""
     lengths = [tokens.values.shape[1] for tokens in given.tokens.values()]
     sizes = [picture.shape[-2:] for picture in (*given.references, x)]
-    states = module.img_in(pixel_tokens(x).to(run.dtype))
-    new = states.shape[1]
     rotary = rotations(positions(lengths, sizes), cast("Sequence[int]", run.config["axes_dims_rope"]))
-    prefix = len(rotary) - new
     segments = _segments(lengths, sizes[:-1])
-
-    kept, mode = _kept_prefix(x, given, run, prefix)
-    if mode == "cached":
-        rotary, segments = rotary[prefix:], None
-    else:
-        states = torch.cat([*_before(module, given, x, run), states], dim=1)
-    is_new = torch.arange(states.shape[1], device=x.device) >= states.shape[1] - new
+    states = module.img_in(pixel_tokens(x).to(run.dtype))
+    time = ((time * TIME_FACTOR).to(run.dtype) / TIME_FACTOR).to(run.dtype)  # as the model was trained
     embedded = module.time_text_embed(torch.cat([time, time.new_zeros(1)]), states)
-    modulation, rotary = module.modulation(embedded), rotary.to(x.device)
+    call = _Call(module.modulation(embedded), rotary.to(x.device), segments, len(rotary) - states.shape[1])
+
+    kept, is_filled = _kept(x, given, run, call.prefix)
+    before = None if is_filled else torch.cat(_before(module, given, x, run), dim=1)
+    if kept is None:
+        states = torch.cat([cast(Tensor, before), states], dim=1)
     for number, block in enumerate(module.transformer_blocks):
-        states = block(
-            states,
-            modulation,
-            rotary_emb=rotary,
-            target_token_mask=is_new,
-            segments=segments,
-            layer_cache=None if kept is None else kept.cache.get_layer(number),
-            kv_cache_mode=mode,
-            cache_write_slice=slice(prefix),
-        )
-    if mode == "extract":
+        if kept is None:
+            states = call.whole(block, states)
+            continue
+        if before is not None:
+            before = call.before(block, before, kept.layers[number])
+        states = call.new(block, states, kept.layers[number])
+    if kept is not None and not is_filled:
         run.kept.append(kept)
-    states = module.norm_out(states[:, -new:], embedded[:-1])
+    states = module.norm_out(states[:, states.shape[1] - x.shape[-2] * x.shape[-1] :], embedded[:-1])
     return of_pixel_tokens(module.proj_out(states), x)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Call:
+    """How a step calls every block. prefix: tokens before the new picture's; segments: theirs."""
+
+    modulation: Tensor
+    rotary: Tensor
+    segments: list[tuple[int, int, bool]]
+    prefix: int
+
+    def whole(self, block: Any, states: Tensor) -> Tensor:
+        is_new = torch.arange(states.shape[1], device=states.device) >= self.prefix
+        return block(states, self.modulation, self.rotary, target_token_mask=is_new, segments=self.segments)
+
+    def before(self, block: Any, states: Tensor, layer: KeptLayer) -> Tensor:
+        """What stands before the new picture, which does not see that, into `layer`."""
+        return block(
+            states,
+            self.modulation,
+            self.rotary[: self.prefix],
+            target_token_mask=torch.zeros(self.prefix, dtype=torch.bool, device=states.device),
+            segments=self.segments,
+            layer_cache=layer,
+            kv_cache_mode="extract",
+            cache_write_slice=slice(self.prefix),
+        )
+
+    def new(self, block: Any, states: Tensor, layer: KeptLayer) -> Tensor:
+        """The new picture, which sees what `layer` keeps of the others."""
+        return block(
+            states,
+            self.modulation,
+            self.rotary[self.prefix :],
+            target_token_mask=torch.ones(states.shape[1], dtype=torch.bool, device=states.device),
+            layer_cache=layer,
+            kv_cache_mode="cached",
+        )
 
 
 def _before(module: Any, given: Inputs, x: Tensor, run: Run) -> list[Tensor]:
@@ -94,41 +121,16 @@ def _before(module: Any, given: Inputs, x: Tensor, run: Run) -> list[Tensor]:
     return [part for pair in zip(texts, [*pictures, None], strict=True) for part in pair if part is not None]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Prefix:
-    """Keys and values, block by block, of all tokens before a new picture of this size, which are the same at
-    all times. given: the texts and pictures that they are of."""
-
-    given: tuple[Tensor, ...]
-    size: tuple[int, ...]
-    cache: QwenImage21KVCache
-
-    def is_of(self, given: tuple[Tensor, ...], size: tuple[int, ...]) -> bool:
-        return (
-            self.size == size
-            and [own.shape for own in self.given] == [other.shape for other in given]
-            and all(map(torch.equal, self.given, given))
-        )
-
-
-def _kept_prefix(
-    x: Tensor, given: Inputs, run: Run, prefix: int
-) -> tuple[Prefix | None, Literal["extract", "cached"] | None]:
-    """What stands before x: known from an earlier step ("cached"), to be filled in by this one ("extract"),
-    or not kept, because nobody asks for it or there is no memory for it."""
+def _kept(x: Tensor, given: Inputs, run: Run, prefix: int) -> tuple[Kept | None, bool]:
+    """What is kept of the tokens before x, and whether an earlier step has filled it: they are modulated as
+    by time 0 and do not see x, so it is the same in all steps. None: nobody asks, or there is no memory."""
     if not run.options.get("keeps_prefix"):
-        return None, None
-    parts, size = (*(tokens.values for tokens in given.tokens.values()), *given.references), x.shape[-2:]
-    for one in run.kept:
-        if isinstance(one, Prefix) and one.is_of(parts, size):
-            return one, "cached"
-    layers = run.number("num_layers")
+        return None, False
+    parts = (*(tokens.values for tokens in given.tokens.values()), *given.references)
+    if known := kept_of(run, parts, tuple(x.shape[-2:])):
+        return known, True
     width = run.number("num_attention_heads") * run.number("attention_head_dim")
-    needed = 2 * layers * len(x) * prefix * width * run.dtype.itemsize
-    if len(run.kept) >= MOST_KEPT or not run.has_room(needed):
-        return None, None
-    cache = library_class("diffusers.models.transformers.transformer_qwenimage21:QwenImage21KVCache")
-    return Prefix(tuple(part.clone() for part in parts), size, cache(layers)), "extract"
+    return to_keep(run, parts, x, tokens=prefix, width=width, layers=run.number("num_layers")), False
 
 
 def _segments(texts: Sequence[int], pictures: Sequence[Sequence[int]]) -> list[tuple[int, int, bool]]:
