@@ -42,7 +42,8 @@ class Run:
     """The result of one workflow.
 
     receipts: one per application of a LoRA (`lora.receipt.Receipt` as plain data, with "node" and "name").
-    timings: seconds by node id, and "total". cached: nodes whose results were kept from an earlier run.
+    timings: seconds by node id, and "total".
+    cached: nodes whose results were kept from an earlier run.
     """
 
     outputs: tuple[OutputFile, ...]

@@ -55,8 +55,8 @@ class Session:
     """Models, LoRAs and results kept between runs. Not for several threads at once.
 
     models: folders laid out like ComfyUI's `models/` (default: see `folders.default_roots`).
-    device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps". dtype: "auto" (bfloat16 where the device multiplies
-        it natively, else float32), "fp32", "bf16", "fp16".
+    device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps".
+    dtype: "auto" (bfloat16 where the device multiplies it natively, else float32), "fp32", "bf16", "fp16".
     vram: bytes of the device's memory that may be used; None: what is free.
     storage: "native" multiplies quantised weights as ComfyUI does for their format (for integers it rounds
         the inputs too), "widened" with their values in `dtype`.

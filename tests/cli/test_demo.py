@@ -34,3 +34,16 @@ def test_the_demo_draws_with_and_without_the_lora_and_a_sheet(
 def test_an_unknown_lora_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["demo", "--lora", "nosuch"]) == 2
     assert "pixel_art" in capsys.readouterr().err
+
+
+def test_the_demo_unpacks_into_a_folder_that_other_commands_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert exit_code_of(["demo", "--unpack", "here"]) == 0
+    assert "pixel_art" in capsys.readouterr().out
+    assert exit_code_of(["validate", "here/workflow.json", "--models", "here/models"]) == 0
+    (tmp_path / "here/workflow.json").write_text("mine")
+    assert exit_code_of(["demo", "--unpack", "here"]) == 2
+    assert (tmp_path / "here/workflow.json").read_text() == "mine"

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from loraloom.atomic_file import write_file
 from loraloom.cli.display import Display
 from loraloom.cli.run_command import stop_on_interrupt
 from loraloom.cli.settings import OutputDirOption
 from loraloom.cli.workflow_commands import JsonOption, SeedOption
 from loraloom.contact_sheet import Axis, contact_sheet_png
-from loraloom.demo.files import LORAS, MODELS, WORKFLOW, DemoLora
+from loraloom.demo.files import DATA, LORAS, MODELS, WORKFLOW, DemoLora
+from loraloom.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,9 +37,17 @@ def demo_command(
     lora: Annotated[Literal["pixel_art", "charcoal"], typer.Option(help="Which LoRA to show.")] = "pixel_art",
     seed: SeedOption = None,
     output_dir: OutputDirOption = Path("demo-output"),
+    unpack: Annotated[
+        Path | None,
+        typer.Option(help="Draw nothing; put the model, its LoRAs and the workflow into this folder."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw one prompt with a LoRA and without it, on a small model that comes with Loraloom."""
+    if unpack is not None:
+        for path in unpack_demo(unpack):
+            typer.echo(path)
+        return
     from loraloom.session import Session
 
     display, shown = Display(quiet=as_json), LORAS[lora]
@@ -60,6 +70,21 @@ def demo_command(
         display.say(f"{title}: {run.outputs[0].path}")
     display.say(f"strengths from 0 to 1: {sheet}")
     display.say(f"More with these files: loraloom run {WORKFLOW} --models {MODELS}")
+
+
+def unpack_demo(folder: Path) -> list[Path]:
+    """Write `models/` and `workflow.json` into a folder, where other commands find them. Raises InputError
+    where another file stands in a place."""
+    files = {
+        folder / file.relative_to(DATA): file for file in (WORKFLOW, *sorted(MODELS.rglob("*.safetensors")))
+    }
+    for path, file in files.items():
+        if path.exists() and path.read_bytes() != file.read_bytes():
+            raise InputError(f"{path} is there already and is another file; name an empty folder")
+    for path, file in files.items():
+        if not path.exists():
+            write_file(path, file.read_bytes())
+    return [*files]
 
 
 class _Easel:

@@ -216,6 +216,7 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
 
     @api.get("/jobs/{job_id}", responses={404: {}})
     async def job(job_id: str) -> JobView:
+        """A job as it stands."""
         return await dispatcher.read(lambda s: view_of(s.get(job_id)))
 
     @api.delete("/jobs/{job_id}", status_code=204, responses={404: {}, 409: {}})
@@ -227,6 +228,7 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
 
     @api.patch("/jobs/{job_id}", responses={404: {}, 409: {}})
     async def move(job_id: str, to: Move) -> JobView:
+        """Give a waiting job another place or priority."""
         known = await dispatcher.call(lambda s: s.get(job_id))
         number = known.number if to.number is None else to.number
         priority = known.priority if to.priority is None else to.priority
@@ -234,6 +236,7 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
 
     @api.post("/jobs/{job_id}/cancel", responses={404: {}})
     async def cancel(job_id: str) -> Cancelled:
+        """Cancel a job that waits or runs; one that runs ends after its present step."""
         return Cancelled(cancelled=await dispatcher.cancel(job_id))
 
     @api.post("/jobs/{job_id}/retry", responses={404: {}, 409: {}})
@@ -280,6 +283,7 @@ def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
 
     @api.get("/queue")
     async def queue() -> QueueView:
+        """How many jobs wait and run, and how the worker is."""
         return await queue_view()
 
     @api.post("/queue/pause")
@@ -290,6 +294,7 @@ def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
 
     @api.post("/queue/resume")
     async def resume() -> QueueView:
+        """Start jobs again."""
         await dispatcher.pause(False)
         return await queue_view()
 

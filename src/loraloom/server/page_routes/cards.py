@@ -145,6 +145,7 @@ def add(api: FastAPI, state: ServerState) -> None:
 
     @api.get("/cards/{job_id}", responses={404: {}})
     async def card(job_id: str) -> Card:
+        """A job as a person sees it."""
         return card_of(await dispatcher.read(lambda s: s.get(job_id)), dispatcher.live)
 
     @api.post("/cards/clear", status_code=204)

@@ -90,12 +90,26 @@ def settings_from(body: dict[str, JSON]) -> DrawSettings:
         raise HTTPException(400, error.errors(include_url=False, include_input=False)) from error
 
 
+def _in_place(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with what it refers to where it is named: an OpenAPI document knows no `$defs`."""
+    parts = schema.pop("$defs", {})
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            said = cast("dict[str, Any]", value)
+            name = str(said.get("$ref", "")).rpartition("/")[2]
+            return replaced(parts[name]) if name else {key: replaced(inner) for key, inner in said.items()}
+        return [replaced(inner) for inner in cast("list[Any]", value)] if isinstance(value, list) else value
+
+    return replaced(schema)
+
+
 def add(api: FastAPI, state: ServerState) -> None:
     limit = state.settings.max_json
 
     @api.post("/draw", status_code=201, responses={400: {}, 413: {}, 429: {}},
               openapi_extra={"requestBody": {"required": True, "content": {"application/json": {
-                  "schema": _SETTINGS.json_schema()}}}})  # fmt: skip
+                  "schema": _in_place(_SETTINGS.json_schema())}}}})  # fmt: skip
     async def draw(request: Request) -> Card:
         """Queue a drawing by its settings."""
         settings = settings_from(await read_object(request, limit))

@@ -134,6 +134,7 @@ def _add_runs(api: FastAPI, state: ServerState) -> None:
 
     @api.get("/trainings/{name}", responses={400: {}})
     async def one(name: str) -> TrainingView:
+        """A run as it stands, with its losses and samples."""
         return await asyncio.to_thread(view, trainings, name)
 
     @api.post("/trainings/{name}/stop", status_code=202, responses={400: {}, 409: {}})
