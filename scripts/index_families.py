@@ -46,11 +46,11 @@ def _list(found: Iterable[str]) -> str:
 
 
 def _cases(narrow: Narrow) -> int:
-    own = [name for name in stated(narrow.name)["cases"] if name not in narrow.left_out]
+    own = len(stated(narrow.name)["cases"])
     if narrow.edit is None:
-        return len(own)
+        return own
     edits = f"{narrow.name}_edit"
-    return len(own) + sum(f"{name}|latent" in measured(edits) for name in stated(edits)["cases"])
+    return own + sum(f"{name}|latent" in measured(edits) for name in stated(edits)["cases"])
 
 
 def _figures(family: Family, narrow: list[Narrow]) -> str:

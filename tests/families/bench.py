@@ -54,8 +54,7 @@ class Narrow:
     """network: makes the weights. clip_type: the CLIP loader's. encoders, autoencoder: what writes them.
     loras: kind → modules of that file. empty_latent: the class that makes empty latents.
     shift: makes the node that shifts the schedule, without its model. guidance: case → that of its prompt.
-    edit: makes the workflows of `NAME_edit`. others: further tensors of the network's file.
-    left_out: cases that are not held, and why."""
+    edit: makes the workflows of `NAME_edit`. others: further tensors of the network's file."""
 
     name: str
     network: Callable[[], Weights]
@@ -68,7 +67,6 @@ class Narrow:
     newer_names: Callable[[str], Iterable[str]] = lambda weight: ()
     guidance: Mapping[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
     edit: Edit | None = None
-    left_out: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     others: Mapping[str, torch.Tensor] = field(default_factory=lambda: dict[str, torch.Tensor]())
 
 

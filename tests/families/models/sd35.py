@@ -73,5 +73,4 @@ NARROW = Narrow(
     encoders={"clip_l": write_clip_l, "clip_g": write_clip_g},
     autoencoder=write_sd3,
     loras=lora_files,
-    left_out={"cfg_rect": "ideographs: split off by CLIP's tokenizer, not by that of transformers 5"},
 )

@@ -16,5 +16,4 @@ NARROW = Narrow(
     encoders={"clip_l": write_clip_l, "clip_g": write_clip_g, "t5xxl_320": write_wide_t5},
     autoencoder=write_sd3,
     loras=sd35.lora_files,
-    left_out={"cfg_rect": "ideographs: split off by CLIP's tokenizer, not by that of transformers 5"},
 )

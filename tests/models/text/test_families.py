@@ -39,8 +39,6 @@ FAMILIES = {
     "chroma": ("chroma", (narrow.write_t5,)),
     "flux1": ("flux", (narrow.write_t5, narrow.write_clip_l)),
 }
-IDEOGRAPHS = 2
-"""The prompt whose ideographs CLIP's tokenizer splits off here, and transformers 5's does not."""
 NOWHERE = ModelFolders(())
 
 
@@ -67,8 +65,6 @@ def test_tokens_are_comfyuis(family: str, opened: Open) -> None:
     for prompt in prompts:
         for key, expected in figures.tokens(family, prompt).items():
             use = next(use for use in recipe.uses if use.key == key)
-            if use.encoder.startswith("clip") and prompt == prompts[IDEOGRAPHS]:
-                continue
             part = clip.part(use.encoder)
             weights = WeightSource({}) if part is None else part.weights
             rules = rules_for(encoder_kind(use.encoder), use, weights)
@@ -80,7 +76,7 @@ def test_tokens_are_comfyuis(family: str, opened: Open) -> None:
 def test_conditionings_are_comfyuis(family: str, opened: Open, memory: Memory) -> None:
     clip = opened(family)
     prompts = figures.stated()[family]["prompts"]
-    for index in (0, 1) if clip.part("clip_l") else (0, 1, IDEOGRAPHS):
+    for index in (0, 1) if family == "flux1" else (0, 1, 2):
         (cond,), warnings = encode_prompt(memory, clip, prompts[index], NOWHERE)
         assert not warnings
         assert figures.distance(cond.context, f"{family}|{index}") < 1e-5

@@ -59,8 +59,9 @@ def _byte_letters() -> list[str]:
 def clip_tokenizer() -> Tokenizer:
     """CLIP's byte-level BPE (Radford et al. 2021), without start, end or padding.
 
-    Text is cleaned of control characters, ideographs stand alone, and letters are lower-cased, as the
-    original tokenizer does when ftfy is not installed."""
+    As transformers 5 has it, and ComfyUI with that: letters are composed and lower-cased, and nothing is
+    taken out. The original tokenizer, and transformers 4, took out control characters and set ideographs
+    apart."""
     from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
@@ -75,14 +76,12 @@ def clip_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(
         BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=words[-1])
     )
-    clean = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False
-    )
-    tokenizer.normalizer = normalizers.Sequence([clean, normalizers.NFC(), normalizers.Lowercase()])
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )
     tokenizer.add_special_tokens(words[-2:])
