@@ -37,7 +37,7 @@ them to; a test fails when it is not current.
 - *LoRA files*: spellings that are placed completely (`tests/families/test_loras.py`), and published files
   (`tests/models/test_headers.py`);
 - *trained*: a LoRA is trained, written, and found complete again (`tests/training`);
-- *lines*: of code and data in the family's folder.
+- *lines*: of code and data in the family's two files.
 """
 
 

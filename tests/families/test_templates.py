@@ -19,6 +19,8 @@ from loraloom.session import Session
 from loraloom.workflow.graph import Graph, Value
 from loraloom.workflow.sources import read_source
 from tests.families.bench import Narrow, Shelf, narrow_models, write_lora
+from tests.families.models import flux1_kontext
+from tests.nodes.test_picture_styles import write_encoder, write_style
 from tests.nodes.test_templates import small
 
 PACKAGE = find_spec("comfyui_workflow_templates_json")
@@ -45,6 +47,7 @@ TEMPLATES = [
     ("flux2_klein", "image_flux2_klein_image_edit_9b_distilled"),
     ("flux2_klein", "image_flux2_klein_9b_kv_image_edit"),
     ("flux1_kontext", "flux_kontext_dev_basic"),
+    ("flux1_kontext", "flux_redux_model_example"),
     ("flux1_fill", "flux_fill_inpaint_example"),
     ("flux1_fill", "flux_fill_outpaint_example"),
     ("flux1_canny", "flux_canny_model_example"),
@@ -73,6 +76,10 @@ def place_files(shelf: Shelf, narrow: Narrow, graph: Graph) -> None:
             case "DualCLIPLoader", {"clip_name1": str(first), "clip_name2": str(second)}:
                 for name, write in zip((first, second), encoders, strict=True):
                     shelf.put(f"text_encoders/{name}", write)
+            case "CLIPVisionLoader", {"clip_name": str(name)}:
+                shelf.put(f"clip_vision/{name}", lambda path: write_encoder(path, "siglip"))
+            case "StyleModelLoader", {"style_model_name": str(name)}:
+                shelf.put(f"style_models/{name}", lambda path: write_style(path, flux1_kontext.TEXT))
             case "VAELoader", {"vae_name": str(name)}:
                 shelf.put(f"vae/{name}", narrow.autoencoder)
             case "LoraLoaderModelOnly", {"lora_name": str(name)}:

@@ -20,8 +20,10 @@ def flux(
     guidance: Tensor,
     y: Tensor,
     context: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """x (B, 16, H, W), time and guidance (B,), y (B, P), context (B, T, D) → (B, 16, H, W)."""
+    """x (B, 16, H, W), time and guidance (B,), y (B, P), context (B, T, D) → (B, 16, H, W). bias: added to
+    the scores of attention between all tokens."""
 
     def linear(name: str, values: Tensor) -> Tensor:
         return F.linear(values, weights(f"{name}.weight"), weights(f"{name}.bias"))
@@ -41,6 +43,7 @@ def flux(
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = rotate(q, angles) @ rotate(k, angles).transpose(-1, -2) / math.sqrt(head)
+        scores = scores if bias is None else scores + bias
         return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
     def norm(values: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -157,6 +157,35 @@ def test_flux_computes_what_its_description_says(tmp_path: Path, dtype: torch.dt
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_flux_attends_to_styles_as_strongly_as_they_say(tmp_path: Path) -> None:
+    """Of 5 tokens the last two are a style's, to which the others attend by a tenth."""
+    model = open_diffusion_model(
+        tiny.write_flux(tmp_path / "flux.safetensors", double=2, single=2, dtype=torch.float32)
+    )
+    said = torch.zeros(1, 6, 6)
+    said[:, [0, 1, 2, 5], 3:5] = math.log(0.1)
+    network = Memory("cpu", "fp32").network(model)
+    inputs = flux_inputs(network, {"attention_mask": said})
+    assert not inputs.joins(flux_inputs(network))
+    times, guidance = torch.tensor([0.25, 0.75]), torch.full((2,), 3.5)
+    bias = torch.zeros(5 + 12, 5 + 12)
+    bias[:, 3:5] = math.log(0.1)
+    bias[3:5] = 0
+    expected = flux(
+        lambda name: model.weights.read(name, torch.float32),
+        (2, 2),
+        FLUX_X,
+        times,
+        guidance,
+        inputs.vectors["pooled"],
+        inputs.tokens["context"].values,
+        bias,
+    )
+    torch.testing.assert_close(network(FLUX_X, times, inputs), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="said how 6 tokens .* has 5 by now"):
+        flux_inputs(network, {"attention_mask": torch.zeros(1, 7, 7)})
+
+
 def test_flux_guidance_and_pooled_have_defaults(tmp_path: Path) -> None:
     network = network_of(tiny.write_flux(tmp_path / "flux.safetensors"))
     inputs = network.inputs(Cond(torch.zeros(1, 5, 64)), SampleContext(FLUX_X, FLUX_X))

@@ -12,6 +12,13 @@ from loraloom.models.encoder import encoder_kind
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.library_class import import_ahead
 from loraloom.models.names import Regrouping
+from loraloom.models.picture_encoders import (
+    REDUX,
+    PictureEncoder,
+    StyleModel,
+    check_style_model,
+    find_picture_encoder,
+)
 from loraloom.models.recognition import looks_like, recognise
 from loraloom.models.text_sources import checkpoint_parts, text_encoders
 from loraloom.models.tiny_autoencoder import tiny_kind
@@ -71,6 +78,28 @@ def open_tiny_autoencoder(name: str, encoder: FilePath, decoder: FilePath) -> Au
         kind.blueprint(source.shapes)
     import_ahead([kind.module.path])
     return Autoencoder(kind, source)
+
+
+def open_picture_encoder(path: FilePath) -> PictureEncoder:
+    """A file with the vision half of SigLIP or CLIP."""
+    file = TensorFile(path)
+    kind = find_picture_encoder(file.header)
+    source = WeightSource.of_file(file)
+    with source.naming():
+        kind.blueprint(source.shapes)
+    import_ahead([kind.module.path])
+    return PictureEncoder(kind, source)
+
+
+def open_style_model(path: FilePath) -> StyleModel:
+    """A file with what turns a picture encoder's states into tokens of a prompt (Flux Redux)."""
+    file = TensorFile(path)
+    check_style_model(file.header)
+    source = WeightSource.of_file(file)
+    with source.naming():
+        REDUX.blueprint(source.shapes)
+    import_ahead([REDUX.module.path])
+    return StyleModel(REDUX, source)
 
 
 def _imported(text: TextEncoders) -> TextEncoders:

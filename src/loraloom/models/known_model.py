@@ -54,16 +54,20 @@ class Module:
 
     finish: takes away from the new module what no file needs to hold.
     exact: parts of parameters' dotted names, of those that stay in float32 whatever the network computes in
-        (norms that add 1 to their weights)."""
+        (norms that add 1 to their weights). configuration: the class that the arguments are of, where the
+        network's takes an object of it."""
 
     path: str
     config: Callable[[Shapes], Config]
     finish: Callable[[nn.Module], None] = lambda module: None
     exact: tuple[str, ...] = ()
+    configuration: str = ""
 
     def build(self, config: Config) -> nn.Module:
         """Imports the class's own file and makes it."""
-        made: nn.Module = library_class(self.path)(**config)
+        network = library_class(self.path)
+        told = (library_class(self.configuration)(**config),) if self.configuration else ()
+        made: nn.Module = network(*told) if told else network(**config)
         self.finish(made)
         return made
 

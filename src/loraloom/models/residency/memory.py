@@ -23,6 +23,7 @@ from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.freeu import FreeU
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
+from loraloom.models.picture_encoders import PictureEncoder, StyleModel
 from loraloom.models.residency.activations import hidden_width, step_bytes
 from loraloom.models.residency.devices import DtypeName as DtypeName
 from loraloom.models.residency.devices import device_named, dtype_named
@@ -34,12 +35,13 @@ from loraloom.weights.capacity import available_memory, is_allocation_failure
 from loraloom.weights.patch import Stack
 from loraloom.weights.source import WeightSource
 
-Kind: TypeAlias = Literal["network", "autoencoder", "text"]
+Kind: TypeAlias = Literal["network", "autoencoder", "text", "pictures"]
 
 _KINDS: Mapping[Kind, str] = {
     "network": "network",
     "autoencoder": "autoencoder",
     "text": "text encoder",
+    "pictures": "picture encoder",
 }
 
 LARGE_TEXT_ENCODER = 2_000_000_000
@@ -121,6 +123,11 @@ class Memory:
         keys = {_key("text", part.weights, *self._text_storage(part)) for part in encoders.parts}
         return {part.role: self._text_part(part, encoders.stack, keys) for part in encoders.parts}
 
+    def picture_module(self, model: PictureEncoder | StyleModel) -> nn.Module:
+        """A picture encoder or style model, loaded. Valid until the next call of this object."""
+        blueprint = model.kind.blueprint(model.weights.shapes)
+        return self._lease("pictures", blueprint, model.weights, (), *self._text_storage(model))()
+
     def resident_module(self, model: DiffusionModel) -> nn.Module:
         """The diffusers module behind `network`, patched. Valid until the next call of this object."""
         return self._network_lease(model, model.family.blueprint(model.weights.shapes))()
@@ -146,7 +153,7 @@ class Memory:
         blueprint = text_blueprint(part.role, part.weights.shapes)
         return self._lease("text", blueprint, part.weights, stack, dtype, storage, beside)()
 
-    def _text_storage(self, part: TextPart) -> tuple[torch.dtype, Storage]:
+    def _text_storage(self, part: TextPart | PictureEncoder | StyleModel) -> tuple[torch.dtype, Storage]:
         count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
         return (self.dtype, "stored") if count > LARGE_TEXT_ENCODER else (torch.float32, "quantized")
 

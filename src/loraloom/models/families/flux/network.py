@@ -34,7 +34,16 @@ def inputs(cond: Cond, run: Run) -> Inputs:
             "references: leave ReferenceLatent out, or take Kontext"
         )
     method = placing(cond, PLACINGS, "offset") if shown else ""
-    return Inputs({"context": Tokens(cond.context, "repeat")}, vectors, maps, shown, method)
+    bias = cond.options.get("attention_mask")
+    if isinstance(bias, Tensor):
+        if bias.shape[-1] != cond.context.shape[1] + 1:
+            raise InputError(
+                f"StyleModelApply said how {bias.shape[-1] - 1} tokens are looked at, and the prompt has "
+                f"{cond.context.shape[1]} by now: let it be the last node that adds tokens"
+            )
+        vectors["bias"] = bias.float()
+    context = Tokens(cond.context, "equal" if "bias" in vectors else "repeat")
+    return Inputs({"context": context}, vectors, maps, shown, method)
 
 
 def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Tensor:
@@ -51,12 +60,27 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     for (_, height, width), place in zip(others, laid, strict=True):
         grids.append(grid(height, width, place.in_patches()))
     rotary = module.pos_embed(torch.cat([torch.zeros(context.shape[1], 3), *grids]).to(x.device))
+    bias = _bias(given, context.shape[1], states)
     for block in (*module.transformer_blocks, *module.single_transformer_blocks):
         context, states = block(
-            hidden_states=states, encoder_hidden_states=context, temb=condition, image_rotary_emb=rotary
+            hidden_states=states,
+            encoder_hidden_states=context,
+            temb=condition,
+            image_rotary_emb=rotary,
+            joint_attention_kwargs=None if bias is None else {"attention_mask": bias},
         )
     output = module.proj_out(module.norm_out(states[:, :new], condition)).float()
     return unpatched(output, rows, columns)[..., : x.shape[-2], : x.shape[-1]]
+
+
+def _bias(given: Inputs, text: int, states: Tensor) -> Tensor | None:
+    """(B, 1, T, T) what is added to the logarithms of attention between all tokens, where a style model says
+    it: for the text's tokens one by one, for those of pictures in one."""
+    said = given.vectors.get("bias")
+    if said is None:
+        return None
+    places = torch.arange(text + states.shape[1], device=states.device).clamp(max=text)
+    return said.to(states)[:, places][:, :, places][:, None]
 
 
 def _embed(embedders: Any, time: Tensor, given: Inputs, run: Run) -> Tensor:

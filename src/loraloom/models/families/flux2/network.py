@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
-from loraloom.models.families.flux2.attention import Keeping, install
+from loraloom.models.parts.flux2_attention import Keeping, install
 from loraloom.models.parts.flux_times import embedded, guidance_of
 from loraloom.models.parts.kept_tokens import Kept, kept_of, to_keep
 from loraloom.models.parts.latent_maps import of_pixel_tokens, pixel_tokens

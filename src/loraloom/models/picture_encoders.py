@@ -1,0 +1,209 @@
+"""Encoders of pictures alone (SigLIP, CLIP's vision half), and what makes their states tokens of a prompt.
+
+As data, without torch; `see` calls one. ComfyUI calls the first CLIP_VISION and the second STYLE_MODEL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import TYPE_CHECKING, Any
+
+from loraloom.errors import ModelFileError
+from loraloom.models.known_model import Config, KnownModel, Module, count_blocks
+from loraloom.models.names import Names, Shapes
+from loraloom.models.recognition import looks_like, native_shapes
+from loraloom.weights.header import Header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loraloom.weights.source import WeightSource
+
+EMBEDDINGS = "vision_model.embeddings."
+LAYER = "vision_model.encoder.layers.{}."
+HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1664: 16}
+"""Width → heads in published files, which no shape says; 64 wide in others."""
+
+EPSILON = 1e-5
+"""Of norms, as ComfyUI has it for all (SigLIP was trained with 1e-6)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PictureEncoderKind(KnownModel):
+    """mean, deviation: of the pixels per channel."""
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureEncoder:
+    """A handle as those of `models.handles`."""
+
+    kind: PictureEncoderKind
+    weights: WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class StyleModel:
+    """What turns a picture encoder's states (B, N, D) into tokens of a prompt (B, N, width)."""
+
+    kind: KnownModel
+    weights: WeightSource
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Of the states that it reads and the tokens that it makes."""
+        return self.weights.shapes["redux_up.weight"][1], self.weights.shapes["redux_down.weight"][0]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureStates:
+    """What an encoder makes of pictures, under ComfyUI's names: last_hidden_state (B, N, D),
+    penultimate_hidden_states (B, N, D), what goes into its last layer; image_embeds (B, P), or SigLIP's
+    (B, N, D)."""
+
+    last_hidden_state: Tensor
+    penultimate_hidden_states: Tensor
+    image_embeds: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        found: Tensor = getattr(self, name)
+        return found
+
+
+def _config(shapes: Shapes, without: int, **others: object) -> Config:
+    """without: positions that are not of patches."""
+    width, channels, patch, _ = shapes[EMBEDDINGS + "patch_embedding.weight"]
+    side = isqrt(shapes[EMBEDDINGS + "position_embedding.weight"][0] - without)
+    return {
+        "hidden_size": width,
+        "intermediate_size": shapes[LAYER.format(0) + "mlp.fc1.weight"][0],
+        "num_hidden_layers": count_blocks(shapes, LAYER + "mlp.fc1.weight"),
+        "num_attention_heads": HEADS.get(width, max(width // 64, 1)),
+        "num_channels": channels,
+        "patch_size": patch,
+        "image_size": side * patch,
+        "layer_norm_eps": EPSILON,
+        **others,
+    }
+
+
+def siglip_config(shapes: Shapes) -> Config:
+    return _config(shapes, 0, hidden_act="gelu_pytorch_tanh", vision_use_head=False)
+
+
+def clip_config(shapes: Shapes) -> Config:
+    projection, width = shapes["visual_projection.weight"]
+    act = "quick_gelu" if width == 1024 else "gelu"  # OpenAI's of ViT-L; OpenCLIP's are exact
+    return _config(shapes, 1, hidden_act=act, projection_dim=projection)
+
+
+TRANSFORMERS = "transformers.models."
+UNUSED = ("*.position_ids", "logit_scale", "text_model.*", "text_projection.*", "vision_model.head.*")
+
+KINDS = (
+    PictureEncoderKind(
+        name="siglip",
+        title="SigLIP vision",
+        marks=(EMBEDDINGS + "patch_embedding.bias", EMBEDDINGS + "position_embedding.weight"),
+        unmarks=(EMBEDDINGS + "class_embedding",),
+        fits=lambda shapes: len(shapes[EMBEDDINGS + "patch_embedding.weight"]) == 4,
+        module=Module(
+            TRANSFORMERS + "siglip.modeling_siglip:SiglipVisionModel",
+            siglip_config,
+            configuration=TRANSFORMERS + "siglip.configuration_siglip:SiglipVisionConfig",
+        ),
+        names=Names(
+            {
+                **{f"vision_model.{part}.{{*}}": f"{part}.{{*}}" for part in ("embeddings", "encoder")},
+                "vision_model.post_layernorm": "post_layernorm",
+            },
+            unused=UNUSED,
+        ),
+        mean=(0.5, 0.5, 0.5),
+        deviation=(0.5, 0.5, 0.5),
+    ),
+    PictureEncoderKind(
+        name="clip_vision",
+        title="CLIP vision",
+        marks=(EMBEDDINGS + "class_embedding", "visual_projection.weight"),
+        module=Module(
+            TRANSFORMERS + "clip.modeling_clip:CLIPVisionModelWithProjection",
+            clip_config,
+            configuration=TRANSFORMERS + "clip.configuration_clip:CLIPVisionConfig",
+        ),
+        names=Names(
+            {"vision_model.{*}": "vision_model.{*}", "visual_projection": "visual_projection"}, unused=UNUSED
+        ),
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        deviation=(0.26862954, 0.26130258, 0.27577711),
+    ),
+)
+
+REDUX = KnownModel(
+    name="redux",
+    title="Flux Redux",
+    marks=("redux_up.weight", "redux_down.weight"),
+    module=Module(
+        "diffusers.pipelines.flux.modeling_flux:ReduxImageEncoder",
+        lambda shapes: {
+            "redux_dim": shapes["redux_up.weight"][1],
+            "txt_in_features": shapes["redux_down.weight"][0],
+        },
+    ),
+    names=Names({"redux_up": "redux_up", "redux_down": "redux_down"}),
+)
+
+
+def find_picture_encoder(header: Header) -> PictureEncoderKind:
+    """The kind of a file. ModelFileError says what the file looks like instead."""
+    shapes = native_shapes(header, "")
+    for kind in KINDS:
+        if kind.matches(shapes):
+            return kind
+    known = " and ".join(kind.title for kind in KINDS)
+    raise ModelFileError(
+        f"{header.path}: no picture encoder that is known here: {looks_like(header)}. Known are {known} in "
+        "Hugging Face's layout"
+    )
+
+
+def check_style_model(header: Header) -> None:
+    """ModelFileError where a file is no style model."""
+    if not REDUX.matches(native_shapes(header, "")):
+        raise ModelFileError(
+            f"{header.path}: no style model that is known here: {looks_like(header)}. Known is {REDUX.title}"
+        )
+
+
+def fitted(kind: PictureEncoderKind, pictures: Tensor, size: int, crop: bool) -> Tensor:
+    """(B, H, W, 3 or 4) in [0, 1] → (B, 3, size, size) as the encoder reads it: resized as a whole or, of a
+    square from the middle; values rounded to bytes."""
+    from torch.nn import functional as F
+
+    x = pictures[..., :3].movedim(-1, 1)
+    height, width = x.shape[-2:]
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        whole = (round(scale * height), round(scale * width)) if crop else (size, size)
+        x = F.interpolate(x, size=whole, mode="bicubic", antialias=True)
+        top, left = (x.shape[-2] - size) // 2, (x.shape[-1] - size) // 2
+        x = x[..., top : top + size, left : left + size]
+    x = (x * 255).clamp(0, 255).round() / 255
+    mean, deviation = (x.new_tensor(values).view(3, 1, 1) for values in (kind.mean, kind.deviation))
+    return (x - mean) / deviation
+
+
+def see(module: Any, pixels: Tensor) -> PictureStates:
+    """pixels: (B, 3, size, size) as `fitted` makes them, on the module's device."""
+    before: list[Tensor] = []
+    last = getattr(module, "vision_model", module).encoder.layers[-1]
+    hook = last.register_forward_pre_hook(lambda layer, given: before.append(given[0]))
+    try:
+        found = module(pixel_values=pixels)
+    finally:
+        hook.remove()
+    states = found.last_hidden_state
+    return PictureStates(states, before[0], getattr(found, "image_embeds", states))

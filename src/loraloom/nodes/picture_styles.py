@@ -1,0 +1,109 @@
+"""Pictures as further tokens of a prompt: encoders of pictures, and the style models that read them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loraloom.engine.node import Choice, Files, NodeRun, Number, Socket, node
+from loraloom.errors import InputError
+from loraloom.models.checkpoint import open_picture_encoder, open_style_model
+from loraloom.models.picture_encoders import PictureEncoder, PictureStates, StyleModel, fitted, see
+from loraloom.nodes.sockets import Conditioning, Image
+from loraloom.runtime.services import services
+from loraloom.sampling.types import Cond
+from loraloom.weights.capacity import clear_about_memory
+
+Encoder = Annotated[PictureEncoder, Socket("CLIP_VISION")]
+Seen = Annotated[PictureStates, Socket("CLIP_VISION_OUTPUT")]
+Style = Annotated[StyleModel, Socket("STYLE_MODEL")]
+
+
+@node("CLIPVisionLoader", category="loaders", display_name="Load CLIP Vision")
+def load_picture_encoder(clip_name: Annotated[str, Files("clip_vision")], *, run: NodeRun) -> Encoder:
+    """Open an encoder of pictures: SigLIP, or CLIP's vision half."""
+    return open_picture_encoder(services(run).folders.resolve("clip_vision", clip_name))
+
+
+@node("CLIPVisionEncode", category="conditioning", display_name="CLIP Vision Encode")
+def encode_pictures(
+    clip_vision: Encoder, image: Image, crop: Annotated[str, Choice(("center", "none"))], *, run: NodeRun
+) -> Seen:
+    """What an encoder sees in pictures: in the square of their middle, or in the whole, squeezed into one."""
+    memory = services(run).memory
+    size = cast(int, clip_vision.kind.module.config(clip_vision.weights.shapes)["image_size"])
+    pixels = fitted(clip_vision.kind, image.float(), size, crop == "center")
+    with torch.inference_mode(), clear_about_memory("encoding these pictures"):
+        seen = see(memory.picture_module(clip_vision), pixels.to(memory.device))
+    return PictureStates(
+        seen.last_hidden_state.float().cpu(),
+        seen.penultimate_hidden_states.float().cpu(),
+        seen.image_embeds.float().cpu(),
+    )
+
+
+@node("StyleModelLoader", category="loaders", display_name="Load Style Model")
+def load_style_model(style_model_name: Annotated[str, Files("style_models")], *, run: NodeRun) -> Style:
+    """Open a style model: Flux Redux."""
+    return open_style_model(services(run).folders.resolve("style_models", style_model_name))
+
+
+@node("StyleModelApply", category="conditioning/style_model", display_name="Apply Style Model")
+def apply_style(
+    conditioning: Conditioning,
+    style_model: Style,
+    clip_vision_output: Seen,
+    *,
+    strength: Annotated[float, Number(min=0.0, max=10.0, step=0.001)] = 1.0,
+    strength_type: Annotated[str, Choice(("multiply", "attn_bias"))],
+    run: NodeRun,
+) -> Conditioning:
+    """Put what a picture says behind the tokens of a prompt, made stronger or weaker (multiply), or looked at
+    more or less (attn_bias)."""
+    tokens = _tokens(style_model, clip_vision_output, run)
+    is_bias = strength_type == "attn_bias"
+    tokens = tokens if is_bias else tokens * strength
+    return tuple(_followed(cond, tokens, strength if is_bias else 1.0) for cond in conditioning)
+
+
+def _tokens(style: StyleModel, seen: PictureStates, run: NodeRun) -> Tensor:
+    """(1, N, width) of all pictures, one behind the other."""
+    memory, (reads, _) = services(run).memory, style.widths
+    states = seen.last_hidden_state
+    if states.shape[-1] != reads:
+        raise InputError(
+            f"the picture encoder's states are {states.shape[-1]} wide and the style model reads {reads}: "
+            "Flux Redux goes with SigLIP so400m (sigclip_vision_patch14_384)"
+        )
+    with torch.inference_mode():
+        made = memory.picture_module(style)(states.to(memory.device))
+    return made.image_embeds.float().cpu().flatten(0, 1)[None].clone()
+
+
+def _followed(cond: Cond, tokens: Tensor, strength: float) -> Cond:
+    """With further tokens, to which prompt and picture attend by so many times more. How much they attend to
+    what, "attention_mask" holds as ComfyUI has it: (1, T + 1, T + 1) logarithms, the last row and column for
+    all tokens of the picture."""
+    if cond.context.shape[-1] != tokens.shape[-1]:
+        raise InputError(
+            f"the prompt's tokens are {cond.context.shape[-1]} wide and the style model's "
+            f"{tokens.shape[-1]}: Flux Redux goes with Flux.1"
+        )
+    context = torch.cat([cond.context, tokens.to(cond.context)], dim=1)
+    known = cond.options.get("attention_mask")
+    if strength == 1.0 and known is None:
+        return replace(cond, context=context)
+    before, more = cond.context.shape[1], tokens.shape[1]
+    bias = known if isinstance(known, Tensor) else torch.zeros(1, before + 1, before + 1)
+    bias = F.pad(bias[:, :before, :before], (0, more + 1, 0, more + 1))
+    if isinstance(known, Tensor):
+        bias[:, :before, -1], bias[:, -1, :before] = known[:, :before, -1], known[:, -1, :before]
+        bias[:, -1, -1] = known[:, -1, -1]
+    others = [*range(before), before + more]
+    bias[:, others, before : before + more] = torch.tensor(strength).log()
+    options = {**cond.options, "attention_mask": bias, "attention_mask_img_shape": (1, 1)}
+    return replace(cond, context=context, options=options)
