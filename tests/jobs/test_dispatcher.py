@@ -272,10 +272,9 @@ def test_a_restart_runs_what_was_left(tmp_path: Path) -> None:
             others = [await q.submit(prompt()) for _ in range(3)]
             await q.heard("progress")
         async with queue(tmp_path) as q:
-            await q.until(lambda: q.dispatcher.live is not None)
-            assert q.dispatcher.live is not None
-            assert q.dispatcher.live.job.id == running.id
-            assert q.dispatcher.live.job.claims == 2
+            await q.until(lambda: bool(q.dispatcher.running))
+            assert [*q.dispatcher.running] == [running.id]
+            assert q.dispatcher.running[running.id].job.claims == 2
             await q.dispatcher.cancel(running.id)
             for job in others:
                 assert (await q.done(job)).status is Status.COMPLETED
@@ -412,8 +411,7 @@ def test_the_end_of_a_job_is_not_to_be_seen_before_it_is_committed(
             async with asyncio.timeout(20):
                 while "cannot be used" not in str(q.dispatcher.worker_info.get("error")):
                     await asyncio.sleep(0.05)
-            assert q.dispatcher.live is not None
-            assert "completed" not in [e.kind for e in q.dispatcher.live.events]
+            assert "completed" not in [e.kind for e in q.dispatcher.running[job.id].events]
             other.close()
             await q.done(job)
 

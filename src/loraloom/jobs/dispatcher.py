@@ -1,26 +1,29 @@
-"""Runs the queue: hands jobs to the worker one by one, keeps what comes of them, and tells who listens.
-
-The order is always the same: first the store has committed it, then it is told. A worker that ends, hangs or
-talks nonsense costs its job an attempt, never the queue.
-"""
+"""Runs the queue: hands jobs to workers, and tells who listens what comes of them."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from loraloom.errors import DiskFull
 from loraloom.jobs.database import QueueUnavailable, unavailable
-from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.job import Job, Request, Status, WrongStatus
 from loraloom.jobs.keeper import WorkerKeeper
+from loraloom.jobs.lane import Lane
 from loraloom.jobs.live import LiveJob
 from loraloom.jobs.notices import Limits, Listener, Notice
+from loraloom.jobs.place import Maker
+from loraloom.jobs.placement import Needs
+from loraloom.jobs.publishing import resume
+from loraloom.jobs.seating import Seating
 from loraloom.jobs.store import Store
 from loraloom.jobs.worker_process import WorkerProcess, WorkerSettings
 from loraloom.jobs.writer import StoreThread
@@ -34,60 +37,96 @@ _PAUSED = "paused"
 Result = TypeVar("Result")
 
 
-class _WorkerEnded(Exception):
-    """The worker is gone, or had to be ended; the text says why."""
-
-
 class Dispatcher:
-    """The queue at work. Everything runs in the event loop that called `start`."""
+    """The queue at work. Everything runs in the event loop that called `start`.
+
+    running: the jobs that workers have, by id.
+    """
 
     def __init__(
         self,
         store: StoreThread,
-        worker: WorkerSettings,
+        workers: WorkerSettings | Sequence[WorkerSettings],
         *,
         limits: Limits | None = None,
         paused: bool = False,
         previews: str = "none",
+        needs: Callable[[Request], Needs] | None = None,
+        staging: Path | None = None,
+        log: Callable[[str], object] = sys.stderr.write,
     ) -> None:
-        """paused: start no jobs until told to, whatever a former server was told.
-        previews: how pictures of unfinished work are made for jobs that do not say it themselves."""
-        self._store, self._log, self._limits = store, worker.log, limits or Limits()
-        self._keeper = WorkerKeeper(worker, self._limits, lambda: self._tell(Notice("worker")))
+        """workers: those of this machine, one process each. paused: start no jobs until told to, whatever a
+        former server was told. previews: how pictures of unfinished work are made for jobs that do not say it
+        themselves. needs: what a job loads; without, jobs go in the order of the queue to whoever is idle.
+        staging: where files of jobs lie that ran elsewhere, until they get their names."""
+        self._store, self._limits = store, limits or Limits()
+        here = [workers] if isinstance(workers, WorkerSettings) else workers
+        self._log = here[0].log if here else log
         self.paused = paused
-        self._previews = previews
-        self.live: LiveJob | None = None
+        self._previews, self._staging = previews, staging
+        self.lanes: dict[str, Lane] = {}
+        self.running: dict[str, LiveJob] = {}
         self.changes = 0
+        self._pruning = self._recovered = False
+        self._seating = Seating(needs)
         self._trouble: str | None = None
         self._wake = asyncio.Event()
         self._listeners: list[Listener] = []
         self._task: asyncio.Task[None] | None = None
-        self._last_progress = 0.0
-        self._cancel_by: float | None = None
+        for number, how in enumerate(here):
+            self._lane(f"here-{number}", partial(WorkerProcess.start, how), self._limits)
 
     async def start(self) -> None:
         """Recover what a former server left running, then begin."""
         if not self.paused:
             self.paused = await self.read(lambda s: s.setting(_PAUSED)) is True
-        self._wake.set()
         self._task = asyncio.create_task(self._supervised())
 
     async def stop(self) -> None:
-        """End the worker. A job that is running will run again after the next start."""
+        """End the workers. Jobs that are running will run again after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._keeper.kill()
+        await asyncio.gather(*(lane.stop() for lane in self.lanes.values()))
+
+    def add(self, name: str, make: Maker, limits: Limits | None = None) -> None:
+        """A further worker, which is started at once and again whenever it has ended."""
+        lane = self._lane(name, make, limits or self._limits)
+        if self._recovered:
+            lane.start()
+
+    async def remove(self, name: str) -> None:
+        """Do without a worker: it is ended; a job that it runs waits again."""
+        await self.lanes[name].retire()
+        del self.lanes[name]
+        self._seating.forget(name)
+        self.tell(Notice("worker"))
+
+    def _lane(self, name: str, make: Maker, limits: Limits) -> Lane:
+        def started() -> None:
+            self._seating.forget(name)
+            self.tell(Notice("worker"))
+
+        keeper = WorkerKeeper(make, limits, self._log, started)
+        self.lanes[name] = lane = Lane(name, keeper, limits, self)
+        return lane
+
+    @property
+    def _keeper(self) -> WorkerKeeper | None:
+        """Of the worker that speaks for all: the first that is ready, else the first."""
+        keepers = [lane.keeper for lane in self.lanes.values()]
+        return next((k for k in keepers if k.is_ready), keepers[0] if keepers else None)
 
     @property
     def worker_info(self) -> Mapping[str, JSON]:
-        """What the worker says of itself; "error" says what keeps the queue from working."""
-        return self._keeper.info if self._trouble is None else {**self._keeper.info, "error": self._trouble}
+        """What a worker says of itself; "error" says what keeps the queue from working."""
+        info = self._keeper.info if self._keeper is not None else {}
+        return info if self._trouble is None else {**info, "error": self._trouble}
 
     @property
     def declared(self) -> JSON:
-        """The node classes that the worker brings along; None until it is ready, or when it brings none."""
-        return self._keeper.declared
+        """The node classes that workers bring along; None until one is ready, or when it brings none."""
+        return None if self._keeper is None else self._keeper.declared
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` for every notice; the function that ends this."""
@@ -114,7 +153,7 @@ class Dispatcher:
             lambda s: s.submit(request, job_id=job_id, number=number, front=front, priority=priority)
         )
         self._wake.set()
-        self._tell(Notice("queue", job))
+        self.tell(Notice("queue", job))
         return job
 
     async def cancel(self, job_id: str) -> bool:
@@ -129,8 +168,8 @@ class Dispatcher:
                 # It has just been claimed, or it is being put away: in a moment one of both will be known.
                 await asyncio.sleep(0.02)
                 continue
-            self._tell(Notice("cancelled", job))
-            self._tell(Notice("queue", job))
+            self.tell(Notice("cancelled", job))
+            self.tell(Notice("queue", job))
             return True
         return True
 
@@ -148,18 +187,17 @@ class Dispatcher:
 
     def _told_cancelled(self, jobs: Sequence[Job]) -> list[str]:
         for job in jobs:
-            self._tell(Notice("cancelled", job))
+            self.tell(Notice("cancelled", job))
         if jobs:
-            self._tell(Notice("queue", jobs[-1]))
+            self.tell(Notice("queue", jobs[-1]))
         return [job.id for job in jobs]
 
     async def interrupt(self, job_id: str | None = None) -> bool:
-        """Stop the running job (only if it is that one); whether there was one."""
-        live = self.live
-        if live is None or (job_id is not None and live.job.id != job_id):
-            return False
-        await self._interrupt(live)
-        return True
+        """Stop what is running (only that job, if one is named); whether there was any."""
+        lanes = [x for x in self.lanes.values() if x.live and job_id in (None, x.live.job.id)]
+        for lane in lanes:
+            await lane.interrupt()
+        return bool(lanes)
 
     async def retry(self, job_id: str) -> Job:
         """Queue a job again that failed, was cancelled or put aside. Raises UnknownJob, WrongStatus."""
@@ -167,13 +205,13 @@ class Dispatcher:
             lambda s: s.change(job_id, lambda j: j.retry(s.next_number()), [("retried", {})])
         )
         self._wake.set()
-        self._tell(Notice("queue", job))
+        self.tell(Notice("queue", job))
         return job
 
     async def move(self, job_id: str, number: float, priority: int) -> Job:
         """Give a waiting job another place. Raises UnknownJob, WrongStatus."""
         job = await self.call(lambda s: s.change(job_id, lambda j: j.move(number, priority)))
-        self._tell(Notice("queue", job))
+        self.tell(Notice("queue", job))
         return job
 
     async def pause(self, paused: bool) -> None:
@@ -181,57 +219,108 @@ class Dispatcher:
         await self.call(lambda s: s.set_setting(_PAUSED, paused))
         self.paused = paused
         self._wake.set()
-        self._tell(Notice("queue"))
+        self.tell(Notice("queue"))
 
-    async def free(self, models: bool, results: bool) -> None:
-        """Let the worker release models or kept results, after the job that is running."""
-        if self._keeper.worker is not None:
-            await self._keeper.worker.send({"order": "free", "models": models, "results": results})
+    async def let_go(self, models: bool, results: bool) -> None:
+        """Let workers release models or kept results, after the jobs that are running."""
+        for name, lane in self.lanes.items():
+            if lane.keeper.worker is not None:
+                await lane.keeper.worker.send({"order": "free", "models": models, "results": results})
+            if models:
+                self._seating.forget(name)
 
     async def check(self, request: Request, seconds: float = 60.0) -> JSON:
         """What the nodes themselves object to in a request. Raises TimeoutError without an answer."""
+        if self._keeper is None:
+            raise TimeoutError("there is no worker")
         return await self._keeper.check(request, seconds)
 
     async def settled(self, seconds: float = 60.0) -> bool:
-        """Wait until the worker is ready; False when it cannot start, or not within so many seconds."""
-        return await self._keeper.settled(seconds) is not None
+        """Wait until a worker is ready; False when it cannot start, or not within so many seconds."""
+        return self._keeper is not None and await self._keeper.settled(seconds) is not None
 
     # ---- The loop ----
 
     async def _supervised(self) -> None:
-        """Work, and go on after a fault of our own: it is shown, and costs the job it hit an attempt."""
-        fault: str | None = None
+        """Hand out jobs, and go on after a fault of our own, which is shown."""
         while True:
             try:
-                await self._commit(lambda s, why=fault: s.recover(why))
+                if not self._recovered:
+                    await self._recover()
                 await self._work()
             except Exception as error:  # noqa: BLE001 - a queue that stands still helps nobody
-                fault = f"the server failed ({type(error).__name__}: {error})"
-                self._trouble = fault
-                self._log("".join(traceback.format_exception(error)))
-                await self._keeper.kill()
-            self.live = None
-            await asyncio.sleep(_FAULT_PAUSE_SECONDS)
+                await self.failed(error)
+                await asyncio.sleep(_FAULT_PAUSE_SECONDS)
+
+    async def _recover(self) -> None:
+        """What a former server left running waits again; what it had not given its name gets it."""
+        await self.commit(lambda s: s.recover())
+        await resume(self.commit, await self.commit(lambda s: s.publications()), self._staging)
+        self._recovered = True
+        for lane in self.lanes.values():
+            lane.start()
 
     async def _work(self) -> None:
         while True:
-            worker = await self._keeper.ready()
-            job = None if self.paused else await self._commit(lambda s: s.claim())
-            self._trouble = None
-            if job is None:
-                await self._wait_for_work()
+            await self._wake.wait()
+            self._wake.clear()
+            idle = [] if self.paused else [name for name, lane in self.lanes.items() if lane.idle]
+            if not idle:
                 continue
-            self.live = LiveJob(job)
-            try:
-                await self._run(worker, self.live)
-            except _WorkerEnded as error:
-                await self._lost(self.live, str(error))
-            finally:
-                self.live = None
-            await self._commit(lambda s: s.prune())
-            self._tell(Notice("queue"))
+            claim = partial(self._seating.claim, idle=idle, alone=len(self.lanes) == 1)
+            jobs = await self.commit(claim)
+            self._trouble = None
+            for job in jobs:
+                await self._begin(job)
+            if len(jobs) == len(idle):
+                continue
+            if await self.commit(lambda s: s.count(Status.PENDING)):
+                self._wake.set()
 
-    async def _commit(self, function: Callable[[Store], Result]) -> Result:
+    async def _begin(self, job: Job) -> None:
+        asked = job.request.extra_data.get("preview_method")
+        method = self._previews if asked in (None, "default") else str(asked)
+        lane = self.lanes.get(job.place or "")
+        if lane is None or not lane.idle:  # it has gone in this moment
+            await self.commit(lambda s: s.settle(job, Job.interrupted))
+            self._wake.set()
+            return
+        self.running[job.id] = live = LiveJob(job, "" if method == "none" else method)
+        lane.give(live)
+
+    async def failed(self, error: Exception, hit: Job | None = None) -> None:
+        """A fault of our own: it is shown, and costs the job it hit an attempt."""
+        fault = f"the server failed ({type(error).__name__}: {error})"
+        self._trouble = fault
+        self._log("".join(traceback.format_exception(error)))
+
+        def lost(job: Job) -> bool:
+            if hit is not None:
+                return (job.id, job.claims) == (hit.id, hit.claims)
+            return job.id not in self.running
+
+        await self.commit(lambda s: s.recover(fault, lost))
+
+    # ---- What lanes ask for ----
+
+    def free(self) -> None:
+        """A worker waits for a job."""
+        self._wake.set()
+
+    def over(self, job: Job) -> None:
+        """How a job ended is committed, or thrown away."""
+        self.running.pop(job.id, None)
+
+    async def done(self) -> None:
+        """A worker is done with a job."""
+        if not self._pruning:
+            self._pruning = True
+            await self.commit(lambda s: s.prune())
+            self._pruning = False
+        self._wake.set()  # for a job that waits again
+        self.tell(Notice("queue"))
+
+    async def commit(self, function: Callable[[Store], Result]) -> Result:
         """Like `call`, but waits until the disk takes it: what a job gave is not thrown away."""
         while True:
             try:
@@ -243,118 +332,7 @@ class Dispatcher:
             else:
                 return result
 
-    async def _wait_for_work(self) -> None:
-        """Until something was queued; a worker that ends meanwhile is noticed when the next job needs it."""
-        if not self.paused and await self._commit(lambda s: s.count(Status.PENDING)):
-            return
-        self._wake.clear()
-        if not self.paused and await self._commit(lambda s: s.count(Status.PENDING)):
-            return
-        await self._wake.wait()
-
-    async def _run(self, worker: WorkerProcess, live: LiveJob) -> None:
-        job = live.job
-        self._cancel_by = None
-        self._last_progress = time.monotonic()
-        self._tell(Notice("started", job, event=live.add("started", {"attempt": job.claims})))
-        self._tell(Notice("queue", job))
-        asked = job.request.extra_data.get("preview_method")
-        method = self._previews if asked in (None, "default") else str(asked)
-        previews = "" if method == "none" else method
-        await worker.send(
-            {"order": "run", "job": job.id, "request": job.request.to_json(), "previews": previews}
-        )
-        while True:
-            message, tail = await self._next(worker)
-            if message.get("job") != job.id:
-                continue
-            try:
-                kind = str(message["kind"])
-                if kind in ("completed", "failed", "cancelled"):
-                    await self._finish(live, kind, message)
-                    return
-                event = live.see(message)
-            except (KeyError, TypeError, AttributeError) as error:
-                await worker.kill()
-                raise _WorkerEnded(f"it sent something that cannot be read ({error!r})") from error
-            self._tell(Notice(kind, job, message, event, tail))
-
-    async def _next(self, worker: WorkerProcess) -> Frame:
-        """The worker's next message about its job; raises _WorkerEnded when there will be none."""
-        receiving = asyncio.ensure_future(worker.receive())
-        try:
-            while not (await asyncio.wait([receiving], timeout=1.0))[0]:
-                if reason := self._overdue(worker):
-                    await worker.kill()
-                    raise _WorkerEnded(reason)
-            frame = receiving.result()
-        except (BrokenFrame, ValueError) as error:
-            await worker.kill()
-            raise _WorkerEnded(f"it sent something that cannot be read ({error})") from error
-        finally:
-            receiving.cancel()
-        if frame is None:
-            raise _WorkerEnded(await worker.gone())
-        self._last_progress = time.monotonic()
-        if reason := self._overdue(worker):
-            await worker.kill()
-            raise _WorkerEnded(reason)
-        return frame
-
-    def _overdue(self, worker: WorkerProcess) -> str | None:
-        now = time.monotonic()
-        if self._cancel_by is not None and now > self._cancel_by:
-            return f"it did not stop within {self._limits.cancel:g} s of being cancelled"
-        if now - self._last_progress > self._limits.stall:
-            return f"it made no progress for {self._limits.stall:g} s"
-        if now - worker.last_sign > self._limits.silence:
-            return f"it gave no sign of life for {self._limits.silence:g} s"
-        return None
-
-    async def _finish(self, live: LiveJob, kind: str, message: Mapping[str, Any]) -> None:
-        now, result = time.time(), live.result()
-        payload: dict[str, Any] = {}
-        if kind == "failed":
-            payload = {"error": message["error"]}
-        elif kind == "cancelled":
-            payload = {"node": message.get("node"), "executed": message.get("executed", [])}
-
-        def change(job: Job) -> Job:
-            if kind == "completed":
-                return job.succeed(now, result)
-            return job.stop(now, result) if kind == "cancelled" else job.fail(now, message["error"], result)
-
-        await self._close(live, kind, payload, change)
-
-    async def _lost(self, live: LiveJob, reason: str) -> None:
-        """The worker has ended in the middle of a job."""
-        now = time.time()
-        if live.cancelling:
-            await self._close(live, "cancelled", {"reason": reason}, lambda j: j.stop(now, live.result()))
-            return
-        will_retry = live.job.worker_died(now, reason).status is Status.PENDING
-        kind = "requeued" if will_retry else "quarantined"
-        await self._close(live, kind, {"reason": reason}, lambda j: j.worker_died(now, reason))
-
-    async def _close(
-        self, live: LiveJob, kind: str, payload: Mapping[str, Any], change: Callable[[Job], Job]
-    ) -> None:
-        """Commit how the job ended with all its events; only then is it told, to whoever listens or asks."""
-        event = live.event(kind, payload)
-        events = [(e.kind, e.payload) for e in (*live.events, event)]
-        job = await self._commit(lambda s: s.change(live.job.id, change, events))
-        self.live = None
-        self._tell(Notice(kind, job, payload, event))
-
-    async def _interrupt(self, live: LiveJob) -> None:
-        worker = self._keeper.worker
-        if live.cancelling or worker is None:
-            return
-        live.cancelling = True
-        self._cancel_by = time.monotonic() + self._limits.cancel
-        await worker.send({"order": "cancel", "job": live.job.id})
-
-    def _tell(self, notice: Notice) -> None:
+    def tell(self, notice: Notice) -> None:
         self.changes += notice.kind == "queue"
         for listener in [*self._listeners]:
             try:

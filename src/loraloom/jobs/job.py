@@ -4,6 +4,7 @@ pending ─claim→ running ─succeed→ completed
    ↑               ├─fail→ failed
    │               ├─stop→ cancelled
    ├─worker_died───┤         (the second death: quarantined)
+   ├─out_of_reach──┤         (its machine is not heard of any more; the fifth time: quarantined)
    ├─interrupted───┘         (the server ended: the job runs again)
    └─retry── failed, cancelled, quarantined
 pending ─stop→ cancelled
@@ -20,6 +21,7 @@ from loraloom.errors import LoraloomError
 from loraloom.workflow.graph import JSON
 
 MAX_WORKER_DEATHS = 2
+MAX_LOSSES = 5
 
 
 class Status(StrEnum):
@@ -80,7 +82,9 @@ class Job:
     """One job. Times are seconds since 1970.
 
     number: its place in the queue among jobs of its priority, lowest first (ComfyUI's "number").
-    claims: how often a worker has begun it; deaths: how often it took its worker with it.
+    claims: how often a worker has begun it, which names its lease: what comes of an older one is refused.
+    place: the worker that has it, or had it last. deaths: how often it took its worker with it; losses: how
+    often its worker was not heard of any more.
     result: outputs, receipts, warnings and timings. error: type, message, and what else is known.
     """
 
@@ -96,11 +100,13 @@ class Job:
     deaths: int = 0
     result: Mapping[str, JSON] | None = None
     error: Mapping[str, JSON] | None = None
+    place: str | None = None
+    losses: int = 0
 
-    def claim(self, now: float) -> Job:
+    def claim(self, now: float, place: str | None = None) -> Job:
         """A worker takes the job."""
         self._expect("start", Status.PENDING)
-        return replace(self, status=Status.RUNNING, started=now, claims=self.claims + 1)
+        return replace(self, status=Status.RUNNING, started=now, claims=self.claims + 1, place=place)
 
     def succeed(self, now: float, result: Mapping[str, JSON]) -> Job:
         self._expect("finish", Status.RUNNING)
@@ -121,12 +127,24 @@ class Job:
         deaths = self.deaths + 1
         if deaths < MAX_WORKER_DEATHS:
             return replace(self, status=Status.PENDING, started=None, deaths=deaths)
+        return replace(self._put_aside(now, f"the worker ended {deaths} times", reason), deaths=deaths)
+
+    def out_of_reach(self, now: float, reason: str) -> Job:
+        """The worker's machine is not heard of any more, which says little of the job: it runs again, but not
+        for ever, as it may be what takes the machines down."""
+        self._expect("lose its worker", Status.RUNNING)
+        losses = self.losses + 1
+        if losses < MAX_LOSSES:
+            return replace(self, status=Status.PENDING, started=None, losses=losses)
+        return replace(self._put_aside(now, f"workers were lost {losses} times", reason), losses=losses)
+
+    def _put_aside(self, now: float, what: str, reason: str) -> Job:
         error: dict[str, JSON] = {
             "type": "quarantined",
-            "message": f"the worker ended {deaths} times while it ran this job, the last time because "
-            f"{reason}; it will not be tried again unless you retry it",
+            "message": f"{what} while it ran this job, the last time because {reason}; it will not be tried "
+            "again unless you retry it",
         }
-        return replace(self, status=Status.QUARANTINED, finished=now, deaths=deaths, error=error)
+        return replace(self, status=Status.QUARANTINED, finished=now, error=error)
 
     def interrupted(self) -> Job:
         """The server ended while the job ran, through no fault of the job: it runs again."""
@@ -143,6 +161,7 @@ class Job:
             started=None,
             finished=None,
             deaths=0,
+            losses=0,
             result=None,
             error=None,
         )

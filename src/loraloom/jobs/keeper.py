@@ -9,7 +9,7 @@ from typing import cast
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.job import Request
 from loraloom.jobs.notices import Limits
-from loraloom.jobs.worker_process import WorkerProcess, WorkerSettings
+from loraloom.jobs.place import Maker, Place
 from loraloom.workflow.graph import JSON
 
 _LONGEST_PAUSE = 15.0
@@ -22,16 +22,22 @@ class WorkerKeeper:
     brings along, in its own form.
     """
 
-    def __init__(self, how: WorkerSettings, limits: Limits, started: Callable[[], None]) -> None:
+    def __init__(
+        self, make: Maker, limits: Limits, log: Callable[[str], object], started: Callable[[], None]
+    ) -> None:
         """started: called when a worker is ready."""
-        self._how, self._limits, self._started = how, limits, started
+        self._make, self._limits, self.log, self._started = make, limits, log, started
         self.info: Mapping[str, JSON] = {}
         self.declared: JSON = None
-        self.worker: WorkerProcess | None = None
+        self.worker: Place | None = None
         self._ready = asyncio.Event()
         self._failures = 0
 
-    async def ready(self) -> WorkerProcess:
+    @property
+    def is_ready(self) -> bool:
+        return self._ready.is_set()
+
+    async def ready(self) -> Place:
         """A worker that has said that it is ready, started anew until there is one."""
         while self.worker is None or not self.worker.alive:
             self._ready.clear()
@@ -44,7 +50,7 @@ class WorkerKeeper:
                 reason = str(error) or type(error).__name__
             if reason is not None:
                 self.info = {"error": f"the worker could not start: {reason}"}
-                self._how.log(f"the worker could not start: {reason}\n")
+                self.log(f"the worker could not start: {reason}\n")
                 continue
             self._failures = 0
             self._ready.set()
@@ -58,7 +64,7 @@ class WorkerKeeper:
             raise TimeoutError("there is no worker")
         return await worker.ask({"request": request.to_json()}, seconds)
 
-    async def settled(self, seconds: float) -> WorkerProcess | None:
+    async def settled(self, seconds: float) -> Place | None:
         """The worker, once it is ready; None when it cannot start, or not within so many seconds."""
         try:
             async with asyncio.timeout(seconds):
@@ -74,7 +80,7 @@ class WorkerKeeper:
 
     async def _start(self) -> str | None:
         """Start a worker; None when it is ready, else why it is not."""
-        worker = self.worker = await WorkerProcess.start(self._how)
+        worker = self.worker = await self._make()
         try:
             async with asyncio.timeout(self._limits.start):
                 frame = await worker.receive()
@@ -88,7 +94,7 @@ class WorkerKeeper:
             return await worker.gone()
         return await self._greeted(worker, frame)
 
-    async def _greeted(self, worker: WorkerProcess, frame: Frame) -> str | None:
+    async def _greeted(self, worker: Place, frame: Frame) -> str | None:
         said = frame[0]
         if said.get("kind") != "ready":
             await worker.kill()

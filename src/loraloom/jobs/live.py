@@ -24,10 +24,12 @@ def _now_ms() -> int:
 class LiveJob:
     """events: lasting events so far, with the sequence numbers that readers see.
 
-    states: what every node is doing, in the form of ComfyUI's `progress_state`.
+    states: what every node is doing, in the form of ComfyUI's `progress_state`. previews: how pictures of
+    unfinished work are made, "" for none.
     """
 
     job: Job
+    previews: str = ""
     events: list[JobEvent] = field(default_factory=lambda: list[JobEvent]())
     states: dict[str, dict[str, JSON]] = field(default_factory=lambda: dict[str, dict[str, JSON]]())
     outputs: dict[str, JSON] = field(default_factory=lambda: dict[str, JSON]())

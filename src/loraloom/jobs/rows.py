@@ -8,7 +8,10 @@ from typing import Any, cast
 from loraloom.jobs.job import Job, Request, Status
 from loraloom.workflow.graph import JSON
 
-COLUMNS = "id, number, priority, status, created, started, finished, claims, deaths, request, result, error"
+COLUMNS = (
+    "id, number, priority, status, created, started, finished, claims, deaths, request, result, error, "
+    "place, losses"
+)
 
 
 def read_row(row: tuple[Any, ...]) -> Job:
@@ -28,6 +31,8 @@ def read_row(row: tuple[Any, ...]) -> Job:
             request=Request.from_json(_object(row[9])),
             result=None if row[10] is None else _object(row[10]),
             error=None if row[11] is None else _object(row[11]),
+            place=None if row[12] is None else str(row[12]),
+            losses=int(row[13]),
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         return _unreadable(row, error)

@@ -58,6 +58,17 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
     PRAGMA application_id = {APPLICATION_ID};
     """,
+    # publications: files of finished jobs that are on the disk under a passing name and get their own.
+    """
+    ALTER TABLE jobs ADD COLUMN place TEXT;
+    ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE publications (
+        staged TEXT PRIMARY KEY,
+        job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        final TEXT NOT NULL
+    );
+    CREATE INDEX publications_of ON publications (job);
+    """,
 )
 
 

@@ -6,15 +6,14 @@ Not for several threads at once; `writer.StoreThread` gives each store to a thre
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from loraloom.errors import InputError, LoraloomError
+from loraloom.jobs.connection import Connection
 from loraloom.jobs.database import open_for_reading, open_for_writing
 from loraloom.jobs.job import Job, Request, Status
 from loraloom.jobs.rows import COLUMNS, read_row
@@ -35,6 +34,10 @@ class JobExists(InputError):
     """A client's id for its new job is the id of another job."""
 
 
+class LeaseOver(LoraloomError):
+    """A worker's lease of a job has ended; another may have it."""
+
+
 class UnknownJob(InputError):
     """No job has this id (any more)."""
 
@@ -50,84 +53,33 @@ class JobEvent:
     payload: Mapping[str, JSON]
 
 
-class Store:
+class Store(Connection):
     """The jobs of one folder."""
 
     def __init__(
         self, path: Path, *, max_pending: int = MAX_PENDING, max_finished: int = MAX_FINISHED
     ) -> None:
         """Open or make the file; raises QueueFileError when it cannot be used."""
-        self._use(open_for_writing(path), max_pending, max_finished)
+        super().__init__(open_for_writing(path))
+        self._use(max_pending, max_finished)
         (highest,) = self._db.execute("SELECT max(abs(number)) FROM jobs").fetchone()
         self._highest = -1 if highest is None else highest
 
-    def _use(self, database: sqlite3.Connection, max_pending: int, max_finished: int) -> None:
-        self._db = database
+    def _use(self, max_pending: int, max_finished: int) -> None:
         self._max_pending, self._max_finished = max_pending, max_finished
         self._highest: float = -1
         self._known_waiting: int | None = None
-        self._inside = False
 
     @classmethod
     def reader(cls, path: Path) -> Store:
         """The same jobs through a connection that cannot write."""
         found = cls.__new__(cls)
-        found._use(open_for_reading(path), 0, 0)
+        Connection.__init__(found, open_for_reading(path))
+        found._use(0, 0)
         return found
 
-    def close(self) -> None:
-        self._db.close()
-
-    @property
-    def in_transaction(self) -> bool:
-        return self._db.in_transaction
-
-    @contextmanager
-    def transaction(self) -> Generator[None, None, None]:
-        """Several calls that take effect together; nests."""
-        if self._inside:
-            yield
-            return
-        self._undo()  # what a rollback that failed itself has left
-        self._inside = True
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._known_waiting = None
-            self._undo()
-            raise
-        finally:
-            self._inside = False
-
-    def _undo(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
-    @contextmanager
-    def savepoint(self) -> Generator[None, None, None]:
-        """Part of a transaction that is undone alone when it fails."""
-        self._db.execute("SAVEPOINT part")
-        try:
-            yield
-            self._db.execute("RELEASE part")
-        except BaseException:
-            self._known_waiting = None
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK TO part")
-                self._db.execute("RELEASE part")
-            raise
-
-    @contextmanager
-    def snapshot(self) -> Generator[None, None, None]:
-        """Several readings of one state of the file."""
-        self._undo()
-        try:
-            self._db.execute("BEGIN")
-            yield
-        finally:
-            self._undo()
+    def _undone(self) -> None:
+        self._known_waiting = None
 
     # ---- The queue ----
 
@@ -148,14 +100,27 @@ class Store:
             self._known_waiting = self._waiting_count() + 1
         return job
 
-    def claim(self) -> Job | None:
+    def claim(self, place: str | None = None) -> Job | None:
         """The next job, now running; None when none waits. One that cannot be read is put aside."""
         with self.transaction():
             while (job := self._one("status = 'pending' ORDER BY priority DESC, number LIMIT 1")) is not None:
-                if job.status is Status.PENDING:
-                    return self._save(job.claim(time.time()))
-                self._save(job)
-                self.add_events(job, [("quarantined", job.error or {})])
+                if (claimed := self._claimed(job, place)) is not None:
+                    return claimed
+        return None
+
+    def claim_these(self, wanted: Sequence[tuple[str, str]]) -> list[Job]:
+        """Those of these jobs, each with its place, that still wait and can be read, now running."""
+        with self.transaction():
+            found = ((self.find(job_id), place) for job_id, place in wanted)
+            waiting = ((job, place) for job, place in found if job is not None)
+            return [c for job, place in waiting if (c := self._claimed(job, place)) is not None]
+
+    def _claimed(self, job: Job, place: str | None) -> Job | None:
+        if job.status is Status.PENDING:
+            return self._save(job.claim(time.time(), place))
+        if job.error is not None and job.error.get("type") == "unreadable":
+            self._save(job)
+            self.add_events(job, [("quarantined", job.error)])
         return None
 
     def change(
@@ -167,6 +132,28 @@ class Store:
         """
         with self.transaction():
             return self._closed(change(self.get(job_id)), events)
+
+    def settle(
+        self,
+        lease: Job,
+        change: Callable[[Job], Job],
+        events: Sequence[tuple[str, Mapping[str, JSON]]] = (),
+        publications: Sequence[tuple[str, str]] = (),
+    ) -> Job:
+        """Like `change`, for the job as it was claimed: what comes of a lease that is over changes nothing.
+
+        publications: (passing name, own name) of files that the job has made, kept with it until `published`.
+        Raises LeaseOver.
+        """
+        with self.transaction():
+            job = self.find(lease.id)
+            if job is None or job.status is not Status.RUNNING or job.claims != lease.claims:
+                raise LeaseOver(f"job {lease.id} is not run by {lease.place or 'this worker'} any more")
+            self._db.executemany(
+                "INSERT INTO publications (staged, job, final) VALUES (?, ?, ?)",
+                [(staged, job.id, final) for staged, final in publications],
+            )
+            return self._closed(change(job), events)
 
     def _closed(self, job: Job, events: Sequence[tuple[str, Mapping[str, JSON]]]) -> Job:
         """Keep a job as it is now, its events, and the webhook that is due when it has ended."""
@@ -197,11 +184,11 @@ class Store:
                 for job in found
             ]
 
-    def recover(self, fault: str | None = None) -> list[Job]:
+    def recover(self, fault: str | None = None, lost: Callable[[Job], bool] = lambda job: True) -> list[Job]:
         """Jobs that are called running and that no worker runs wait again: after a start, or after a fault of
-        the server's own, which costs them an attempt."""
+        the server's own, which costs them an attempt. lost: whether a job is among them."""
         with self.transaction():
-            return [self._recovered(job, fault) for job in self.jobs((Status.RUNNING,))]
+            return [self._recovered(job, fault) for job in self.jobs((Status.RUNNING,)) if lost(job)]
 
     def _recovered(self, job: Job, fault: str | None) -> Job:
         if job.status is not Status.RUNNING:  # it cannot be read
@@ -250,6 +237,17 @@ class Store:
     def waiting(self, limit: int = -1) -> list[Job]:
         """Pending jobs, in the order in which they will run."""
         return self._many("status = 'pending' ORDER BY priority DESC, number LIMIT ?", limit)
+
+    def waiting_ids(self, limit: int) -> list[tuple[str, int]]:
+        """(id, priority) of pending jobs, in the order in which they will run."""
+        return self._db.execute(
+            "SELECT id, priority FROM jobs WHERE status = 'pending' ORDER BY priority DESC, number LIMIT ?",
+            (limit,),
+        ).fetchall()
+
+    def some(self, job_ids: Sequence[str]) -> list[Job]:
+        """Those of these jobs that there are."""
+        return self._many(f"id IN ({', '.join('?' * len(job_ids))})", *job_ids)
 
     def history(self, limit: int = -1, offset: int = 0) -> list[Job]:
         """Jobs that were begun and have finished, the earliest first. A negative offset means the latest."""
@@ -316,6 +314,28 @@ class Store:
         )
         return [JobEvent(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows]
 
+    # ---- Files that get their names ----
+
+    def publications(self) -> list[tuple[str, str, str]]:
+        """(job id, passing name, own name) of every file that has not got its own name yet."""
+        return self._db.execute("SELECT job, staged, final FROM publications ORDER BY rowid").fetchall()
+
+    def published(self, staged: Sequence[str]) -> None:
+        self._db.executemany("DELETE FROM publications WHERE staged = ?", [(name,) for name in staged])
+
+    def rewrite(self, job_id: str, change: Callable[[JSON], JSON]) -> None:
+        """Change what is kept of a finished job and its events."""
+        with self.transaction():
+            job = self.find(job_id)
+            if job is None or job.result is None:
+                return
+            result = write_json(change(dict(job.result)))
+            self._db.execute("UPDATE jobs SET result = ? WHERE id = ?", (result, job_id))
+            self._db.executemany(
+                "UPDATE events SET payload = ? WHERE job = ? AND sequence = ?",
+                [(write_json(change(dict(e.payload))), job_id, e.sequence) for e in self.events(job_id)],
+            )
+
     # ---- Webhooks ----
 
     def due_deliveries(self, now: float, limit: int = 20) -> list[tuple[str, str, int]]:
@@ -359,21 +379,23 @@ class Store:
         self._db.execute("DELETE FROM deliveries WHERE job = ?", (job.id,))
         self._db.execute(
             "UPDATE jobs SET number = ?, priority = ?, status = ?, started = ?, finished = ?, claims = ?, "
-            "deaths = ?, result = ?, error = ?, "
+            "deaths = ?, result = ?, error = ?, place = ?, losses = ?, "
             "ended = CASE WHEN ? THEN coalesce((SELECT max(ended) FROM jobs), 0) + 1 END WHERE id = ?",
             (
                 job.number, job.priority, job.status, job.started, job.finished, job.claims, job.deaths,
-                _text(job.result), _text(job.error), job.status.final, job.id,
+                _text(job.result), _text(job.error), job.place, job.losses,
+                job.status.final, job.id,
             ),
         )  # fmt: skip
         return job
 
     def _write(self, job: Job) -> None:
         self._db.execute(
-            f"INSERT INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 job.id, job.number, job.priority, job.status, job.created, job.started, job.finished,
                 job.claims, job.deaths, _text(job.request.to_json()), _text(job.result), _text(job.error),
+                job.place, job.losses,
             ),
         )  # fmt: skip
 

@@ -71,6 +71,10 @@ class WorkerProcess:
     def alive(self) -> bool:
         return self._process.returncode is None
 
+    @property
+    def out_of_reach(self) -> bool:
+        return False  # whatever becomes of a child, the system tells
+
     async def send(self, message: Mapping[str, JSON]) -> None:
         """Send an order; a worker that has ended does not get it, which `receive` tells."""
         stdin = self._process.stdin

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loraloom.jobs.job import Job
+from loraloom.jobs.live import LiveJob
 from loraloom.jobs.store import JobExists, QueueFull, Store
 from loraloom.server import failures, prompts, wire
 from loraloom.server.answers import Answer
@@ -128,9 +129,8 @@ async def cancel_jobs(request: Request) -> Response:
     dispatcher = state.dispatcher
     asked = _ids(body, "job_ids")
     cancelled: list[JSON] = [*await dispatcher.cancel_waiting(asked)]
-    live = dispatcher.live
-    if live is not None and live.job.id in asked and await dispatcher.interrupt(live.job.id):
-        cancelled.append(live.job.id)
+    running = [job_id for job_id in dispatcher.running if job_id in asked]
+    cancelled += [job_id for job_id in running if await dispatcher.interrupt(job_id)]
     return Answer({"cancelled": cancelled})
 
 
@@ -149,7 +149,7 @@ async def free(request: Request) -> Response:
     body = await read_object(request, state.settings.max_json, empty=True)
     models, memory = body.get("unload_models") is True, body.get("free_memory") is True
     if models or memory:
-        await state.dispatcher.free(models, memory)
+        await state.dispatcher.let_go(models, memory)
     return Response(status_code=200)
 
 
@@ -208,13 +208,16 @@ async def greeting(state: ServerState, sid: str | None) -> wire.Messages:
     for job in jobs:
         if job.status.final:
             messages += wire.ended_messages(job)
-    live = state.dispatcher.live
-    if live is None or live.job.request.client_id != sid:
-        return messages
-    messages.append(("execution_start", {"prompt_id": live.job.id, "timestamp": live.started_ms}))
+    for live in state.dispatcher.running.values():
+        if live.job.request.client_id == sid:
+            messages += _where(live)
+    return messages
+
+
+def _where(live: LiveJob) -> wire.Messages:
+    messages: wire.Messages = [("execution_start", {"prompt_id": live.job.id, "timestamp": live.started_ms})]
     for node, known in live.states.items():
         if known["state"] == "running":
             executing = {"node": node, "display_node": known["display_node_id"], "prompt_id": live.job.id}
             messages.append(("executing", executing))
-    messages.append(wire.progress_state(live.job.id, live.states))
-    return messages
+    return [*messages, wire.progress_state(live.job.id, live.states)]

@@ -34,8 +34,8 @@ async def follow(dispatcher: Dispatcher, job_id: str, after: int) -> AsyncGenera
     stop = dispatcher.listen(hear)
     try:
         stored = await dispatcher.read(lambda s: s.events(job_id, after))
-        live = dispatcher.live
-        current = [*live.events] if live is not None and live.job.id == job_id else []
+        live = dispatcher.running.get(job_id)
+        current = [] if live is None else [*live.events]
         for found in (*stored, *current):
             if found.sequence > after:
                 after = found.sequence

@@ -108,8 +108,8 @@ class ServerState:
             self.hub.ended.note(job.request.client_id, job.id, told=client is not None)
         if client is None:
             return
-        live = self.dispatcher.live
-        if live is not None and live.job.id == job.id and notice.kind in wire.CHANGES_STATES:
+        live = self.dispatcher.running.get(job.id)
+        if live is not None and notice.kind in wire.CHANGES_STATES:
             client.put_latest("progress_state", lambda: encoded(*wire.progress_state(job.id, live.states)))
         elif ends:
             client.settle("progress_state")

@@ -88,7 +88,7 @@ def card_of(job: Job, live: LiveJob | None = None) -> Card:
         warnings=result.get("warnings", []),
         trouble=TroubleView(**asdict(trouble)) if trouble else None,
         settings=_settings(job, graph),
-        step=None if live is None or live.job.id != job.id else _step(live),
+        step=None if live is None else _step(live),
     )
 
 
@@ -132,9 +132,8 @@ def add(api: FastAPI, state: ServerState) -> None:
                 s.jobs(final, finished, offset), s.count(*final),
             )
         )  # fmt: skip
-        live = dispatcher.live
         return Cards(
-            running=[card_of(job, live) for job in running],
+            running=[card_of(job, dispatcher.running.get(job.id)) for job in running],
             waiting=[card_of(job) for job in ahead],
             waiting_total=ahead_total,
             finished=[card_of(job) for job in past],
@@ -146,7 +145,7 @@ def add(api: FastAPI, state: ServerState) -> None:
     @api.get("/cards/{job_id}", responses={404: {}})
     async def card(job_id: str) -> Card:
         """A job as a person sees it."""
-        return card_of(await dispatcher.read(lambda s: s.get(job_id)), dispatcher.live)
+        return card_of(await dispatcher.read(lambda s: s.get(job_id)), dispatcher.running.get(job_id))
 
     @api.post("/cards/clear", status_code=204)
     async def clear_finished() -> None:

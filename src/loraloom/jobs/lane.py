@@ -1,0 +1,260 @@
+"""One worker and the job that it runs.
+
+The order is always the same: first the store has committed it, then it is told. A worker that ends, hangs or
+talks nonsense costs its job an attempt, never the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from loraloom.jobs.frames import BrokenFrame, Frame
+from loraloom.jobs.job import Job, Status
+from loraloom.jobs.keeper import WorkerKeeper
+from loraloom.jobs.live import LiveJob
+from loraloom.jobs.notices import Limits, Notice
+from loraloom.jobs.place import Place
+from loraloom.jobs.publishing import discard, publish, with_names
+from loraloom.jobs.store import JobEvent, LeaseOver, Store
+
+_FAULT_PAUSE_SECONDS = 1.0
+
+Result = TypeVar("Result")
+
+
+class Desk(Protocol):
+    """What a lane asks of the queue."""
+
+    async def commit(self, function: Callable[[Store], Result]) -> Result: ...
+    def tell(self, notice: Notice) -> None: ...
+    def free(self) -> None: ...
+    def over(self, job: Job) -> None: ...
+    async def done(self) -> None: ...
+    async def failed(self, error: Exception, hit: Job | None = None) -> None: ...
+
+
+class _WorkerEnded(Exception):
+    """The worker is gone, or had to be ended; the text says why."""
+
+
+class Lane:
+    """Runs the jobs that it is given, one after the other. name: what leases call it."""
+
+    def __init__(self, name: str, keeper: WorkerKeeper, limits: Limits, desk: Desk) -> None:
+        self.name, self.keeper = name, keeper
+        self.live: LiveJob | None = None
+        self.draining = False
+        self._limits, self._desk = limits, desk
+        self._offer: asyncio.Future[LiveJob | None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._last_progress = 0.0
+        self._cancel_by: float | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """End the worker. A job that is running is not settled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.keeper.kill()
+
+    async def retire(self) -> None:
+        """Take no further job, give back the one that is running, and end."""
+        self.draining = True
+        await self.keeper.kill()
+        while self.live is not None:
+            await asyncio.sleep(0.02)
+        await self.stop()
+
+    # ---- What the queue asks ----
+
+    @property
+    def idle(self) -> bool:
+        """It waits for a job and can begin at once."""
+        if self._offer is None or self._offer.done() or self.draining:
+            return False
+        if self.keeper.worker is None or not self.keeper.worker.alive:
+            self._offer.set_result(None)  # it goes for another worker
+            return False
+        return True
+
+    def give(self, live: LiveJob) -> None:
+        """Run a job that was claimed for an idle lane."""
+        assert self._offer is not None
+        self.live = live
+        self._offer.set_result(live)
+
+    async def interrupt(self) -> None:
+        """Stop the job that is running."""
+        live, worker = self.live, self.keeper.worker
+        if live is None or live.cancelling or worker is None:
+            return
+        live.cancelling = True
+        self._cancel_by = time.monotonic() + self._limits.cancel
+        await worker.send({"order": "cancel", "job": live.job.id})
+
+    # ---- The loop ----
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                await self._next_job()
+            except Exception as error:  # noqa: BLE001 - it costs the job an attempt, and the lane goes on
+                await self.keeper.kill()
+                hit = None if self.live is None else self.live.job
+                self._over()
+                if hit is not None:
+                    await self._desk.failed(error, hit)
+                await asyncio.sleep(_FAULT_PAUSE_SECONDS)
+
+    async def _next_job(self) -> None:
+        worker = await self.keeper.ready()
+        self._offer = asyncio.get_running_loop().create_future()
+        self._desk.free()
+        live = await self._offer
+        if live is None:
+            return
+        try:
+            await self._run(worker, live)
+        except _WorkerEnded as error:
+            await self._lost(worker, live, str(error))
+        except LeaseOver as error:
+            await worker.kill()
+            self.keeper.log(f"{error}; what came of it is thrown away\n")
+        self._over()
+        await self._desk.done()
+
+    def _over(self) -> None:
+        live, self.live = self.live, None
+        if live is not None:
+            self._desk.over(live.job)
+
+    async def _run(self, worker: Place, live: LiveJob) -> None:
+        job = live.job
+        self._cancel_by = None
+        self._last_progress = time.monotonic()
+        self._tell("started", live, {}, live.add("started", {"attempt": job.claims}))
+        self._desk.tell(Notice("queue", job))
+        await worker.send(
+            {"order": "run", "job": job.id, "request": job.request.to_json(), "previews": live.previews}
+        )
+        while True:
+            message, tail = await self._next(worker)
+            if message.get("job") != job.id:
+                continue
+            try:
+                kind = str(message["kind"])
+                if kind in ("completed", "failed", "cancelled"):
+                    await self._finish(live, kind, message)
+                    return
+                event = live.see(message)
+            except (KeyError, TypeError, AttributeError) as error:
+                await worker.kill()
+                raise _WorkerEnded(f"it sent something that cannot be read ({error!r})") from error
+            self._tell(kind, live, message, event, tail)
+
+    async def _next(self, worker: Place) -> Frame:
+        """The worker's next message about its job; raises _WorkerEnded when there will be none."""
+        receiving = asyncio.ensure_future(worker.receive())
+        try:
+            while not (await asyncio.wait([receiving], timeout=1.0))[0]:
+                if reason := self._overdue(worker):
+                    await worker.kill()
+                    raise _WorkerEnded(reason)
+            frame = receiving.result()
+        except (BrokenFrame, ValueError) as error:
+            await worker.kill()
+            raise _WorkerEnded(f"it sent something that cannot be read ({error})") from error
+        finally:
+            receiving.cancel()
+        if frame is None:
+            raise _WorkerEnded(await worker.gone())
+        self._last_progress = time.monotonic()
+        if reason := self._overdue(worker):
+            await worker.kill()
+            raise _WorkerEnded(reason)
+        return frame
+
+    def _overdue(self, worker: Place) -> str | None:
+        now = time.monotonic()
+        if self._cancel_by is not None and now > self._cancel_by:
+            return f"it did not stop within {self._limits.cancel:g} s of being cancelled"
+        if now - self._last_progress > self._limits.stall:
+            return f"it made no progress for {self._limits.stall:g} s"
+        if now - worker.last_sign > self._limits.silence:
+            return f"it gave no sign of life for {self._limits.silence:g} s"
+        return None
+
+    async def _finish(self, live: LiveJob, kind: str, message: Mapping[str, Any]) -> None:
+        files = [(str(staged), str(final)) for staged, final in message.get("publish", ())]
+        try:
+            held = [(m, live.see(m)) for m in message.get("held", ())]
+            now, result = time.time(), live.result()
+            payload: dict[str, Any] = {}
+            if kind == "failed":
+                payload = {"error": message["error"]}
+            elif kind == "cancelled":
+                payload = {"node": message.get("node"), "executed": message.get("executed", [])}
+
+            def change(job: Job) -> Job:
+                if kind == "completed":
+                    return job.succeed(now, result)
+                if kind == "cancelled":
+                    return job.stop(now, result)
+                return job.fail(now, message["error"], result)
+
+            await self._close(live, kind, payload, change, held, files)
+        except (LeaseOver, KeyError, TypeError, AttributeError):
+            discard(files)
+            raise
+
+    async def _lost(self, worker: Place, live: LiveJob, reason: str) -> None:
+        """The worker has ended in the middle of a job, or is not heard of any more."""
+        now = time.time()
+        if live.cancelling:
+            await self._close(live, "cancelled", {"reason": reason}, lambda j: j.stop(now, live.result()))
+            return
+
+        def change(job: Job) -> Job:
+            return job.out_of_reach(now, reason) if worker.out_of_reach else job.worker_died(now, reason)
+
+        kind = "requeued" if change(live.job).status is Status.PENDING else "quarantined"
+        await self._close(live, kind, {"reason": reason}, change)
+
+    async def _close(
+        self,
+        live: LiveJob,
+        kind: str,
+        payload: Mapping[str, Any],
+        change: Callable[[Job], Job],
+        held: list[tuple[Mapping[str, Any], JobEvent | None]] | None = None,
+        files: list[tuple[str, str]] | None = None,
+    ) -> None:
+        """Commit how the job ended with all its events and files; only then is it told, to whoever listens
+        or asks."""
+        event = live.event(kind, payload)
+        events = [(e.kind, e.payload) for e in (*live.events, event)]
+        job = await self._desk.commit(lambda s: s.settle(live.job, change, events, files or ()))
+        if files:
+            others = await publish(self._desk.commit, job.id, files)
+            held = [(with_names(m, others), seen) for m, seen in held or ()]
+            job = await self._desk.commit(lambda s: s.find(job.id)) or job
+        self._over()
+        for message, seen in held or ():
+            self._tell(str(message["kind"]), live, message, seen)
+        self._desk.tell(Notice(kind, job, payload, event))
+
+    def _tell(
+        self,
+        kind: str,
+        live: LiveJob,
+        payload: Mapping[str, Any],
+        event: JobEvent | None,
+        preview: bytes = b"",
+    ) -> None:
+        self._desk.tell(Notice(kind, live.job, payload, event, preview))
