@@ -1,44 +1,32 @@
-"""Fuzzes the readers of strangers' files, guided by the lines that an input reaches.
+"""Fuzzes the readers of strangers' files with Atheris (Linux, Python 3.11).
 
-    scripts/fuzz [--minutes 20] [TARGET …]
+    scripts/fuzz [--minutes 20] [--work FOLDER] [TARGET …]
 
-An input that makes a reader fail with anything but a LoraloomError, or take too long, is kept in
-tests/fuzz/corpus/TARGET and named; the quick tests run all that are kept.
+An input that makes a reader fail with anything but a LoraloomError, crash, or take too long, is kept in
+tests/fuzz/faults/TARGET and named. Of the inputs that found new ways through the code, the fewest and
+smallest that reach every line again are kept in tests/fuzz/corpus/TARGET, where the next run begins. The
+quick tests read everything that is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import random
-import signal
+import subprocess
 import sys
+import tempfile
 import time
-import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from loraloom.errors import LoraloomError
 from tests.fuzz.targets import TARGETS, Target
 
-CORPUS = Path(__file__).parent / "corpus"
-SLOW_SECONDS = 5.0
-_HANG_SECONDS = 20.0
-_MAX_BYTES = 64 * 1024
-_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, -1e308, "", "1", "\ud800", "a" * 3000, [], {},
-    [[]], [None], ["1", 0], ["1", -1], ["1", 1e30], {"": None}, {"__value__": []}, [0] * 200,
-)  # fmt: skip
-_NUMBERS = (b"0", b"-1", b"1", b"255", b"65536", b"2147483648", b"9223372036854775808", b"1e400", b"0.5")
-
-
-class Hang(Exception):
-    """An input that takes too long to be waited for."""
-
-
-def _hangs(_number: int, _frame: FrameType | None) -> None:
-    raise Hang(f"not done after {_HANG_SECONDS:g} s")
+HERE = Path(__file__).parent
+CORPUS, FAULTS = HERE / "corpus", HERE / "faults"
+MAX_BYTES, MAX_KEPT_BYTES = 64 * 1024, 8 * 1024
+"""Of an input that is tried, and of one that is kept."""
 
 
 def say(text: str) -> None:
@@ -46,139 +34,85 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-class Lines:
-    """Which lines of Loraloom an input reaches."""
+def lines(target: Target, content: bytes) -> set[tuple[CodeType, int]]:
+    """The lines of Loraloom that an input reaches."""
+    found: set[tuple[CodeType, int]] = set()
 
-    def __init__(self) -> None:
-        self.known: set[tuple[CodeType, int]] = set()
-        self._now: set[tuple[CodeType, int]] = set()
-        self.new = False
+    def line(frame: FrameType, _event: str, _arg: object) -> Any:
+        found.add((frame.f_code, frame.f_lineno))
+        return line
 
-    def of(self, run: Any, content: bytes) -> None:
-        """Run it; `new` says whether it reached a line that no other has. Raises what it raises."""
-        self._now = set()
-        sys.settrace(self._trace)
-        try:
-            run(content)
-        finally:
-            sys.settrace(None)
-            self.new = not self._now <= self.known
-            self.known |= self._now
+    def call(frame: FrameType, _event: str, _arg: object) -> Any:
+        return line(frame, "", None) if "/loraloom/" in frame.f_code.co_filename else None
 
-    def _trace(self, frame: FrameType, event: str, _arg: object) -> Any:
-        return self._line if "/loraloom/" in frame.f_code.co_filename else None
-
-    def _line(self, frame: FrameType, event: str, _arg: object) -> Any:
-        self._now.add((frame.f_code, frame.f_lineno))
-        return self._line
+    sys.settrace(call)
+    try:
+        target.run(content)
+    except Exception:  # noqa: BLE001 - what fails is kept elsewhere
+        pass
+    finally:
+        sys.settrace(None)
+    return found
 
 
-def mutated(content: bytes, pool: list[bytes], target: Target, rng: random.Random) -> bytes:
-    """Another input, made of one and pieces of others."""
-    if target.tree is not None and rng.random() < 0.7:
-        decode, encode = target.tree
-        try:
-            tree = [decode(content)]
-            for _ in range(rng.choice((1, 1, 2, 5))):
-                _change(tree, decode(rng.choice(pool)), rng)
-            return encode(tree[0])[:_MAX_BYTES]
-        except (ValueError, RecursionError):
-            pass
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 4, 8))):
-        at = rng.randrange(len(data) + 1)
-        end = min(len(data), at + rng.choice((1, 2, 4, 16, 64)))
-        match rng.randrange(8):
-            case 0 if data:
-                data[at % len(data)] ^= 1 << rng.randrange(8)
-            case 1:
-                data[at:end] = b""
-            case 2:
-                data[at:at] = data[at:end] * rng.choice((1, 2, 30))
-            case 3:
-                data[at:end] = rng.randbytes(end - at)
-            case 4:
-                other = rng.choice(pool)
-                begin = rng.randrange(len(other) + 1)
-                data[at:end] = other[begin : begin + rng.choice((4, 32, 256))]
-            case 5:
-                data[at:end] = rng.choice(_NUMBERS)
-            case 6 if rng.random() < 0.1:
-                del data[at:]
-            case _ if target.words:
-                data[at : rng.choice((at, end))] = rng.choice(target.words)
-            case _:
-                pass
-    return bytes(data[:_MAX_BYTES])
+def fewest(target: Target, inputs: Iterable[bytes]) -> list[bytes]:
+    """Inputs that reach every line that any of them reaches: those that add the most lines first."""
+    reached = {content: lines(target, content) for content in inputs if len(content) <= MAX_KEPT_BYTES}
+    known: set[tuple[CodeType, int]] = set()
+    kept: list[bytes] = []
+    while reached:
+        best = max(reached, key=lambda content: (len(reached[content] - known), -len(content), content))
+        if not reached[best] - known:
+            break
+        known |= reached.pop(best)
+        kept.append(best)
+    return kept
 
 
-def _change(tree: list[Any], other: Any, rng: random.Random) -> None:
-    """Change one place of a JSON tree, which lies in a list."""
-    holder: Any = tree
-    key: Any = 0
-    while isinstance(holder[key], dict | list) and holder[key] and rng.random() < 0.85:
-        holder = holder[key]
-        key = rng.choice([*holder]) if isinstance(holder, dict) else rng.randrange(len(holder))
-    match rng.randrange(6):
-        case 0 if isinstance(holder, dict):
-            holder[str(rng.choice((*holder, "", "-1", "9" * 30)))] = holder.pop(key)
-        case 1 if holder is not tree:
-            del holder[key]
-        case 2 if isinstance(holder, list):
-            holder.insert(key, holder[key])
-        case 3:
-            while isinstance(other, dict | list) and other and rng.random() < 0.8:
-                other = rng.choice([*(other.values() if isinstance(other, dict) else other)])
-            holder[key] = other
-        case _:
-            holder[key] = rng.choice(_VALUES)
-
-
-def fuzz(name: str, seconds: float, seed: int) -> int:
+def fuzz(name: str, seconds: float, seed: int, work: Path) -> int:
     """How many faults a target has shown, each once."""
-    if sys.platform == "win32":
-        sys.exit("what hangs is stopped by a signal that Windows does not have")
-    target, rng, lines = TARGETS[name], random.Random(seed), Lines()
-    kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
-    pool: list[bytes] = [*target.seeds(), *kept]
-    faults: dict[str, Path] = {}
-    signal.signal(signal.SIGALRM, _hangs)
-    tried, until = 0, time.monotonic() + seconds
-    waiting = [*pool]
-    while time.monotonic() < until:
-        content = waiting.pop() if waiting else mutated(rng.choice(pool), pool, target, rng)
-        tried += 1
-        signal.setitimer(signal.ITIMER_REAL, _HANG_SECONDS)
-        begun, fault = time.monotonic(), ""
-        try:
-            lines.of(target.run, content)
-        except LoraloomError:
-            pass
-        except Exception as error:  # noqa: BLE001 - this is what is looked for
-            fault = _place(error)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if time.monotonic() - begun > SLOW_SECONDS:
-            fault = fault or "slow"
-        if fault and fault not in faults:
-            faults[fault] = _keep(name, content)
-            say(f"{name}: {fault}: {faults[fault]}")
-        elif lines.new and not fault and len(pool) < 5000:
-            pool.append(content)
-    say(f"{name}: {tried} inputs, {len(lines.known)} lines, {len(faults)} faults")
-    return len(faults)
+    target, found = TARGETS[name], work / "corpus" / name
+    corpus, faults = CORPUS / name, FAULTS / name
+    _write(work / "seeds" / name, target.seeds())
+    for folder in (found, corpus, faults):
+        folder.mkdir(parents=True, exist_ok=True)
+    words = work / f"{name}.dict"
+    words.write_text(
+        "".join('"' + "".join(rf"\x{byte:02x}" for byte in word) + '"\n' for word in target.words)
+    )
+    before = known = {*faults.glob("*")}
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 1:
+        options = {
+            "max_total_time": int(left), "max_len": MAX_BYTES, "timeout": 0, "rss_limit_mb": 3000,
+            "seed": seed, "dict": words, "artifact_prefix": f"{faults}/", "use_value_profile": 1,
+            "print_final_stats": 1,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "tests.fuzz.guided", name, str(faults)]
+        command += [f"-{key}={value}" for key, value in options.items()]
+        ended = subprocess.run([*command, *map(str, (found, corpus, work / "seeds" / name))])
+        seed += 1
+        if ended.returncode == 0:
+            break
+        say(f"{name}: ended with {ended.returncode}")
+        if known == (known := {*faults.glob("*")}):
+            sys.exit(f"{name}: cannot be fuzzed")
+    kept = fewest(target, [path.read_bytes() for folder in (found, corpus) for path in folder.glob("*")])
+    for path in corpus.glob("*"):
+        path.unlink()
+    _write(corpus, kept)
+    known = {*faults.glob("*")}
+    new = known - before
+    if not known:
+        faults.rmdir()
+    say(f"{name}: {len(kept)} inputs kept, {len(new)} faults")
+    return len(new)
 
 
-def _place(error: Exception) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/loraloom/" in f.filename]
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "outside"
-    return f"{type(error).__name__} at {where} ({str(error)[:80]})"
-
-
-def _keep(name: str, content: bytes) -> Path:
-    path = CORPUS / name / hashlib.sha256(content).hexdigest()[:16]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+def _write(folder: Path, contents: Iterable[bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for content in contents:
+        (folder / hashlib.sha256(content).hexdigest()[:16]).write_bytes(content)
 
 
 def main() -> None:
@@ -189,11 +123,14 @@ def main() -> None:
         "targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default"
     )
     parser.add_argument("--minutes", type=float, default=20.0, help="for each target")
-    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
+    parser.add_argument("--work", type=Path, help="where everything that was found stays")
     options = parser.parse_args()
     say(f"seed {options.seed}")
     names = options.targets or [*TARGETS]
-    sys.exit(sum(fuzz(name, options.minutes * 60, options.seed) for name in names) > 0)
+    with tempfile.TemporaryDirectory() as folder:
+        work: Path = options.work or Path(folder)
+        sys.exit(sum(fuzz(name, options.minutes * 60, options.seed, work) for name in names) > 0)
 
 
 if __name__ == "__main__":

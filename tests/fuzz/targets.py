@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any, cast
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from loraloom.confined import parts_of, resolved
 from loraloom.lora.file import read_lora
 from loraloom.lora.tensor_names import split_key
 from loraloom.models.text.prompt import parse_prompt
@@ -28,20 +30,34 @@ from loraloom.workflow.sources import workflows_of
 from loraloom.workflow.ui_document import is_ui
 from loraloom.workflow.ui_format import parse_ui
 from loraloom.workflow.validate import validate
+from tests.fuzz.editor_seeds import EDITOR
+from tests.weights.gguf_writer import write_gguf
 
 _ROOT = Path(__file__).parents[2]
 _FOLDER = Path(tempfile.mkdtemp(prefix="loraloom-fuzz-"))
 
 
+SLOW_SECONDS = 5.0
+"""An input may not take longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """How the JSON in an input is read (ValueError where there is none) and such JSON made an input."""
+
+    read: Callable[[bytes], object]
+    write: Callable[[object], bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """run: takes the bytes; raises LoraloomError to refuse them, anything else is a fault.
-    words: pieces that are put in. tree: the JSON in an input, and an input of such JSON, if it has any."""
+    words: pieces that are put in. tree: the JSON in an input, if it has any."""
 
     run: Callable[[bytes], object]
     seeds: Callable[[], Sequence[bytes]]
     words: tuple[bytes, ...] = ()
-    tree: tuple[Callable[[bytes], object], Callable[[object], bytes]] | None = None
+    tree: Tree | None = None
 
 
 def _file(content: bytes, suffix: str) -> Path:
@@ -80,6 +96,38 @@ def _headers() -> list[bytes]:
     ]
 
 
+def _gguf(content: bytes) -> None:
+    read_header(_file(content, ".gguf"))
+
+
+def _ggufs() -> list[bytes]:
+    tensors = {
+        "blk.0.attn_q.weight": ("Q8_0", (2, 32), bytes(68)),
+        "token_embd.weight": ("F32", (2, 4), bytes(32)),
+        "x": ("Q4_K", (1, 256), bytes(144)),
+    }
+    fields = {
+        "general__architecture": "flux", "general__alignment": 32, "a": [1, 2], "b": ["x", "y"], "c": True,
+        "d": 0.5, "comfy__gguf__orig_shape__x": [16, 16],
+    }  # fmt: skip
+    some = write_gguf(_FOLDER / "seed.gguf", tensors, **fields)
+    encoder = write_gguf(_FOLDER / "encoder.gguf", tensors, general__architecture="llama")
+    return [path.read_bytes() for path in (some, encoder, write_gguf(_FOLDER / "empty.gguf", {}))]
+
+
+def _names(content: bytes) -> None:
+    """A name that is taken stays inside its folder, on every system."""
+    parts = parts_of(content.decode("utf-8", "surrogateescape"))
+    assert all(part not in ("", ".", "..") and not {*part} & {*"/\\\0"} for part in parts)
+    assert resolved(_FOLDER, parts) == Path(os.path.realpath(_FOLDER)).joinpath(*parts)
+
+
+NAMES = (
+    "a/b.png", "..\\..\\x", "CON.txt", "C:\\x", "a [output]", "\u202egnp.exe", "x" * 201, "a/./b//c", "a. ",
+    "\\\\?\\C:\\x", "/etc/passwd", "%2e%2e/", "com\u00b9",
+)  # fmt: skip
+
+
 def _workflow(content: bytes) -> None:
     data = read_json(content.decode("utf-8", "replace"), "the input")
     if not isinstance(data, dict):
@@ -92,25 +140,7 @@ def _workflow(content: bytes) -> None:
 def _workflows() -> list[bytes]:
     found = workflows_of((_ROOT / "examples/lora-tutorial.md").read_bytes(), "page")
     graphs = [json.dumps(item.graph(known_schemas()).to_api()).encode() for item in found]
-    node = {
-        "id": 1, "type": "KSampler", "mode": 0, "inputs": [{"name": "model", "type": "MODEL", "link": 1}],
-        "outputs": [{"name": "LATENT", "type": "LATENT", "links": [2]}], "widgets_values": [1, "fixed", 8],
-    }  # fmt: skip
-    reroute = {
-        "id": 2, "type": "Reroute", "mode": 4, "inputs": [{"name": "", "type": "*", "link": 2}],
-        "outputs": [{"name": "", "type": "*", "links": [1]}],
-    }  # fmt: skip
-    links = [[1, 2, 0, 1, 0, "MODEL"], [2, 1, 0, 2, 0, "LATENT"]]
-    editor = {
-        "nodes": [node, reroute],
-        "links": links,
-        "groups": [],
-        "version": 0.4,
-        "extra": {"groupNodes": {}},
-    }
-    inner = {"id": "s", "name": "sub", "nodes": [node], "links": [], "inputs": [], "outputs": []}
-    nested = {**editor, "definitions": {"subgraphs": [inner]}, "nodes": [{**node, "type": "s"}]}
-    return [*graphs[:3], json.dumps(editor).encode(), json.dumps(nested).encode()]
+    return [*graphs[:3], *(json.dumps(ui).encode() for ui in EDITOR)]
 
 
 def _page(content: bytes) -> None:
@@ -186,18 +216,22 @@ PROMPTS = (
     b"(a:1e9) (b:-.5) (c:) (((((((",
 )
 TOML = (
-    b'output = "x"\n[model]\ncheckpoint = "a.safetensors"\n[[data]]\nfolder = "pictures"\n[adapter]\n'
-    b'kind = "lora"\nrank = 8\n[run]\nsteps = 100\nseed = 1\n[optimizer]\nlearning_rate = 1e-4\n[noise]\n'
-    b'[[samples]]\nprompt = "a"\n',
+    b'name = "x"\noutput = "x"\n[model]\ncheckpoint = "a.safetensors"\n[[data]]\nfolder = "pictures"\n'
+    b'[adapter]\nkind = "lora"\nrank = 8\n[run]\nsteps = 100\nseed = 1\n[optimizer]\nrate = 1e-4\n'
+    b'betas = [0.9, 0.99]\n[noise]\noffset = 0.1\n[samples]\nprompts = ["a"]\n[validation]\nshare = 0.1\n',
 )
-_JSON = (json.loads, lambda tree: json.dumps(tree).encode())  # pyright: ignore[reportUnknownLambdaType]
+_JSON = Tree(json.loads, lambda tree: json.dumps(tree).encode())
 
 TARGETS: dict[str, Target] = {
     "safetensors": Target(
         _header,
         _headers,
         (b'"data_offsets"', b'"shape"', b'"F8_E5M2"', b"[0,0]", b"-1", b"1e999", b"\xff" * 8),
-        (_header_tree, _header_of),
+        Tree(_header_tree, _header_of),
+    ),
+    "gguf": Target(_gguf, _ggufs, (b"GGUF", b"general.alignment", b"\x09\0\0\0", b"\xff" * 8, bytes(8))),
+    "names": Target(
+        _names, lambda: [name.encode() for name in NAMES], (b"..", b"/", b"\\", b":", b"CON", b"\xe2\x80\xae")
     ),
     "workflow": Target(
         _workflow,
