@@ -168,10 +168,12 @@ def _mode_of(path: Path) -> int | None:
     return mode
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and flush where they are noted."""
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and those above it, and flush where they are noted. mode: of the folder itself.
+
+    Raises OSError."""
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode, parents=True, exist_ok=True)
     for made in missing:
         _sync_folder(made.parent)
 

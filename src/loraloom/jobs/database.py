@@ -6,6 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from loraloom.atomic_file import make_folder
 from loraloom.errors import DiskFull, InputError, LoraloomError
 from loraloom.jobs.schema import APPLICATION_ID, MIGRATIONS, migrate
 
@@ -54,7 +55,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     that cannot be read or written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         database = _connect(path)
         try:
             _check(database, path)

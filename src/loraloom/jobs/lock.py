@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from loraloom.atomic_file import make_folder
 from loraloom.errors import InputError
 
 
@@ -26,7 +27,7 @@ class FolderLock:
 
     def acquire(self, wait_seconds: float = 0.0) -> None:
         """Take the lock; raises FolderInUse, which names the owner, when it is taken for too long."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - kept open while the lock is held
         until = time.monotonic() + wait_seconds
         while not _try_lock(file):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from loraloom.atomic_file import write_file
+from loraloom.atomic_file import make_folder, write_file
 from loraloom.errors import InputError
 from loraloom.lora.sidecars import SUFFIXES, read_sidecars
 
@@ -36,7 +36,7 @@ def rename(path: Path, target: Path) -> None:
     if taken:
         raise InputError(f"{taken[0].name!r} is there already; choose another name")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         for here, there in moves:
             os.rename(here, there)
     except OSError as error:

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
+from loraloom.atomic_file import make_folder
 from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
 from loraloom.jobs.dispatcher import Dispatcher
@@ -124,7 +125,7 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
     """The queue's file and its dispatcher, not yet at work. Raises InputError for what cannot be used."""
     settings = setup.settings
     for folder in (settings.output_dir, settings.input_dir, settings.temp_dir, settings.user_dir):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700 if folder == settings.temp_dir else 0o777)
+        make_folder(folder, 0o700 if folder == settings.temp_dir else 0o777)
     file_routes.sweep(settings.temp_dir, older_than_seconds=24 * 3600)
     log = Log()
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from loraloom.atomic_file import write_file
+from loraloom.atomic_file import make_folder, write_file
 from loraloom.errors import InputError
 from loraloom.jobs.job import WrongStatus
 
@@ -255,7 +255,7 @@ def steps_of(folder: Path, most: int = 600) -> tuple[list[list[float]], list[lis
 def land(plan: Plan, run: Path) -> str:
     """Put a finished LoRA, with its last sample as its picture, into the library; its name there."""
     source, target = run / f"{plan.name}.safetensors", Path(plan.land_in)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     free, count = target / source.name, 1
     while free.exists():
         count += 1

@@ -14,6 +14,7 @@ from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from loraloom.atomic_file import make_folder
 from loraloom.errors import InputError, LoraloomError
 from loraloom.server import paths
 from loraloom.server.page_routes.drawing import WorkflowForms, forms_in
@@ -217,7 +218,7 @@ def _move(source: Path, target: Path, prefix: str, names: list[str]) -> list[str
         if parts[0] == BIN:
             raise HTTPException(400, "that picture is in the bin already")
         place = target.joinpath(*parts)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         free, count = place, 1
         while free.exists():
             free, count = place.with_name(f"{place.stem} ({count}){place.suffix}"), count + 1
