@@ -134,6 +134,18 @@ def test_wrong_files_say_what_they_are(tmp_path: Path) -> None:
         open_text_encoders((vae,), "stable_diffusion")
 
 
+def test_models_that_are_not_run_are_named(tmp_path: Path) -> None:
+    clip = tiny.write_clip_l(tmp_path / "clip.safetensors")
+    with pytest.raises(ModelFileError, match=r"HiDream's, which is not run here.*Llama 3\.1.*in ComfyUI"):
+        open_text_encoders((clip,), "hidream")
+    network = tiny.write(tmp_path / "h.safetensors", {"model.caption_projection.0.linear.weight": (4, 4)})
+    with pytest.raises(ModelFileError, match="it looks like HiDream, which is not run here"):
+        open_diffusion_model(network)
+    llama = tiny.write(tmp_path / "l.safetensors", {"model.layers.0.self_attn.q_proj.weight": (4, 4)})
+    with pytest.raises(ModelFileError, match="a language model of another kind"):
+        open_text_encoders((llama,), "flux2")
+
+
 def test_names_reach_handles(tmp_path: Path) -> None:
     model, text, _ = open_checkpoint(tiny.write_sd15(tmp_path / "m.safetensors"))
     assert text is not None

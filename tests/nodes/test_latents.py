@@ -208,6 +208,8 @@ def test_latents_of_two_families_are_told(join: Callable[[LatentValue, LatentVal
 def test_latents_of_one_kind_may_differ_in_number_and_size(
     join: Callable[[LatentValue, LatentValue], LatentValue], frames: tuple[int, ...]
 ) -> None:
+    if frames and join is TWO["composite"]:
+        pytest.skip("held below")
     for first, second in (((2, 8, 6), (1, 6, 9)), ((1, 8, 6), (2, 6, 9))):
         one, other = (latent(count, 16, *frames, *size) for count, *size in (first, second))
         made = samples(join(one, other))
@@ -221,7 +223,7 @@ def test_side_by_side_all_else_must_be_equal() -> None:
     assert samples(latents.concatenate_latents(latent(1, 4, 8, 8), latent(1, 4, 8, 3), "-x")).shape[-1] == 11
 
 
-def test_each_frame_is_changed_like_a_picture() -> None:
+def test_frames_are_enlarged_like_pictures() -> None:
     frames = latent(1, 4, 3, 16, 24)
 
     def each(change: Callable[[LatentValue], LatentValue]) -> None:
@@ -229,7 +231,20 @@ def test_each_frame_is_changed_like_a_picture() -> None:
         assert torch.equal(samples(change(frames)), torch.stack(alone, dim=2))
 
     each(lambda one: latents.upscale_latent_by(one, "bislerp", 1.5))
-    each(lambda one: latents.rotate_latent(one, "90 degrees"))
-    each(lambda one: latents.flip_latent(one, "x-axis: vertically"))
-    each(lambda one: latents.crop_latent(one, 64, 64, 8, 16))
-    each(lambda one: latents.composite_latents(one, {"samples": samples(one) * 0}, 8, 8, 16))
+
+
+def test_frames_are_comfyuis_rows_and_rows_its_columns() -> None:
+    """As nodes.py has it: dimensions 2 and 3, whatever they are."""
+    frames = latent(1, 4, 12, 16, 5)
+    whole, above = samples(frames), torch.ones(1, 4, 12, 4, 5)
+    assert torch.equal(samples(latents.flip_latent(frames, "x-axis: vertically")), whole.flip(2))
+    assert torch.equal(samples(latents.flip_latent(frames, "y-axis: horizontally")), whole.flip(3))
+    assert torch.equal(samples(latents.rotate_latent(frames, "90 degrees")), whole.rot90(1, (3, 2)))
+    assert torch.equal(samples(latents.crop_latent(frames, 64, 64, 8, 16)), whole[:, :, 2:10, 1:9])
+    expected = whole.clone()
+    expected[:, :, 2:, 1:5] = above[:, :, 2:]
+    assert torch.equal(samples(latents.composite_latents(frames, {"samples": above}, 8, 16, 0)), expected)
+    feathered = samples(latents.composite_latents(frames, {"samples": above}, 8, 16, 8))
+    assert torch.equal(feathered, expected)
+    with pytest.raises(InputError, match="last sides are equal"):
+        latents.composite_latents(frames, {"samples": above[..., :3]})

@@ -124,7 +124,29 @@ def looks_like(header: Header) -> str:
     return f"its {len(names)} tensors are named like {sample}" if names else "it holds no tensors"
 
 
+_NOT_RUN = {
+    "caption_projection.0.linear.weight": "HiDream",
+    "t_embedder1.mlp.0.weight": "HiDream-O1",
+    "llm_adapter.blocks.0.cross_attn.q_proj.weight": "Anima",
+    "time_caption_embed.timestep_embedder.linear_1.bias": "OmniGen2",
+    "double_stream_layers.0.img_instruct_attn.processor.img_to_q.weight": "Boogu",
+    "layers.0.mlp.linear_fc2.weight": "Ernie Image",
+    "embed_image_indicator.weight": "Ideogram 4",
+    "visual_transformer_blocks.0.cross_attention.key_norm.weight": "Kandinsky 5",
+    "txt_in.individual_token_refiner.blocks.0.norm1.weight": "HunyuanImage or HunyuanVideo",
+    "double_layers.0.attn.w1q.weight": "AuraFlow",
+    "t_block.1.weight": "PixArt",
+    "core.pixel_embedder.proj.weight": "PixelDiT",
+    "double_blocks.0.attn.img_attn_qkv.weight": "JoyAI Image",
+    "blocks.0.cross_attn.norm_k.weight": "Wan",
+}
+"""Weights that only networks have which Loraloom does not run → what those are called."""
+
 _LOOKS: Mapping[str, str] = {
+    **{mark: f"it looks like {name}, which is not run here" for mark, name in _NOT_RUN.items()},
+    "redux_up.weight": "it looks like a style model (Flux Redux); use StyleModelLoader",
+    "vision_model.encoder.layers.0.mlp.fc1.weight": "it looks like a picture encoder; use CLIPVisionLoader",
+    "model.layers.0.self_attn.q_proj.weight": "it looks like a language model of another kind",
     "input_hint_block.0.weight": "it looks like a ControlNet",
     "control_model.input_hint_block.0.weight": "it looks like a ControlNet",
     "controlnet_cond_embedding.conv_in.weight": "it looks like a ControlNet in diffusers' layout",

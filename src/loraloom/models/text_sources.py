@@ -18,7 +18,7 @@ from loraloom.models.encoder import (
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Candidate, choose
 from loraloom.models.recognition import looks_like
-from loraloom.models.text.recipes import known_recipes
+from loraloom.models.text.recipes import NOT_RUN, known_recipes
 from loraloom.weights.gguf_names import ARCHITECTURE, companion_tower
 from loraloom.weights.source import Entry, Piece, WeightSource
 from loraloom.weights.tensor_file import TensorFile
@@ -34,6 +34,8 @@ def text_encoders(files: Sequence[TensorFile], kind: str) -> TextEncoders:
     """The text encoders of files, in any order; a file may be a single one, or a checkpoint with several.
 
     kind: the loader's `type`. ModelFileError where a file is no encoder, or does not belong to the type."""
+    if kind in NOT_RUN:
+        raise ModelFileError(NOT_RUN[kind])
     found = [offered for file in files for offered in _offered(file)]
     choice = choose(known_recipes().values(), kind, [(offer.name, list(offer.candidates)) for offer in found])
     parts = (

@@ -15,6 +15,9 @@ from loraloom.resampling import CROPS, LATENT_METHODS, as_batch, repeat_to, resi
 
 PIXELS_PER_LATENT = 8
 SMALLEST = 64
+ROWS, COLUMNS = 2, 3
+"""The axes that ComfyUI turns, mirrors, crops and composes. Of latents with frames, it takes those for rows
+and the rows for columns."""
 
 Pixels = Annotated[int, Number(min=0, max=16384, step=8)]
 Method = Annotated[str, Choice(LATENT_METHODS)]
@@ -58,13 +61,13 @@ def upscale_latent_by(
 @node("LatentRotate", category="latent/transform", display_name="Rotate Latent")
 def rotate_latent(samples: Latent, rotation: Rotation) -> Latent:
     """Turn latents clockwise."""
-    return _with(samples, samples["samples"].rot90(quarter_turns(rotation), (-1, -2)))
+    return _with(samples, samples["samples"].rot90(quarter_turns(rotation), (COLUMNS, ROWS)))
 
 
 @node("LatentFlip", category="latent/transform", display_name="Flip Latent")
 def flip_latent(samples: Latent, flip_method: Flip) -> Latent:
     """Mirror latents."""
-    return _with(samples, samples["samples"].flip(-2 if flip_method.startswith("x") else -1))
+    return _with(samples, samples["samples"].flip(ROWS if flip_method.startswith("x") else COLUMNS))
 
 
 @node("LatentCrop", category="latent/transform", display_name="Crop Latent")
@@ -78,10 +81,10 @@ def crop_latent(
     """Cut a rectangle out of latents; its corner is moved so that at least 64 pixels remain."""
     whole = samples["samples"]
     least = SMALLEST // PIXELS_PER_LATENT
-    left = max(0, min(x // PIXELS_PER_LATENT, whole.shape[-1] - least))
-    top = max(0, min(y // PIXELS_PER_LATENT, whole.shape[-2] - least))
+    left = max(0, min(x // PIXELS_PER_LATENT, whole.shape[COLUMNS] - least))
+    top = max(0, min(y // PIXELS_PER_LATENT, whole.shape[ROWS] - least))
     bottom, right = top + height // PIXELS_PER_LATENT, left + width // PIXELS_PER_LATENT
-    return _with(samples, whole[..., top:bottom, left:right])
+    return _with(samples, whole[:, :, top:bottom, left:right])
 
 
 @node("LatentComposite", category="latent", display_name="Latent Composite")
@@ -92,21 +95,27 @@ def composite_latents(
     x, y, feather = (value // PIXELS_PER_LATENT for value in (x, y, feather))
     below, above = samples_to["samples"].clone(), samples_from["samples"]
     require_one_kind(below, above)
-    above = repeat_to(above, len(below))[..., : max(0, below.shape[-2] - y), : max(0, below.shape[-1] - x)]
-    height, width = above.shape[-2:]
+    rows, columns = below.shape[ROWS], below.shape[COLUMNS]
+    above = repeat_to(above, len(below))[:, :, : max(0, rows - y), : max(0, columns - x)]
+    height, width = above.shape[ROWS], above.shape[COLUMNS]
+    if above.shape[COLUMNS + 1 :] != below.shape[COLUMNS + 1 :]:
+        raise InputError(
+            f"latents with frames, {_shape(below)} and {_shape(samples_from['samples'])}, can be laid over each "
+            "other where their last sides are equal; LatentCutToBatch makes a batch of frames"
+        )
     ramp = (torch.arange(feather) + 1) / max(feather, 1)
     down, across = torch.ones(height), torch.ones(width)
     for line, length, near, far in (
-        (down, height, y != 0, y + height < below.shape[-2]),
-        (across, width, x != 0, x + width < below.shape[-1]),
+        (down, height, y != 0, y + height < rows),
+        (across, width, x != 0, x + width < columns),
     ):
         kept = ramp[:length]
         if near:
             line[: len(kept)] *= kept
         if far:
             line[length - len(kept) :] *= kept.flip(0)
-    mask = (down[:, None] * across).to(below)
-    place = (..., slice(y, y + height), slice(x, x + width))
+    mask = (down[:, None] * across).to(below).reshape(height, width, *[1] * (below.dim() - 4))
+    place = (slice(None), slice(None), slice(y, y + height), slice(x, x + width))
     below[place] = above * mask + below[place] * (1 - mask)
     return _with(samples_to, below)
 

@@ -33,6 +33,15 @@ ANIMA = Recipe(
 )
 """For Anima, whose network Loraloom does not have."""
 
+NOT_RUN: Mapping[str, str] = MappingProxyType(
+    {
+        "hidream": "the type 'hidream' is HiDream's, which is not run here: neither is its network, nor is "
+        "Llama 3.1, which reads its prompts; its vocabulary is under Meta's licence and comes neither with "
+        "encoder files nor with Loraloom. Run this workflow in ComfyUI, or take a model of another family"
+    }
+)
+"""Types of loaders for which there is no recipe → why, and what to do."""
+
 
 @cache
 def known_recipes() -> Mapping[str, Recipe]:
