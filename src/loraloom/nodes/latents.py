@@ -100,8 +100,8 @@ def composite_latents(
     height, width = above.shape[ROWS], above.shape[COLUMNS]
     if above.shape[COLUMNS + 1 :] != below.shape[COLUMNS + 1 :]:
         raise InputError(
-            f"latents with frames, {_shape(below)} and {_shape(samples_from['samples'])}, can be laid over each "
-            "other where their last sides are equal; LatentCutToBatch makes a batch of frames"
+            f"latents with frames, {_shape(below)} and {_shape(samples_from['samples'])}, can be laid over "
+            "each other where their last sides are equal; LatentCutToBatch makes a batch of frames"
         )
     ramp = (torch.arange(feather) + 1) / max(feather, 1)
     down, across = torch.ones(height), torch.ones(width)
