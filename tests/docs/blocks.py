@@ -5,6 +5,8 @@
 <!-- ends with 3 -->        its last command has this exit code
 <!-- printed -->            of a text: what the block above it prints; … stands for anything
 <!-- file: NAME -->         of a text: a reader saves it under this name
+
+A page with `<!-- begins in an empty folder -->` is read at an empty desk (`tests/docs/desk.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ DOCS = ROOT / "docs"
 RUN = ("bash", "python")
 SHOWN = ("text", "json", "toml", "yaml")
 MARKS = ("not run", "slow", "ends with", "printed", "file")
+EMPTY = "<!-- begins in an empty folder -->"
 _FENCE = re.compile(r" {0,3}```(\S*)\s*$")
 _MARK = re.compile(rf"<!-- ({'|'.join(MARKS)})(?::? (.+?))? -->")
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.docs import desk
-from tests.docs.blocks import ROOT, RUN, SHOWN, Block, blocks_of, pages
+from tests.docs.blocks import EMPTY, ROOT, RUN, SHOWN, Block, blocks_of, pages
 from tests.docs.reader import Reader, as_printed
 
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in pages()}
@@ -27,8 +27,13 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(laid_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    folder = desk.copy(laid_out, tmp_path / "home")
+def reader(name: str, laid_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """Somebody who reads the page of this name."""
+    folder = tmp_path / "home"
+    if EMPTY in PAGES[name].read_text("utf-8"):
+        folder.mkdir()
+    else:
+        desk.copy(laid_out, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("COLUMNS", "100")
