@@ -30,7 +30,8 @@ from torch import Tensor
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency import memory as memory_module
-from loraloom.models.residency.memory import Memory, weights_bytes
+from loraloom.models.residency.memory import Memory
+from loraloom.models.residency.storage import weights_bytes
 from loraloom.sampling.guidance import CFG
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import method

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from loraloom.models.checkpoint import open_diffusion_model
 from loraloom.models.families.flux.family import FAMILY as FLUX
 from loraloom.models.families.sd15.family import FAMILY as SD15
-from loraloom.models.residency.memory import Memory, weights_bytes
+from loraloom.models.residency.memory import Memory
 from loraloom.models.residency.resident import Arithmetic, Resident
+from loraloom.models.residency.storage import weights_bytes
 from loraloom.models.residency.unmerged import Unmerged
 from loraloom.weights.layers import PackedConv2d, PackedLayer, PackedLinear
 from loraloom.weights.patch import Stack
@@ -178,7 +179,7 @@ def test_loras_of_single_conditionings_run_on_quantised_layers(
     plain = layer(resident, "to_v")(x)
     placements = FLUX.blueprint(source.shapes).placements
     change = lora.held[QKV][0].apply(torch.zeros(source.shapes[QKV]), 0.5)[256:]
-    with Unmerged(placements, source, lora.at(0.5)).on(resident.module):
+    with Unmerged(placements, source, (lora.at(0.5),)).on(resident.module, 1):
         torch.testing.assert_close(layer(resident, "to_v")(x), plain + x @ change.T, rtol=1e-4, atol=1e-4)
     assert torch.equal(layer(resident, "to_v")(x), plain)
 

@@ -57,10 +57,16 @@ def test_a_run_that_starts_late_begins_with_the_keyframe_of_its_place() -> None:
     assert strengths(frames, LEVELS[5:])[0] == 1.0
 
 
-def adapt(change: Change) -> Network:
-    """A toy whose output grows with what it carries."""
-    factor = 1 + sum(strength for _, strength in change)
-    return Toy(P, hook=lambda x, out: out * factor)
+def adapt(changes: tuple[Change, ...]) -> Network:
+    """A toy whose output grows with what its rows carry."""
+    factors = [1 + sum(strength for _, strength in change) for change in changes]
+
+    def grown(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return torch.cat(
+            [part * factor for part, factor in zip(out.chunk(len(factors)), factors, strict=True)]
+        )
+
+    return Toy(P, hook=grown)
 
 
 def cond(value: float, hooks: Hooks = ()) -> Conditioning:

@@ -121,7 +121,7 @@ def test_loras_of_single_conditionings(memories: dict[str, Memory], checkpoint: 
     ).at(0.02)
 
     def run(memory: Memory) -> Tensor:
-        network = memory.network(model, lora)
+        network = memory.network(model, (lora,))
         sigmas = sigmas_for(network.parametrisation, "simple", 2)
         steps = sample(
             network, CFG(POSITIVE, NEGATIVE, 2.0), latent=X * 0, noise=X, method=method("euler"),

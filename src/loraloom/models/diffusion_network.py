@@ -5,11 +5,11 @@ What differs from family to family is two functions of its `network.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, TypeAlias, cast
+from functools import cache, partial
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from loraloom.errors import InputError
 from loraloom.models.family import Config, Family
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.recipe import wants
+from loraloom.models.residency.unmerged import UnclearRows
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Parametrisation, SampleContext
 from loraloom.weights.capacity import is_allocation_failure
@@ -25,11 +26,22 @@ from loraloom.weights.capacity import is_allocation_failure
 Skipped: TypeAlias = "tuple[tuple[str, int], ...]"
 """Blocks to leave out: ("double", 7), ("single", 3) …"""
 
-Around: TypeAlias = Callable[[nn.Module], AbstractContextManager[None]]
+Around: TypeAlias = Callable[[nn.Module, int], AbstractContextManager[None]]
+"""(module, rows of the batch) → what acts on the module during the call."""
 
 
-def _nothing(module: nn.Module) -> AbstractContextManager[None]:
+def _nothing(module: nn.Module, rows: int) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+class Joining(Protocol):
+    """A network's place among those that are evaluated together (`residency.together`).
+
+    steps: of the run that it is in, as far as is known."""
+
+    steps: int
+
+    def __call__(self, alone: DiffusionNetwork, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,8 @@ class DiffusionNetwork:
     computing with such inputs; torch.OutOfMemoryError where there is too little for so many at once.
     has_room: whether so many bytes more than that are free. kept: see `Run`.
     give_way: after an allocation failed, whether there is more to be had now.
+    apart: the networks of the equal parts of a batch, where each has LoRAs of its own beside the weights; for
+    layers that do not tell the rows of the batch. joining: evaluates it together with others.
     """
 
     family: Family
@@ -90,6 +104,8 @@ class DiffusionNetwork:
     has_room: Callable[[Tensor, Inputs, int], bool] = lambda x, inputs, more: True
     kept: list[object] = field(default_factory=lambda: list[object]())
     give_way: Callable[[], bool] = lambda: False
+    apart: Callable[[], Sequence[DiffusionNetwork]] | None = None
+    joining: Joining | None = None
 
     @property
     def latents(self) -> LatentFormat:
@@ -113,7 +129,9 @@ class DiffusionNetwork:
         if unknown := sorted({group for group, _ in blocks if group not in known}):
             has = f"its blocks are called {', '.join(known)}" if known else "its blocks cannot be skipped"
             raise InputError(f"{self.family.title} has no blocks called {', '.join(unknown)}: {has}.")
-        return replace(self, skipped=blocks, kept=[])
+        apart = self.apart
+        parts = None if apart is None else cache(lambda: [part.skipping(blocks) for part in apart()])
+        return replace(self, skipped=blocks, kept=[], apart=parts)
 
     def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
         """InputError for conditionings of another family's text encoder."""
@@ -125,12 +143,20 @@ class DiffusionNetwork:
                 f"they are of another model's text encoder. Its own is {wants(recipe)}, loaded with the type "
                 f"{recipe.types[0] if recipe.types else recipe.name}"
             )
+        if self.joining is not None and context.sigmas is not None:
+            self.joining.steps = max(len(context.sigmas) - 1, 1)
         return self.family.network.inputs(cond, self._run(context))
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
+        if self.joining is not None:
+            return self.joining(replace(self, joining=None), x, timestep, inputs)
         while True:
             try:
                 return self._evaluated(x, timestep, inputs)
+            except UnclearRows:
+                if self.apart is None:
+                    raise
+                return self._in_parts(self.apart(), x, timestep, inputs)
             except (RuntimeError, MemoryError) as error:
                 if not is_allocation_failure(error):
                     raise
@@ -139,11 +165,20 @@ class DiffusionNetwork:
                 elif not self.give_way():
                     raise
 
+    def _in_parts(
+        self, networks: Sequence[DiffusionNetwork], x: Tensor, timestep: Tensor, inputs: Inputs
+    ) -> Tensor:
+        size, outputs = len(x) // len(networks), list[Tensor]()
+        for part, network in enumerate(networks):
+            rows = slice(part * size, (part + 1) * size)
+            outputs.append(network(x[rows], timestep[rows], inputs.rows(rows)))
+        return torch.cat(outputs)
+
     def _evaluated(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
         module = self.module()
         self.reserve(x, inputs)
         run = replace(self._run(), kept=self.kept, has_room=partial(self.has_room, x, inputs))
-        with self.around(module), self._without_skipped(module):
+        with self.around(module, len(x)), self._without_skipped(module):
             return self.family.network.forward(module, x, timestep.to(x.device), inputs, run).float()
 
     def process_latent_in(self, latent: Tensor) -> Tensor:

@@ -18,15 +18,18 @@ from loraloom.runtime.services import services
 from loraloom.sampling.guidance import Guidance, SamplingOptions
 from loraloom.sampling.hooks import Change, LoraHook
 from loraloom.sampling.types import Conditioning, Network
-from loraloom.weights.patch import PatchSource, PatchUse
+from loraloom.weights.patch import PatchSource, PatchUse, Stack
 from loraloom.workflow.graph import JSON
 
 
-def hooked_network(model: DiffusionModel, run: NodeRun, change: Change) -> Network:
+def hooked_network(model: DiffusionModel, run: NodeRun, changes: tuple[Change, ...]) -> Network:
     """The network with LoRAs of single conditionings beside its weights."""
+    return services(run).memory.network(model, tuple(_stack(change, model, run) for change in changes))
+
+
+def _stack(change: Change, model: DiffusionModel, run: NodeRun) -> Stack:
     sources = ((_source(hook, model, run), strength) for hook, strength in change)
-    beside = tuple(PatchUse(source, strength) for source, strength in sources if source is not None)
-    return services(run).memory.network(model, beside)
+    return tuple(PatchUse(source, strength) for source, strength in sources if source is not None)
 
 
 def _source(hook: LoraHook, model: DiffusionModel, run: NodeRun) -> PatchSource | None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.sampling.conditions import Entry
 from loraloom.sampling.guidance import Blocks, Guidance, MaskRule, Moment, SamplingOptions
-from loraloom.sampling.hooks import Adapt, Change, Hooks, HookStrengths
-from loraloom.sampling.inputs import Inputs
+from loraloom.sampling.hooks import Adapt, Change, HookStrengths
+from loraloom.sampling.inputs import Inputs, in_parts
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SkipsLayers
 from loraloom.weights.capacity import is_allocation_failure
 
@@ -37,9 +37,10 @@ class _Piece:
 
     def joins(self, other: _Piece) -> bool:
         """Whether both can be evaluated in one batch."""
-        if self.x.shape != other.x.shape or self.entry.hooks != other.entry.hooks:
+        if self.x.shape != other.x.shape:
             return False
-        return self.inputs.joins(other.inputs)
+        is_same = self.entry.hooks == other.entry.hooks
+        return self.inputs.joins(other.inputs) if is_same else self.inputs.alike(other.inputs)
 
 
 class Evaluation:
@@ -51,7 +52,7 @@ class Evaluation:
         self._network = network
         self._sides = sides
         self._adapt = adapt
-        self._adapted: OrderedDict[Change, Network] = OrderedDict()
+        self._adapted: OrderedDict[tuple[Change, ...], Network] = OrderedDict()
         self._strengths = HookStrengths(network.parametrisation)
         self._most = sys.maxsize  # latents at once
 
@@ -70,8 +71,7 @@ class Evaluation:
         waiting = list(pieces)
         while waiting:
             group = [piece for piece in waiting if piece.joins(waiting[0])]
-            network = self._network_for(waiting[0].entry.hooks, float(sigma), skip)
-            for piece, denoised in zip(group, self._run(network, group, sigma), strict=True):
+            for piece, denoised in zip(group, self._run(group, sigma, skip), strict=True):
                 predicted[id(piece)] = denoised
             waiting = [piece for piece in waiting if id(piece) not in predicted]
         found = {
@@ -80,29 +80,32 @@ class Evaluation:
         }
         return [found[name] for name in names]
 
-    def _network_for(self, hooks: Hooks, sigma: float, skip: Blocks) -> Network:
-        network = self._hooked(self._strengths.at(hooks, sigma))
+    def _network_for(self, by_row: Sequence[Change], skip: Blocks) -> Network:
+        """The network for a batch whose rows carry these changes."""
+        network = self._hooked(in_parts(by_row))
         if not skip:
             return network
         if not isinstance(network, SkipsLayers):
             raise InputError("This model cannot skip layers; remove the node that asks for it.")
         return network.skipping(skip)
 
-    def _hooked(self, change: Change) -> Network:
-        if not change:
+    def _hooked(self, changes: tuple[Change, ...]) -> Network:
+        if not any(changes):
             return self._network
         if self._adapt is None:
             raise InputError("A conditioning carries LoRAs of its own, which cannot be used here.")
-        if change not in self._adapted:
-            self._adapted[change] = self._adapt(change)
+        if changes not in self._adapted:
+            self._adapted[changes] = self._adapt(changes)
             while len(self._adapted) > KEPT_CHANGES:
                 self._adapted.popitem(last=False)
-        self._adapted.move_to_end(change)
-        return self._adapted[change]
+        self._adapted.move_to_end(changes)
+        return self._adapted[changes]
 
-    def _run(self, network: Network, group: Sequence[_Piece], sigma: Tensor) -> Sequence[Tensor]:
+    def _run(self, group: Sequence[_Piece], sigma: Tensor, skip: Blocks) -> Sequence[Tensor]:
         """x0 of each piece, in as few batches as memory allows."""
-        parametrisation = network.parametrisation
+        parametrisation = self._network.parametrisation
+        changes = [self._strengths.at(piece.entry.hooks, float(sigma)) for piece in group]
+        by_row = [change for change, piece in zip(changes, group, strict=True) for _ in piece.x]
         x = torch.cat([piece.x for piece in group])
         levels = sigma.to(x.device).expand(len(x))
         scaled = parametrisation.scale_input(x, levels)
@@ -112,6 +115,7 @@ class Evaluation:
         done = 0
         while done < len(x):
             rows = slice(done, done + min(self._most, len(x)))
+            network = self._network_for(by_row[rows], skip)
             try:
                 output = network(scaled[rows], times[rows], inputs.rows(rows)).float()
             except (RuntimeError, MemoryError) as error:

@@ -52,8 +52,8 @@ Hooks: TypeAlias = "tuple[LoraHook, ...]"
 Change: TypeAlias = "tuple[tuple[LoraHook, float], ...]"
 """What a network carries beside its weights at one level: LoRAs and their strengths there."""
 
-Adapt: TypeAlias = "Callable[[Change], Network]"
-"""Makes the network that carries a change."""
+Adapt: TypeAlias = "Callable[[tuple[Change, ...]], Network]"
+"""Makes the network that carries changes: one for a whole batch, or one for each of as many equal parts."""
 
 
 class HookStrengths:

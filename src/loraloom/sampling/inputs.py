@@ -7,13 +7,16 @@ knows any.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+
+Part = TypeVar("Part")
 
 Joining: TypeAlias = Literal["repeat", "pad", "equal"]
 """How token sequences of different lengths go into one batch.
@@ -117,6 +120,14 @@ class Inputs:
             and self.placing == other.placing
         )
 
+    def alike(self, other: Inputs) -> bool:
+        """Whether both join and are of equal shapes throughout, padding included."""
+        return self.joins(other) and all(
+            tokens.values.shape[1] == other.tokens[name].values.shape[1]
+            and tokens.lengths == other.tokens[name].lengths
+            for name, tokens in self.tokens.items()
+        )
+
     @staticmethod
     def joined(several: Sequence[Inputs], batch: int = 1) -> Inputs:
         """Inputs that join as one, each first repeated to `batch` rows."""
@@ -148,6 +159,12 @@ def _same_kind(one: Tensor, other: Tensor) -> bool:
 
 def _alike(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(_same_kind(one, theirs[name]) for name, one in ours.items())
+
+
+def in_parts(by_row: Sequence[Part]) -> tuple[Part, ...]:
+    """What the fewest equal parts of a batch have that have one thing each. by_row: what each row has."""
+    runs = [len([*of]) for _, of in itertools.groupby(by_row)]
+    return tuple(by_row[:: math.gcd(*runs)])
 
 
 def repeated(value: Tensor, batch: int) -> Tensor:

@@ -46,7 +46,7 @@ def stack(shapes: Mapping[str, tuple[int, ...]], dense: bool, strength: float) -
 def assert_beside_equals_merged(model: DiffusionModel, uses: Stack) -> None:
     memory, merged = Memory("cpu", "fp32"), model
     plain = run(memory.network(model))
-    beside = run(memory.network(model, uses))
+    beside = run(memory.network(model, (uses,)))
     assert torch.equal(run(memory.network(model)), plain)
     for use in uses:
         merged = merged.with_lora(use)
@@ -83,7 +83,7 @@ def test_a_model_as_a_lora_leads_to_that_model(sd15: DiffusionModel, tmp_path: P
     memory = Memory("cpu", "fp32")
     use = PatchUse(ModelDifference(sd15.weights, other.weights), 1.0)
     wanted = run(memory.network(other))
-    found = run(memory.network(sd15, (use,)))
+    found = run(memory.network(sd15, ((use,),)))
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-3 * float(wanted.std()))
 
 

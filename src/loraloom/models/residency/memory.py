@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Hashable, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
-from typing import Literal, TypeAlias
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from loraloom.errors import OutOfMemory
 from loraloom.models.autoencoder_network import AutoencoderNetwork
-from loraloom.models.diffusion_network import Around, DiffusionNetwork
+from loraloom.models.diffusion_network import Around, DiffusionNetwork, Joining
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.freeu import FreeU
@@ -28,9 +29,9 @@ from loraloom.models.residency.activations import hidden_width, step_bytes
 from loraloom.models.residency.devices import DtypeName as DtypeName
 from loraloom.models.residency.devices import device_named, dtype_named
 from loraloom.models.residency.resident import Arithmetic, Resident, Storage
+from loraloom.models.residency.storage import storage_of, weights_bytes
 from loraloom.models.residency.unmerged import Unmerged
 from loraloom.sampling.inputs import Inputs
-from loraloom.sampling.types import Network
 from loraloom.weights.capacity import available_memory, is_allocation_failure
 from loraloom.weights.patch import Stack
 from loraloom.weights.source import WeightSource
@@ -52,6 +53,18 @@ MARGIN = 256 << 20
 
 DOUBT = 2
 """How far off an estimate of what computing takes may be."""
+
+
+class Joins(Protocol):
+    """What evaluates networks of several runs together (`residency.together`)."""
+
+    def place(self, model: DiffusionModel, beside: tuple[Stack, ...]) -> Joining:
+        """A network's place in it."""
+        ...
+
+    def said(self) -> Mapping[str, str | int] | None:
+        """How the caller's latest evaluations were done, for the result of its run."""
+        ...
 
 
 class Memory:
@@ -76,15 +89,29 @@ class Memory:
         self.storage: Arithmetic = storage
         self.tell: Callable[[str], None] = lambda message: None
         """Hears how runs are changed by what the device has."""
+        self.joined: Joins | None = None
+        """Evaluates networks of several runs together, while such runs go on."""
         self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
 
-    def network(self, model: DiffusionModel, beside: Stack = ()) -> Network:
+    def network(self, model: DiffusionModel, beside: tuple[Stack, ...] = ()) -> DiffusionNetwork:
         """The diffusion network with its LoRA stack, loaded and patched by the time of each call.
 
-        beside: LoRAs that run beside the weights, which therefore need not be patched for them."""
+        beside: LoRAs that run beside the weights, which therefore need not be patched for them: one stack for
+        all rows of a batch, or one for each of as many equal parts of it."""
+        if self.joined is None:
+            return self.network_alone(model, beside)
+        return replace(self.network_alone(model, beside), joining=self.joined.place(model, beside))
+
+    def network_alone(
+        self, model: DiffusionModel, beside: tuple[Stack, ...] = (), unmerged: Unmerged | None = None
+    ) -> DiffusionNetwork:
+        """The same, evaluated by itself even while others are evaluated together. unmerged: what `beside` is
+        made into (`unmerged_of`), to be kept by the caller."""
+        if any(beside) and unmerged is None:
+            unmerged = self.unmerged_of(model, beside)
         blueprint = model.family.blueprint(model.weights.shapes)
         width, pixels = hidden_width(model.weights.shapes), model.family.latents.pixels
-        key = _key("network", model.weights, self.dtype, _storage(model))
+        key = _key("network", model.weights, self.dtype, storage_of(model))
 
         def needed(x: Tensor, inputs: Inputs) -> int:
             return step_bytes(blueprint.config, width, pixels, x, inputs, self.dtype.itemsize)
@@ -96,12 +123,20 @@ class Memory:
             parametrisation=model.current_parametrisation(),
             dtype=self.dtype,
             device=self.device,
-            around=_around(model, blueprint, beside),
+            around=_around(model, unmerged),
             options=dict(model.options),
             reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
             has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
             give_way=partial(self.give_way, key),
+            apart=cache(lambda: [self.network_alone(model, (stack,)) for stack in beside])
+            if len(beside) > 1
+            else None,
         )
+
+    def unmerged_of(self, model: DiffusionModel, beside: tuple[Stack, ...]) -> Unmerged:
+        """Stacks to run beside a model's weights."""
+        blueprint = model.family.blueprint(model.weights.shapes)
+        return Unmerged(blueprint.placements, model.weights, beside, model.family.end_to_end)
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
         blueprint = vae.kind.blueprint(vae.weights.shapes)
@@ -158,7 +193,7 @@ class Memory:
         return (self.dtype, "stored") if count > LARGE_TEXT_ENCODER else (torch.float32, "quantized")
 
     def _network_lease(self, model: DiffusionModel, blueprint: Blueprint) -> Callable[[], nn.Module]:
-        return self._lease("network", blueprint, model.weights, model.stack, self.dtype, _storage(model))
+        return self._lease("network", blueprint, model.weights, model.stack, self.dtype, storage_of(model))
 
     def _lease(
         self,
@@ -374,44 +409,20 @@ def _key(kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage 
     return kind, source, dtype, storage
 
 
-def _around(model: DiffusionModel, blueprint: Blueprint, beside: Stack) -> Around:
+def _around(model: DiffusionModel, unmerged: Unmerged | None) -> Around:
     """What acts on a network's module during each call."""
     freeu = model.option("freeu")
     acting: list[Around] = []
     if isinstance(freeu, FreeU):
-        acting.append(freeu.on)
-    if beside:
-        acting.append(Unmerged(blueprint.placements, model.weights, beside).on)
+        acting.append(lambda module, rows: freeu.on(module))
+    if unmerged is not None:
+        acting.append(unmerged.on)
 
     @contextmanager
-    def around(module: nn.Module) -> Generator[None]:
+    def around(module: nn.Module, rows: int) -> Generator[None]:
         with ExitStack() as stack:
             for act in acting:
-                stack.enter_context(act(module))
+                stack.enter_context(act(module, rows))
             yield
 
-    return around if acting else nullcontext
-
-
-def weights_bytes(source: WeightSource, dtype: torch.dtype, storage: Storage) -> int:
-    """Bytes that a source's weights take once loaded to compute in `dtype`.
-
-    Pages mapped from the file are counted too: the system may drop them, but then every use reads them."""
-    total = 0
-    for native, shape in source.shapes.items():
-        stored, is_matrix = source.dtypes[native], len(shape) > 1
-        if is_matrix and (source.is_packed(native) or storage == "stored"):
-            total += source.stored_bytes(native)
-            continue
-        narrow = storage if is_matrix and isinstance(storage, torch.dtype) else dtype
-        width = narrow.itemsize if stored.is_floating_point else stored.itemsize
-        total += torch.Size(shape).numel() * width
-    return total
-
-
-def _storage(model: DiffusionModel) -> Storage:
-    """How the handle wants linear weights to be kept (UNETLoader's weight_dtype)."""
-    wanted = str(model.option("weight_dtype", "default"))
-    if wanted.startswith("fp8_e4m3fn"):
-        return torch.float8_e4m3fn
-    return torch.float8_e5m2 if wanted == "fp8_e5m2" else "quantized"
+    return around

@@ -1,45 +1,71 @@
 """LoRAs that run beside a module's weights for the time of a call: y += strength · B(A x).
 
 The weights stay as they are, so that LoRAs of single conditionings, at strengths that change from step to
-step, cost no rebuilding. What has no factored form runs beside them as a whole difference.
+step, cost no rebuilding, and so that the rows of one batch may carry different LoRAs. What has no factored
+form runs beside them as a whole difference.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from loraloom.errors import InputError
 from loraloom.models.family import Placement, Placements
-from loraloom.weights.patch import Patch, Stack
+from loraloom.models.residency.row_products import RowFactors, Work, row_products
+from loraloom.models.residency.whole_changes import BiasChange, WholeChange
+from loraloom.weights.patch import Factors, Patch, Stack
 from loraloom.weights.source import WeightSource
 
-Addition: TypeAlias = "Callable[[nn.Module, Tensor], Tensor]"
+
+class UnclearRows(Exception):
+    """A layer's input does not say which of it belongs to which row of the batch."""
+
+
+Addition: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
 """(layer, its input) → what is added to its output."""
+
+
+@dataclass(slots=True)
+class _Layer:
+    """What acts on one layer. whole: with the parts of the batch that each is for."""
+
+    low: list[Addition]
+    whole: list[tuple[Addition, list[int]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Unmerged:
-    """A stack that runs beside the weights of modules built from `placements`, filled from `source`."""
+    """Stacks that run beside the weights of modules built from `placements`, filled from `source`.
+
+    stacks: one for each of as many equal parts of a batch, in order. end_to_end: `Family.end_to_end`.
+    work: what the products took, added up over all calls. unclear: why it cannot act on this module, once
+        that was found.
+    """
 
     placements: Placements
     source: WeightSource
-    stack: Stack
+    stacks: tuple[Stack, ...]
+    end_to_end: tuple[str, ...] = ()
+    work: Work = field(default_factory=Work)
+    unclear: list[str] = field(default_factory=lambda: list[str]())
 
     @contextmanager
-    def on(self, module: nn.Module) -> Generator[None]:
-        """Act for the time of the context."""
+    def on(self, module: nn.Module, rows: int) -> Generator[None]:
+        """Act on batches of so many rows for the time of the context, in which the module raises UnclearRows
+        where a layer with LoRAs is given something else than the rows of the batch."""
+        if self.unclear:
+            raise UnclearRows(self.unclear[0])
         handles = [
-            module.get_submodule(path).register_forward_hook(_Add(additions))
-            for path, additions in self._additions.items()
+            module.get_submodule(path).register_forward_hook(partial(self._added, path, layer, rows))
+            for path, layer in self._layers.items()
         ]
         try:
             yield
@@ -47,37 +73,86 @@ class Unmerged:
             for handle in handles:
                 handle.remove()
 
+    def _added(
+        self, path: str, found: _Layer, rows: int, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
+        x, parts = inputs[0], len(self.stacks)
+        if parts > 1 and len(x) != rows and (len(x) % parts or not self._is_end_to_end(path)):
+            self.unclear.append(f"{path} is given {len(x)} rows, the batch has {rows}")
+            raise UnclearRows(self.unclear[0])
+        for addition in found.low:
+            output = output + addition(layer, x)
+        if found.whole and parts == 1:
+            for addition, _ in found.whole:
+                output = output + addition(layer, x)
+        elif found.whole:
+            given, made = x.chunk(parts), [*output.chunk(parts)]
+            for addition, own in found.whole:
+                for part in own:
+                    made[part] = made[part] + addition(layer, given[part])
+            output = torch.cat(made)
+        return output
+
+    def _is_end_to_end(self, path: str) -> bool:
+        return any(part in path for part in self.end_to_end)
+
     @cached_property
-    def _additions(self) -> dict[str, list[Addition]]:
-        """Path of a layer → what is added to its output."""
-        uses = [
-            (native, patch, use.strength)
-            for use in self.stack
-            for native, patches in use.source.patches().items()
-            for patch in patches
-        ]
+    def _layers(self) -> dict[str, _Layer]:
+        """Path of a layer → what acts on it."""
         fed: dict[str, list[tuple[str, Placement]]] = defaultdict(list)
         for name, placement in self.placements.items():
             fed[placement.native].append((name, placement))
-        found: dict[str, list[Addition]] = defaultdict(list)
-        for native, patch, strength in uses:
-            for name, placement in fed.get(native, ()):
-                path, _, attribute = name.rpartition(".")
-                found[path].append(self._addition(attribute, native, placement, patch, strength))
-        return dict(found)
+        low: dict[str, dict[Hashable, RowFactors]] = defaultdict(dict)
+        whole: dict[str, dict[Hashable, tuple[Addition, list[int]]]] = defaultdict(dict)
+        for part, stack in enumerate(self.stacks):
+            for native, patch, strength in _uses(stack):
+                for name, placement in fed.get(native, ()):
+                    path, _, attribute = name.rpartition(".")
+                    if attribute not in ("weight", "bias"):
+                        raise InputError(
+                            f"A LoRA that changes {native!r}, which is no layer's, cannot belong to a single "
+                            "conditioning."
+                        )
+                    factors = patch.factors() if attribute == "weight" else None
+                    if factors is not None:
+                        self._take(low[path], part, native, patch, factors, placement, strength)
+                        continue
+                    key = (attribute, patch.signature, strength)
+                    if key not in whole[path]:
+                        difference = _cut(self._difference(native, patch, strength), placement)
+                        change = WholeChange if attribute == "weight" else BiasChange
+                        whole[path][key] = change(difference), []
+                    whole[path][key][1].append(part)
+        return {
+            path: _Layer(
+                row_products([*low[path].values()], len(self.stacks), self.work), [*whole[path].values()]
+            )
+            for path in dict.fromkeys((*low, *whole))
+        }
 
-    def _addition(
-        self, attribute: str, native: str, placement: Placement, patch: Patch, strength: float
-    ) -> Addition:
-        factors = patch.factors()
-        if attribute == "weight" and factors is not None:
+    def _take(
+        self,
+        known: dict[Hashable, RowFactors],
+        part: int,
+        native: str,
+        patch: Patch,
+        factors: Factors,
+        placement: Placement,
+        strength: float,
+    ) -> None:
+        """Note that a part of the batch uses factors, which several may have in common."""
+        key = (patch.signature, patch.rows)
+        if key not in known:
             rows = self.source.shapes[native][0]
             first = 0 if patch.rows is None else patch.rows[0]
             up = factors.up.new_zeros(rows, *factors.up.shape[1:])
-            up[first : first + len(factors.up)] = factors.up * strength
-            return _LowRank(factors.down, _cut(up, placement))
-        difference = _cut(self._difference(native, patch, strength), placement)
-        return _Whole(difference) if attribute == "weight" else _Bias(difference)
+            up[first : first + len(factors.up)] = factors.up
+            up = _cut(up, placement).flatten(1)
+            if not bool(up.any()):
+                return  # it changes other rows of a fused weight
+            is_extra = not self.source.is_packed(native)
+            known[key] = RowFactors(factors.down.flatten(1), up, [0.0] * len(self.stacks), is_extra)
+        known[key].strengths[part] += strength
 
     def _difference(self, native: str, patch: Patch, strength: float) -> Tensor:
         """What a patch adds to a native weight."""
@@ -92,55 +167,24 @@ class Unmerged:
         return difference
 
 
+def _uses(stack: Stack) -> Generator[tuple[str, Patch, float]]:
+    """(native weight, patch, strength) of everything in a stack."""
+    for use in stack:
+        for native, patches in use.source.patches().items() if use.strength else ():
+            for patch in patches:
+                yield native, patch, use.strength
+
+
+def unfactored(stack: Stack, placements: Placements) -> str | None:
+    """The first native weight that a stack changes otherwise than by products of factors, which rows of a
+    batch may have each for itself; None: there is none."""
+    weights = {placed.native for name, placed in placements.items() if name.endswith(".weight")}
+    known = {placed.native for placed in placements.values()}
+    for native, patch, _ in _uses(stack):
+        if native in known and (native not in weights or patch.factors() is None):
+            return native
+    return None
+
+
 def _cut(native: Tensor, placement: Placement) -> Tensor:
     return torch.cat([native[begin:end] for begin, end in placement.rows]) if placement.rows else native
-
-
-@dataclass(frozen=True, slots=True)
-class _Add:
-    additions: list[Addition]
-
-    def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        for addition in self.additions:
-            output = output + addition(layer, inputs[0])
-        return output
-
-
-@dataclass(slots=True)
-class _LowRank:
-    down: Tensor
-    up: Tensor
-
-    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        down, up = self.down, self.up = self.down.to(x), self.up.to(x)
-        if isinstance(layer, nn.Conv2d):
-            inner = F.conv2d(x, down.reshape(len(down), -1, 1, 1), stride=layer.stride)
-            return F.conv2d(inner, up.reshape(len(up), -1, 1, 1))
-        return F.linear(F.linear(x, down.flatten(1)), up.flatten(1))
-
-
-@dataclass(slots=True)
-class _Whole:
-    difference: Tensor
-
-    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        difference = self.difference = self.difference.to(x)
-        if isinstance(layer, nn.Conv2d):
-            kernel = difference.reshape(layer.weight.shape)
-            return F.conv2d(x, kernel, stride=layer.stride, padding=layer.padding)
-        if isinstance(layer, nn.GroupNorm):
-            normal = F.group_norm(x, layer.num_groups, eps=layer.eps)
-            return normal * difference.reshape(-1, *[1] * (x.ndim - 2))
-        if isinstance(layer, nn.LayerNorm):
-            return F.layer_norm(x, layer.normalized_shape, eps=layer.eps) * difference
-        return F.linear(x, difference.flatten(1))
-
-
-@dataclass(slots=True)
-class _Bias:
-    difference: Tensor
-
-    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        difference = self.difference = self.difference.to(x)
-        is_image = isinstance(layer, nn.Conv2d | nn.GroupNorm)
-        return difference[:, None, None] if is_image else difference

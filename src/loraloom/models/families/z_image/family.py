@@ -95,6 +95,7 @@ FAMILY = Family(
     prompt=Z_IMAGE,
     said=("z-image", "z_image", "zimage"),
     gguf="lumina2",
+    end_to_end=("x_embedder", "cap_embedder"),
     blocks={"layers": "layers"},
     context_width=number("cap_feat_dim"),
     lora=LoraFacts(

@@ -1,0 +1,138 @@
+"""Products of low-rank factors for batches whose parts carry different LoRAs: y += s · B(A x), part by part.
+
+Factors that most parts have, at whatever strengths, are multiplied once with the whole batch. What single
+parts have is padded to one rank, and one batched product does all parts. Both add the strengths in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Product: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Work:
+    """What products took: floating-point operations, and how often a layer had some. Those of weights that
+    stay quantised are not counted: there, LoRAs run beside the weight in any case."""
+
+    flops: int = 0
+    layers: int = 0
+
+
+@dataclass(slots=True)
+class RowFactors:
+    """down (r, in) and up (out, r) of one patch, and its strength in each part of the batch; 0: not there.
+
+    is_extra: whether the products are counted as work."""
+
+    down: Tensor
+    up: Tensor
+    strengths: list[float]
+    is_extra: bool = True
+
+    @property
+    def users(self) -> int:
+        return sum(strength != 0 for strength in self.strengths)
+
+
+def row_products(factors: Sequence[RowFactors], parts: int, work: Work) -> list[Product]:
+    """What computes these changes of one layer, in at most two products."""
+    common = [one for one in factors if 2 * one.users > parts]
+    single = [one for one in factors if 0 < 2 * one.users <= parts]
+    made: list[Product] = []
+    if common:
+        down, up = torch.cat([one.down for one in common]), torch.cat([one.up for one in common], dim=1)
+        by_part = torch.tensor([one.strengths for one in common], dtype=torch.float32).T  # (parts, patches)
+        ranks = torch.tensor([len(one.down) for one in common])
+        made.append(_Common(down, up, by_part.repeat_interleave(ranks, dim=1), _counter(common, work)))
+    if single:
+        made.append(_Single(*_padded(single, parts), _counter(single, work)))
+    return made
+
+
+def _counter(factors: Sequence[RowFactors], work: Work) -> Work | None:
+    return work if any(one.is_extra for one in factors) else None
+
+
+def _padded(factors: Sequence[RowFactors], parts: int) -> tuple[Tensor, Tensor]:
+    """(parts, r, in) and (parts, out, r), strengths in them, ranks filled up with zeros."""
+    own = [[one for one in factors if one.strengths[part] != 0] for part in range(parts)]
+    rank = max(sum(len(one.down) for one in of) for of in own)
+    first = factors[0]
+    down = first.down.new_zeros(parts, rank, first.down.shape[1])
+    up = first.up.new_zeros(parts, len(first.up), rank)
+    for part, of in enumerate(own):
+        begin = 0
+        for one in of:
+            end = begin + len(one.down)
+            down[part, begin:end] = one.down
+            up[part, :, begin:end] = one.up * one.strengths[part]
+            begin = end
+    return down, up
+
+
+@dataclass(slots=True)
+class _Common:
+    """down (r, in), up (out, r), strengths (parts, r) of each rank."""
+
+    down: Tensor
+    up: Tensor
+    strengths: Tensor
+    work: Work | None
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        down, up = self.down, self.up = self.down.to(x), self.up.to(x)
+        strengths = self.strengths = self.strengths.to(x)
+        parts, rank = strengths.shape
+        is_image = isinstance(layer, nn.Conv2d)
+        if is_image:
+            inner = F.conv2d(x, down.reshape(rank, -1, 1, 1), stride=layer.stride)
+        else:
+            inner = F.linear(x, down)
+        _count(self.work, inner.numel() * (down.shape[1] + len(up)))
+        places = [1] * (inner.dim() - 2)
+        spread = (
+            strengths.reshape(parts, 1, rank, *places)
+            if is_image
+            else strengths.reshape(parts, 1, *places, rank)
+        )
+        inner = (inner.unflatten(0, (parts, -1)) * spread).flatten(0, 1)
+        return F.conv2d(inner, up.reshape(-1, rank, 1, 1)) if is_image else F.linear(inner, up)
+
+
+@dataclass(slots=True)
+class _Single:
+    """down (parts, r, in), up (parts, out, r)."""
+
+    down: Tensor
+    up: Tensor
+    work: Work | None
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        down, up = self.down, self.up = self.down.to(x), self.up.to(x)
+        parts = len(down)
+        if isinstance(layer, nn.Conv2d):
+            vertical, horizontal = layer.stride
+            cut = x[:, :, ::vertical, ::horizontal]
+            given = cut.reshape(parts, -1, *cut.shape[1:]).flatten(3)  # (parts, rows, in, places)
+            inner = torch.matmul(down[:, None], given)
+            made = torch.matmul(up[:, None], inner).reshape(len(x), -1, *cut.shape[2:])
+        else:
+            given = x.reshape(parts, -1, x.shape[-1])
+            inner = torch.bmm(given, down.mT)
+            made = torch.bmm(inner, up.mT).reshape(*x.shape[:-1], -1)
+        _count(self.work, inner.numel() * (down.shape[2] + up.shape[1]))
+        return made
+
+
+def _count(work: Work | None, products: int) -> None:
+    if work is not None:
+        work.flops += 2 * products
+        work.layers += 1

@@ -1,0 +1,33 @@
+"""How a model's weights are stored in memory, and how many bytes that takes."""
+
+from __future__ import annotations
+
+import torch
+
+from loraloom.models.handles import DiffusionModel
+from loraloom.models.residency.resident import Storage
+from loraloom.weights.source import WeightSource
+
+
+def weights_bytes(source: WeightSource, dtype: torch.dtype, storage: Storage) -> int:
+    """Bytes that a source's weights take once loaded to compute in `dtype`.
+
+    Pages mapped from the file are counted too: the system may drop them, but then every use reads them."""
+    total = 0
+    for native, shape in source.shapes.items():
+        stored, is_matrix = source.dtypes[native], len(shape) > 1
+        if is_matrix and (source.is_packed(native) or storage == "stored"):
+            total += source.stored_bytes(native)
+            continue
+        narrow = storage if is_matrix and isinstance(storage, torch.dtype) else dtype
+        width = narrow.itemsize if stored.is_floating_point else stored.itemsize
+        total += torch.Size(shape).numel() * width
+    return total
+
+
+def storage_of(model: DiffusionModel) -> Storage:
+    """How the handle wants linear weights to be kept (UNETLoader's weight_dtype)."""
+    wanted = str(model.option("weight_dtype", "default"))
+    if wanted.startswith("fp8_e4m3fn"):
+        return torch.float8_e4m3fn
+    return torch.float8_e5m2 if wanted == "fp8_e5m2" else "quantized"
