@@ -6,7 +6,7 @@ from typing import Annotated
 
 from loraloom.engine.node import Choice, NodeRun, Number, Options, Socket, node
 from loraloom.errors import InputError
-from loraloom.models.text.generate import Drawing, Question, generate_text
+from loraloom.models.text.generate import Drawing, Question, generate_text, split_thought
 from loraloom.nodes.sockets import Clip, Image, Prompt
 from loraloom.runtime.prompts import embedding_files, loaded
 from loraloom.runtime.services import services
@@ -28,7 +28,7 @@ Mode = Annotated[str, Choice(("on", "off")), Options({"variants": {"on": [*KNOBS
 @node(
     "TextGenerate",
     category="textgen",
-    outputs=("generated_text",),
+    outputs=("generated_text", "thinking"),
     is_changed=embedding_files,
     v3=True,
     python_module="comfy_extras.nodes_textgen",
@@ -39,19 +39,23 @@ def generate(
     image: Image | None = None,
     video: Image | None = None,
     audio: Annotated[object, Socket("AUDIO")] | None = None,
-    max_length: Annotated[int, Number(min=1, max=32768)] = 256,
+    max_length: Annotated[int, Number(min=1, max=32768)] = 512,
     sampling_mode: Mode = "on",
     thinking: bool = False,
     use_default_template: bool = True,
+    system_prompt: Annotated[str, Options({"forceInput": True})] | None = None,
+    mtp: Annotated[str, Choice(("auto", "off", "2", "3", "4", "5"))] | None = None,
     *,
     run: NodeRun,
     **said: Annotated[object, Socket("*")],
-) -> str:
+) -> tuple[str, str]:
     """Let the language model of the text encoders write a text.
 
-    How the next word is drawn has its name behind a point: `sampling_mode.temperature`, …"""
-    if video is not None or audio is not None or said.get("system_prompt"):
-        raise InputError("TextGenerate reads a prompt and pictures here: no videos, sounds or system prompts")
+    How the next word is drawn has its name behind a point: `sampling_mode.temperature`, … `mtp` speeds up
+    models with heads for it, which none of those here has. Where a workflow has it or a system prompt, the
+    node is the newer one, whose text is without the thought before it; the older one's has both."""
+    if video is not None or audio is not None:
+        raise InputError("TextGenerate reads a prompt and pictures here: no videos and no sounds")
     start = "sampling_mode."
     knobs = {name.removeprefix(start): value for name, value in said.items() if name.startswith(start)}
     question = Question(
@@ -59,9 +63,10 @@ def generate(
         is_whole=not use_default_template,
         thinks=thinking,
         pictures=() if image is None else tuple(image[i : i + 1, ..., :3] for i in range(len(image))),
+        system=system_prompt or "",
     )
     found = services(run)
-    return generate_text(
+    text = generate_text(
         found.memory,
         loaded(clip),
         question,
@@ -70,6 +75,8 @@ def generate(
         _drawing(knobs) if sampling_mode == "on" else None,
         lambda count: run.progress(count, max_length),
     )
+    answer, thought = split_thought(text)
+    return text if mtp is None and system_prompt is None else answer, thought
 
 
 def _drawing(knobs: dict[str, object]) -> Drawing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,15 @@ from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
 from loraloom.models.handles import TextEncoders
 from loraloom.models.residency.memory import Memory
-from loraloom.models.text.generate import Drawing, Question, draw, generate_text, question_tokens
+from loraloom.models.text.generate import (
+    Drawing,
+    Question,
+    draw,
+    generate_text,
+    question_tokens,
+    split_thought,
+)
+from loraloom.models.text.templates import DESCRIBE
 from loraloom.models.text.vocabularies import qwen_tokenizer
 
 NOWHERE = ModelFolders(())
@@ -76,6 +84,30 @@ def test_a_drawn_token_is_among_the_likeliest() -> None:
     assert {draw(scores, (), only, source) for _ in range(50)} == {1, 2}
     barred = Drawing(0, temperature=1.0, top_k=1, top_p=1.0, min_p=0.0, repetition=1.0, presence=3.0)
     assert draw(scores, (1,), barred, source) == 2
+
+
+def test_a_system_prompt_stands_in_the_place_of_the_templates(krea2: TextEncoders) -> None:
+    def said(system: str, text: str = "a cat") -> str:
+        asked = question_tokens(krea2, Question(text, system=system, thinks=True), NOWHERE)
+        return qwen_tokenizer().decode([cast(int, t.token) for t in asked], skip_special_tokens=False)
+
+    user = "<|im_start|>user\na cat<|im_end|>\n<|im_start|>assistant\n"
+    assert said("") == DESCRIBE.format("a cat")
+    assert said("Be {brief}.\n") == "<|im_start|>system\nBe {brief}.\n<|im_end|>\n" + user
+    assert said("Be brief.", "<|im_start|>user\nhello") == "<|im_start|>user\nhello"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a cat", ("a cat", "")),
+        ("<think>\nhm\n</think>\n\na cat", ("a cat", "hm")),
+        ("<think>\nhm", ("", "hm")),
+        ("a <think> cat", ("a <think> cat", "")),
+    ],
+)
+def test_thoughts_are_told_from_answers(text: str, expected: tuple[str, str]) -> None:
+    assert split_thought(text) == expected
 
 
 def test_encoders_that_write_nothing_say_so(tmp_path: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -22,6 +23,9 @@ from loraloom.models.text.causal_run import CausalRun, Read
 from loraloom.models.text.encode import prompt_tokens, recipe_of, templated, with_pictures
 from loraloom.models.text.run import TextMemory
 from loraloom.models.text.tokens import Chunk, rules_for
+
+SYSTEM_TURN = "<|im_start|>system\n{}<|im_end|>\n"
+_ANY_SYSTEM_TURN = re.compile(r"^<\|im_start\|>system\n.*?<\|im_end\|>\n", re.DOTALL)
 
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 """What an answer begins with where the model is not to think first."""
@@ -49,12 +53,24 @@ class Question:
     """What a model is asked.
 
     is_whole: the text is taken as it stands, without a template. thinks: whether the model may think first.
-    pictures: each (1, H, W, 3) in 0…1; they stand before the text."""
+    pictures: each (1, H, W, 3) in 0…1; they stand before the text. system: what the model is told beforehand,
+    in the place of what the template tells it.
+    """
 
     text: str
     is_whole: bool = False
     thinks: bool = False
     pictures: tuple[Tensor, ...] = ()
+    system: str = ""
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """(answer, thought) of what a model wrote; all that it wrote is thought where that has no end."""
+    before, begins, rest = text.partition("<think>")
+    if not begins or before.strip():
+        return text, ""
+    thought, _, answer = rest.partition("</think>")
+    return answer.strip("\n"), thought.strip("\n")
 
 
 def generate_text(
@@ -88,6 +104,8 @@ def question_tokens(clip: TextEncoders, question: Question, folders: ModelFolder
     places = recipe_of(clip).picture_text * len(question.pictures)
     is_whole = question.is_whole or (use.takes_whole and question.text.startswith("<|im_start|>"))
     text = question.text if is_whole else templated(use, places + question.text, bool(question.pictures))
+    if question.system and not is_whole:
+        text = SYSTEM_TURN.format(question.system) + re.sub(_ANY_SYSTEM_TURN, "", text, count=1)
     if kind.vocabulary.thinks and not is_whole and not question.thinks and not text.endswith(NO_THOUGHT):
         text += NO_THOUGHT
     tokens, _ = prompt_tokens(clip, use, text, folders)
