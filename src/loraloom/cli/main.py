@@ -72,6 +72,11 @@ COMMANDS = {
     "serve": Command(
         "serve", "serve_command", "Serve ComfyUI's HTTP interface, with a queue that survives crashes."
     ),
+    "doctor": Command(
+        "doctor.command",
+        "doctor_command",
+        "Check this installation: device, memory, folders, extras, versions, and what is slow and why.",
+    ),
     "lora": Command(
         "lora_commands", "lora_app", "Inspect, convert, merge, extract and resize LoRA files.", group=True
     ),

@@ -1,0 +1,104 @@
+"""What pip was asked to install with Loraloom, and what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
+
+from loraloom.cli.doctor.finding import Finding
+
+NAME = "loraloom"
+EXTRAS: Mapping[str, str] = {
+    "ui": "ComfyUI's own editor at the address of `loraloom serve`",
+    "cuda": "faster products of int8 and fp8 weights on NVIDIA cards",
+}
+"""What users may want an extra for; the others are for work on Loraloom itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """Versions of what Loraloom requires; None where a package is missing."""
+
+    required: Mapping[str, str | None]
+    extras: Mapping[str, bool]
+    findings: tuple[Finding, ...]
+
+
+def look() -> Packages:
+    """The packages that this installation's own metadata names."""
+    try:
+        lines = metadata.requires(NAME) or []
+        extras = metadata.metadata(NAME).get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        note = Finding("note", "packages", "Loraloom runs from its source, and is not installed: not checked")
+        return Packages({}, {}, (note,))
+    return judged([Requirement(line) for line in lines], extras)
+
+
+def judged(requirements: Sequence[Requirement], extras: Sequence[str]) -> Packages:
+    """requirements: all of them, those of extras with a marker that says so."""
+    needed = [r for r in requirements if _applies(r, "")]
+    wrong = [said for r in needed if (said := _fault(r)) is not None]
+    if wrong:
+        names = " ".join(f'"{r.name}{r.specifier}"' for r in needed if _fault(r) is not None)
+        found = [Finding("problem", "packages", "; ".join(wrong), f"pip install {names}")]
+    else:
+        found = [Finding("ok", "packages", f"all {len(needed)} that are required")]
+    states: dict[str, bool] = {}
+    for extra in extras:
+        parts = [r for r in requirements if _applies(r, extra) and not _applies(r, "")]
+        if not parts:
+            continue
+        faults = [said for r in parts if (said := _fault(r)) is not None]
+        states[extra] = not faults
+        found += _of_extra(extra, faults)
+    found += _upscaling()
+    return Packages({r.name: _version(r.name) for r in needed}, states, tuple(found))
+
+
+def _of_extra(extra: str, faults: Sequence[str]) -> list[Finding]:
+    if not faults:
+        return [Finding("ok", f"extra {extra}", "installed")]
+    if extra not in EXTRAS:
+        return []
+    return [Finding("note", f"extra {extra}", f"{EXTRAS[extra]}: {'; '.join(faults)}", _install(extra))]
+
+
+def _install(extra: str) -> str:
+    return f'pip install "{NAME}[{extra}]"'
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fault(requirement: Requirement) -> str | None:
+    """What is wrong with a required package, or None."""
+    found = _version(requirement.name)
+    if found is None:
+        return f"{requirement.name} is not installed"
+    try:
+        fits = requirement.specifier.contains(Version(found), prereleases=True)
+    except InvalidVersion:
+        return f"{requirement.name} has the version {found!r}, which is none"
+    return None if fits else f"{requirement.name} is {found}, and {requirement.specifier} is required"
+
+
+def _upscaling() -> list[Finding]:
+    """spandrel is no extra: it asks for torchvision, for which pip may replace torch by another build."""
+    lacking = [name for name in ("spandrel", "einops") if _version(name) is None]
+    if not lacking:
+        return [Finding("ok", "upscale models", "spandrel is installed")]
+    advice = "pip install einops and pip install --no-deps spandrel"
+    return [Finding("note", "upscale models", f"need what is not installed: {', '.join(lacking)}", advice)]
