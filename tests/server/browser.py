@@ -23,7 +23,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-SIZES = {"phone": (390, 844), "table": (1000, 800), "wide": (1600, 1000)}
+SIZES = {"small": (320, 640), "phone": (390, 844), "table": (1000, 800), "wide": (1600, 1000)}
 MILLISECONDS = 120_000
 
 needs_browser = [

@@ -142,11 +142,19 @@ def serve_command(
         previews=preview_method,
         max_pending=max_queue,
         max_finished=max_history,
+        text_types=_text_types,
     )
     try:
         serve(setup)
     finally:
         lock.release()
+
+
+def _text_types() -> frozenset[str]:
+    """The types of text encoders that a family here has: what a template must not go beyond."""
+    from loraloom.models.text.recipes import known_recipes
+
+    return frozenset(name for recipe in known_recipes().values() for name in recipe.types)
 
 
 class _Packs:

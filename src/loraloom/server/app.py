@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ from loraloom.server.patience import Patience
 from loraloom.server.security import Security
 from loraloom.server.settings import ServerSettings
 from loraloom.server.state import Files, Learn, Log, ServerState, state_of
+from loraloom.server.templates import Templates
 from loraloom.server.webhooks import Webhooks, secret_of
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
@@ -56,6 +57,7 @@ class Setup:
     own: which inputs the classes of node packs check themselves.
     learn: reads what the worker declares, when node packs bring classes along.
     awaits_classes: nothing is known of those yet.
+    text_types: gives the types of text encoders (the loaders' `type`) that a family here has.
     start_paused: start no jobs until told to.
     previews: how pictures of unfinished work are made for jobs that do not say it themselves.
     """
@@ -73,6 +75,7 @@ class Setup:
     own: OwnChecks | None = None
     learn: Learn | None = None
     awaits_classes: bool = False
+    text_types: Callable[[], Collection[str]] = frozenset
 
 
 def application(setup: Setup, state: ServerState) -> ASGIApp:
@@ -93,6 +96,7 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
         Mount("/api", routes=[*common, *not_found]),
         *common,
         *editor_routes.extension_routes(),
+        *Templates(setup.text_types).routes(),
         *page.routes(),
     ]
 

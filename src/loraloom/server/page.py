@@ -54,8 +54,8 @@ def frontend(request: Request) -> Path | None:
 
 
 async def index(request: Request) -> Response:
-    static = frontend(request)
-    return _own("index.html") if static is None else FileResponse(static / "index.html", headers=_FRESH)
+    folder = frontend(request)
+    return _own("index.html") if folder is None else FileResponse(folder / "index.html", headers=_FRESH)
 
 
 async def own_page(_request: Request) -> Response:
@@ -68,43 +68,37 @@ async def own_file(request: Request) -> Response:
 
 def _own(name: str) -> Response:
     """A file of our page, under a policy: nothing from elsewhere, no inline script."""
-    return _static(_OWN, name, {**_FRESH, "Content-Security-Policy": _OWN_POLICY})
+    return static(_OWN, name, {**_FRESH, "Content-Security-Policy": _OWN_POLICY})
 
 
 async def extensions(request: Request) -> Response:
-    static = frontend(request)
+    folder = frontend(request)
     scripts: list[JSON] = []
-    if static is not None:
-        found = (static / "extensions").rglob("*.js")
-        scripts = [*(f"/{path.relative_to(static).as_posix()}" for path in sorted(found)), EXTENSION]
+    if folder is not None:
+        found = (folder / "extensions").rglob("*.js")
+        scripts = [*(f"/{path.relative_to(folder).as_posix()}" for path in sorted(found)), EXTENSION]
     return Answer(scripts)
-
-
-async def templates(request: Request) -> Response:
-    folder = package_folder("comfyui_workflow_templates_json", "templates")
-    if folder is None:
-        raise HTTPException(404)
-    return _static(folder, str(request.path_params["name"]))
 
 
 async def user_css(request: Request) -> Response:
     """The user's own style sheet, where there is one, else the editor's."""
-    static = frontend(request)
+    folder = frontend(request)
     own = state_of(request).settings.user_dir / "default" / "user.css"
-    for path in (own, *(() if static is None else (static / "user.css",))):
+    for path in (own, *(() if folder is None else (folder / "user.css",))):
         if path.is_file():
             return FileResponse(path, media_type="text/css")
     raise HTTPException(404)
 
 
 async def static_file(request: Request) -> Response:
-    static = frontend(request)
-    if static is None:
+    folder = frontend(request)
+    if folder is None:
         raise HTTPException(404)
-    return _static(static, str(request.path_params["name"]))
+    return static(folder, str(request.path_params["name"]))
 
 
-def _static(root: Path, name: str, headers: dict[str, str] | None = None) -> Response:
+def static(root: Path, name: str, headers: dict[str, str] | None = None) -> Response:
+    """A file below a folder, as browsers want it. HTTPException(404) where there is none."""
     path = paths.inside(root, name)
     if not path.is_file():
         raise HTTPException(404)
@@ -119,6 +113,5 @@ def routes() -> list[Route]:
         Route("/loraloom", own_page, methods=["GET"]),
         Route("/loraloom/{name:path}", own_file, methods=["GET"]),
         Route("/user.css", user_css, methods=["GET"]),
-        Route("/templates/{name:path}", templates, methods=["GET"]),
         Route("/{name:path}", static_file, methods=["GET"]),
     ]

@@ -207,6 +207,25 @@ def test_the_desk_looks_right_everywhere(new_page: NewPage, size: str, scheme: s
     watched.check(f"picker-{size}-{scheme}")
 
 
+@pytest.mark.parametrize("size", ["small", "phone", "wide"])
+def test_colours_are_chosen_everywhere_and_kept(new_page: NewPage, size: str) -> None:
+    watched = new_page(size, "light")
+    page = watched.open("/draw")
+    button = page.get_by_role("button", name=re.compile("^Colours"))
+    grounds: list[str] = []
+    for name in ("As the system", "Light", "Dark"):
+        assert button.get_attribute("aria-label") == f"Colours: {name}"
+        grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        if name != "Dark":
+            button.click()
+    assert grounds[0] == grounds[1] != grounds[2]
+    page.reload()
+    page.wait_for_selector("main h1", state="attached")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[2]
+    page.wait_for_timeout(300)
+    watched.check(f"colours-{size}-dark")
+
+
 def test_names_are_text_never_markup(new_page: NewPage, http: httpx.Client) -> None:
     watched = new_page()
     page = set_up(watched, "<img src=x onerror=\"document.title='hit'\">", steps=2)
