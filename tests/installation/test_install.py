@@ -105,7 +105,7 @@ def test_train(installed: Installed) -> None:
     told = installed.loraloom(
         "train", "--data", "pictures", "--base", str(base), "--steps", "1", "--resolution", "64", "--json"
     )  # fmt: skip
-    assert Path(json.loads(told)["lora"]).is_file()
+    assert (installed.place / json.loads(told)["lora"]).is_file()
 
 
 @pytest.fixture

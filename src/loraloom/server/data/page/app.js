@@ -13,7 +13,12 @@ import { connected, follow, queue } from "./queue_state.js";
 import { attempt, dismiss, kept, loadChoices, notices, place, spoken, useStore } from "./state.js";
 
 const look = kept("loraloom.look", { theme: "auto" });
-const THEMES = { auto: ["light", "sun", "Light"], light: ["dark", "moon", "Dark"], dark: ["auto", "auto", "As the system"] };
+/** For each theme what the button does: the next one, its sign, and what that is called. */
+const THEMES = {
+  auto: ["light", "sun", "Use light colours"],
+  light: ["dark", "moon", "Use dark colours"],
+  dark: ["auto", "auto", "Use the system's colours"],
+};
 const VIEWS = [
   ["draw", "Draw", Draw],
   ["gallery", "Gallery", Gallery],
@@ -61,7 +66,7 @@ function Nav({ current }) {
     <div class="mark"><img src="loraloom/icon.svg" alt="Loraloom" /></div>
     <ul>${VIEWS.map(([key, title]) => html`<li key=${key}><a href=${`#/${key}`} aria-current=${key === current ? "page" : undefined}><${Icon} name=${key} />${title}
       ${key === "queue" && open > 0 && html`<span class="count" aria-label=${`${open} open`}>${open > 99 ? "99+" : open}</span>`}</a></li>`)}</ul>
-    <div class="foot"><${IconButton} icon=${icon} label=${`Colours: ${name}`} onClick=${() => look.set({ theme: next })} /></div>
+    <div class="foot"><${IconButton} icon=${icon} label=${name} onClick=${() => look.set({ theme: next })} /></div>
   </nav>`;
 }
 
