@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loraloom.cli import demo
+from loraloom.cli import demo, demo_training
 from loraloom.cli.main import exit_code_of
 
 
@@ -47,3 +47,28 @@ def test_the_demo_unpacks_into_a_folder_that_other_commands_take(
     (tmp_path / "here/workflow.json").write_text("mine")
     assert exit_code_of(["demo", "--unpack", "here"]) == 2
     assert (tmp_path / "here/workflow.json").read_text() == "mine"
+
+
+def test_the_demo_trains_a_lora_and_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "GRID_PROMPTS", ("a cat",))
+    monkeypatch.setattr(demo, "GRID_STRENGTHS", ("0", "1"))
+    monkeypatch.setattr(demo_training, "THINGS", ("a cat",))
+    monkeypatch.setattr(demo_training, "SAMPLES", ("delft, a cat",))
+    monkeypatch.setattr(demo_training, "STEPS", 2)
+    monkeypatch.setattr(demo_training, "SAMPLE_EVERY", 2)
+    asked = ["demo", "a cat", "--train", "--seed", "3", "--output-dir", str(tmp_path), "--json"]
+    assert exit_code_of(asked) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["lora"] == str(tmp_path / "models" / "loras" / "delft.safetensors")
+    (receipt,) = told["runs"]["with the LoRA"]["loras"]
+    assert receipt["complete"] and receipt["strength_model"] == 1.0
+    assert len(list((tmp_path / "training" / "run" / "samples").glob("*.png"))) == 1
+    assert (tmp_path / "training" / "pictures" / "a-cat.txt").read_text("utf-8") == "delft, a cat"
+    assert Path(told["sheet"]).name.startswith("delft-strengths")
+
+
+def test_train_and_lora_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["demo", "--train", "--lora", "charcoal"]) == 2
+    assert "--train" in capsys.readouterr().err

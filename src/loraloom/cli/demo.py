@@ -1,4 +1,5 @@
-"""`loraloom demo`: the tutorial's first workflow on the model and the LoRAs that Loraloom ships."""
+"""`loraloom demo`: the tutorial's first workflow on the model that Loraloom ships, with a LoRA of its own or
+one that is trained now."""
 
 from __future__ import annotations
 
@@ -34,7 +35,14 @@ def demo_command(
     prompt: Annotated[
         str, typer.Argument(help="What to draw, without the trigger word: the model knows 209 things.")
     ] = PROMPT,
-    lora: Annotated[Literal["pixel_art", "charcoal"], typer.Option(help="Which LoRA to show.")] = "pixel_art",
+    lora: Annotated[
+        Literal["pixel_art", "charcoal"] | None,
+        typer.Option(help="Which of the LoRAs that come along to show.", show_default="pixel_art"),
+    ] = None,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Train a LoRA first, on pictures that the model draws, and show it."),
+    ] = False,
     seed: SeedOption = None,
     output_dir: OutputDirOption = Path("demo-output"),
     unpack: Annotated[
@@ -50,26 +58,39 @@ def demo_command(
         return
     from loraloom.session import Session
 
-    display, shown = Display(quiet=as_json), LORAS[lora]
+    if train and lora:
+        raise InputError(
+            f"--train shows the LoRA that it trains, --lora {lora} one that comes along: give one"
+        )
+    display = Display(quiet=as_json)
+    if train:
+        from loraloom.cli.demo_training import train_lora
+
+        shown = train_lora(output_dir, display)
+    else:
+        shown = LORAS[lora or "pixel_art"]
+    folders = list(dict.fromkeys((MODELS, shown.models)))
     display.say(f"{shown.trigger}: {shown.about}, trigger word {shown.trigger!r}")
     with (
         stop_on_interrupt() as cancel,
-        Session(MODELS, output_dir=output_dir, dtype="fp32") as session,
+        Session(folders, output_dir=output_dir, dtype="fp32") as session,
     ):
-        easel = _Easel(session, shown, seed, display, cancel)
+        easel = Easel(session, shown, seed, display, cancel)
         runs = {
-            "with the LoRA": easel.draw(prompt, "1", f"with-{lora}"),
-            "without it": easel.draw(prompt, "0", f"without-{lora}"),
+            "with the LoRA": easel.draw(prompt, "1", f"with-{shown.trigger}"),
+            "without it": easel.draw(prompt, "0", f"without-{shown.trigger}"),
         }
-        sheet = session.services.output.save(f"{lora}-strengths", ".png", easel.strengths()).path
+        sheet = session.services.output.save(f"{shown.trigger}-strengths", ".png", easel.strengths()).path
     if as_json:
         described = {title: run.to_json() for title, run in runs.items()}
-        typer.echo(json.dumps({"status": "done", "sheet": str(sheet), "runs": described}, indent=1))
+        told = {"status": "done", "lora": str(shown.file), "sheet": str(sheet), "runs": described}
+        typer.echo(json.dumps(told, indent=1))
         return
     for title, run in runs.items():
         display.say(f"{title}: {run.outputs[0].path}")
     display.say(f"strengths from 0 to 1: {sheet}")
-    display.say(f"More with these files: loraloom run {WORKFLOW} --models {MODELS}")
+    models = " ".join(f"--models {folder}" for folder in folders)
+    display.say(f"More with these files: loraloom run {WORKFLOW} {models}")
 
 
 def unpack_demo(folder: Path) -> list[Path]:
@@ -87,7 +108,7 @@ def unpack_demo(folder: Path) -> list[Path]:
     return [*files]
 
 
-class _Easel:
+class Easel:
     """Draws prompts with one LoRA through the demo's workflow."""
 
     def __init__(
@@ -99,11 +120,15 @@ class _Easel:
 
     def draw(self, prompt: str, strength: str, name: str) -> Run:
         """One picture, with the trigger word, shown as it comes about."""
-        graph = self._graph(prompt, strength, name)
+        graph = self._graph(f"{self._lora.trigger},{prompt}", strength, name)
         with self._display.running(graph):
             run = self._session.run_prepared(graph, on_event=self._display.see, cancel=self._cancel)
         self._display.result(run)
         return run
+
+    def base(self, prompt: str, name: str) -> Image:
+        """One picture without the LoRA and its word."""
+        return self._session.run_prepared(self._graph(prompt, "0", name), cancel=self._cancel).images[0]
 
     def strengths(self) -> bytes:
         """A PNG with a row for each prompt and a column for each strength."""
@@ -111,16 +136,17 @@ class _Easel:
         for prompt in GRID_PROMPTS:
             self._display.say(f"strengths {', '.join(GRID_STRENGTHS)}: {prompt}")
             for strength in GRID_STRENGTHS:
-                graph = self._graph(prompt, strength, "strengths/" + prompt.replace(" ", "-"))
+                name = "strengths/" + prompt.replace(" ", "-")
+                graph = self._graph(f"{self._lora.trigger},{prompt}", strength, name)
                 pictures += self._session.run_prepared(graph, cancel=self._cancel).images[:1]
         return contact_sheet_png(pictures, [Axis("", GRID_PROMPTS), Axis("strength", GRID_STRENGTHS)])
 
-    def _graph(self, prompt: str, strength: str, name: str) -> Graph:
+    def _graph(self, text: str, strength: str, name: str) -> Graph:
         changes = {
             "LoraLoader.lora_name": self._lora.file.name,
             "LoraLoader.strength_model": strength,
             "LoraLoader.strength_clip": strength,
-            "3.text": f"{self._lora.trigger},{prompt}",
+            "3.text": text,
             "SaveImage.filename_prefix": name,
         }
         return self._session.prepare(self._workflow, set=changes, seed=self._seed)

@@ -65,6 +65,11 @@ class Display:
             case _:
                 pass
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is shown."""
+        return self._console.quiet
+
     def say(self, message: str) -> None:
         self._console.print(escape(message))
 

@@ -58,18 +58,21 @@ def train_command(
             "run": {"steps": steps, "resolution": resolution},
         }
         settings = parse(stated, Settings, Path())
-    trained = _run(settings, log)
+    trained = run_training(settings, log)
     if as_json:
         typer.echo(json.dumps(_as_json(trained)))
 
 
-def _run(settings: Settings, log: Path | None) -> Trained:
-    """Train with a progress bar on a terminal, with lines elsewhere. Ctrl+C stops behind the present step."""
+def run_training(settings: Settings, log: Path | None, quiet: bool = False) -> Trained:
+    """Train with a progress bar on a terminal, with lines elsewhere. Ctrl+C stops behind the present step.
+
+    quiet: nothing is said on the way."""
+    from loraloom.training.samples import sample_paths
     from loraloom.training.train import train
 
     stop = _Stop()
 
-    console = open_console(stderr=True)
+    console = open_console(stderr=True, quiet=quiet)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -77,7 +80,7 @@ def _run(settings: Settings, log: Path | None) -> Trained:
         TextColumn("[dim]loss {task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
         bar = progress.add_task(settings.name, total=settings.run.steps, loss="-")
 
         def ready(session: Session, step: int) -> None:
@@ -100,6 +103,8 @@ def _run(settings: Settings, log: Path | None) -> Trained:
                 measured = "" if report.validation is None else f", validation {report.validation:.4f}"
                 best = " (best so far)" if report.is_best else ""
                 console.print(f"step {report.step}/{report.steps}: loss {report.loss:.4f}{measured}{best}")
+            for path in sample_paths(settings, report.step):
+                console.print(f"sample: {escape(str(path))}")
             if log is not None:
                 write_step(log, report)
             if stop.wanted:

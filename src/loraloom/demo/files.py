@@ -19,10 +19,12 @@ class DemoLora:
 
     trigger: str
     about: str
+    models: Path = MODELS
+    """The models folder that its file is in."""
 
     @property
     def file(self) -> Path:
-        return MODELS / "loras" / f"{self.trigger}.safetensors"
+        return self.models / "loras" / f"{self.trigger}.safetensors"
 
 
 LORAS = {

@@ -18,24 +18,33 @@ from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import method
 from loraloom.sampling.schedules import sigmas_for
 from loraloom.training.session import Session
+from loraloom.training.settings import Settings
+
+
+def sample_paths(settings: Settings, step: int) -> tuple[Path, ...]:
+    """Where the pictures drawn after `step` steps are: `samples/NAME-STEP-INDEX.png`, one for each prompt;
+    none where none are drawn then."""
+    due = step % settings.samples.every == 0 or step == settings.run.steps
+    folder = settings.output / "samples"
+    numbers = range(len(settings.samples.prompts) if due else 0)
+    return tuple(folder / f"{settings.name}-{step:06d}-{index:02d}.png" for index in numbers)
 
 
 def draw_samples(session: Session, step: int) -> tuple[Path, ...]:
-    """One picture per prompt of the settings, as `samples/NAME-STEP-INDEX.png`; their paths."""
+    """The pictures of `sample_paths`, where any are due."""
+    paths = sample_paths(session.settings, step)
+    if not paths:
+        return ()
     settings = session.settings.samples
     memory = Memory(session.settings.run.device, "fp32")
     autoencoder = memory.autoencoder(session.handles.autoencoder)
-    folder = session.settings.output / "samples"
-    paths: list[Path] = []
-    for index, prompt in enumerate(settings.prompts):
+    for index, (prompt, path) in enumerate(zip(settings.prompts, paths, strict=True)):
         picture = _draw(session, autoencoder, prompt, settings.seed + index)
-        path = folder / f"{session.settings.name}-{step:06d}-{index:02d}.png"
         content = io.BytesIO()
         picture.save(content, "PNG")
         write_file(path, content.getvalue())
-        paths.append(path)
     memory.release()
-    return tuple(paths)
+    return paths
 
 
 @torch.no_grad()

@@ -170,7 +170,7 @@ class SampleSettings:
 
     prompts: tuple[Text, ...] = ()
     negative: Text = ""
-    every: Whole = 250
+    every: Count = 250
     steps: Whole = 20
     cfg: Real = 7.0
     sampler: Text = "euler"

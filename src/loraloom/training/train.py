@@ -54,10 +54,7 @@ def train(
             write_scalars(writer, report)
         if report.is_best:
             _write(session, loop, best, began)
-        if settings.samples.prompts and (
-            report.step % settings.samples.every == 0 or report.step == report.steps
-        ):
-            draw_samples(session, report.step)
+        draw_samples(session, report.step)
         if report.is_saved:
             draw_losses(settings.output / "loss.png", loop.position)
         try:
