@@ -10,54 +10,67 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import workers
+from dataset import Pictures
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from pictures import SIDE
 from state import Training, follow, read_tensors, resume, save, write_tensors
-from threads import FreeCores
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 log = logging.getLogger(__name__)
 
 SCALE = 0.18215
 """What SD1.5 multiplies latents with; the finished weights give latents of unit deviation after it."""
-
-
-FIRST_LOG_VARIANCE = -5.0
+LOG_VARIANCE = -5.0
+"""Of the latents, whose values are about as large as 1. Fixed: left to learn it, the encoder lets noise in before
+the decoder can use anything finer, and then it stays, with a channel unused."""
+STATE, FINISHED, LATENTS = "autoencoder-state.safetensors", "autoencoder.safetensors", "latents.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderRecipe:
-    """Sizes and numbers of the autoencoder's training; chosen for two CPU cores and half an hour."""
+    """Sizes and numbers of the autoencoder's training; chosen for two CPU cores and an hour or two."""
 
-    widths: tuple[int, int, int, int] = (64, 64, 64, 64)
-    """Not 32 anywhere: 32 norm groups of one channel each would take away how bright a picture is."""
-    crop_steps: int = 760
-    """Steps on 64×64 crops: a quarter of the cost of a picture and four times the variety."""
-    whole_steps: int = 40
-    """Steps on whole pictures, so that the attention in the middle meets its final length."""
-    decoder_steps: int = 5000
-    """Steps of the decoder alone, once the latents stand and the diffusion trains on them."""
-    latent_noise: float = 0.08
-    """Deviation of the noise on latents that the decoder alone is trained with: samples are not exact."""
+    widths: tuple[int, int, int, int] = (64, 64, 128, 192)
+    """Not 32 anywhere: 32 norm groups of one channel each would take away how bright a picture is. Wide only
+    where there are few pixels: most of the time goes into the two levels of 64."""
+    crop: int = 96
+    crop_steps: int = 2700
+    """Steps on crops: a quarter of the cost of a picture and four times the variety."""
+    whole_steps: int = 300
+    """Steps on whole pictures, so that norms and the attention in the middle meet their final size."""
     crop_batch: int = 4
     whole_batch: int = 1
-    rate: float = 2e-3
+    """Of each process."""
+    rate: float = 1.5e-3
     kl_weight: float = 4e-5
-    """Per latent value; leaves noise of some hundredths of the latents' deviation. Ten times as much
-    leaves a channel unused."""
+    """Per latent value: keeps the latents' values from growing beyond the noise."""
     colour_steps: int = 500
     """Steps over which the first three channels are drawn towards the mean colours of their 8×8 pixels, ever
     more weakly: without it the first thousand steps are grey."""
-    colour_floor: float = 0.01
+    colour_floor: float = 0.002
     """The weight of that pull afterwards: latents that look like pictures are easier to denoise."""
+    decoder_steps: int = 4000
+    """Steps of the decoder alone, once the latents stand and the diffusion trains on them."""
+    decoder_crops: float = 0.85
+    """Share of them on crops."""
+    latent_noise: float = 0.06
+    """Deviation of the noise on latents that the decoder alone is trained with: samples are not exact."""
+    feature_weight: float = 0.1
+    critic_weight: float = 0.01
+    critic_from: float = 0.6
+    """Share of the decoder's steps after which the critic's verdicts count."""
     edge_weight: float = 0.5
     average_decay: float = 0.996
+    judge_every: float = 420.0
+    """Seconds between measurements of the averaged network."""
     seed: int = 6
 
 
 def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
-    """The network with fresh weights; the encoder starts almost without noise, or it would learn late."""
+    """The network with fresh weights and latents of fixed variance."""
     network = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -65,13 +78,18 @@ def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
         layers_per_block=2,
         latent_channels=4,
         norm_num_groups=32,
-        sample_size=128,
+        sample_size=SIDE,
         scaling_factor=SCALE,
     )
-    with torch.no_grad():
-        network.quant_conv.weight[4:] *= 0.1
-        network.quant_conv.bias[4:] = FIRST_LOG_VARIANCE
-    return network
+    fix_variance(network)
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+@torch.no_grad()
+def fix_variance(network: AutoencoderKL) -> None:
+    """Let the encoder say `LOG_VARIANCE` everywhere."""
+    network.quant_conv.weight[4:] = 0.0
+    network.quant_conv.bias[4:] = LOG_VARIANCE
 
 
 def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,31 +109,75 @@ def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> T
     return loss
 
 
-def _batch(
-    pictures: Tensor, weights: Tensor, step: int, recipe: AutoencoderRecipe
-) -> tuple[Tensor, torch.Generator]:
-    """Pictures (or crops) of step `step` in -1…1; depends on nothing but the step and the seed."""
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+def crops(
+    sources: tuple[Tensor, ...], scales: tuple[int, ...], side: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """The same squares of `side` pixels out of tensors (N, C, H, W) of which one value spans so many pixels.
+
+    At multiples of eight pixels, as in whole pictures, and rather in the middle: corners are white."""
+    free = (SIDE - side) // 8
+    place = torch.rand(len(sources[0]), 2, 2, generator=generator).mean(-1) * (free + 1)
+    corners = [(min(int(y), free) * 8, min(int(x), free) * 8) for y, x in place.tolist()]
+    return tuple(
+        torch.stack(
+            [
+                part[:, y // scale : (y + side) // scale, x // scale : (x + side) // scale]
+                for part, (y, x) in zip(source, corners, strict=True)
+            ]
+        )
+        for source, scale in zip(sources, scales, strict=True)
+    )
+
+
+def seeded(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step in one process, so that a resumed run draws the same."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + workers.number())
+
+
+def _batch(pictures: Pictures, step: int, recipe: AutoencoderRecipe) -> tuple[Tensor, Tensor]:
+    """Pictures (or crops) of step `step` in -1…1, and noise for their latents."""
+    generator = seeded(recipe.seed, step)
     crop = step < recipe.crop_steps
     count = recipe.crop_batch if crop else recipe.whole_batch
-    chosen = pictures[torch.multinomial(weights, count, replacement=True, generator=generator)]
+    chosen = pictures.seen[torch.multinomial(pictures.weights, count, replacement=True, generator=generator)]
     if crop:
-        corners = torch.randint(0, 65, (count, 2), generator=generator).tolist()
-        chosen = torch.stack(
-            [p[:, y : y + 64, x : x + 64] for p, (y, x) in zip(chosen, corners, strict=True)]
-        )
+        (chosen,) = crops((chosen,), (1,), recipe.crop, generator)
     if torch.rand((), generator=generator) < 0.5:
         chosen = chosen.flip(-1)
-    return chosen.float() / 127.5 - 1.0, generator
+    batch = (chosen.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
+    side = batch.shape[-1] // 8
+    return batch, torch.randn((len(batch), 4, side, side), generator=generator)
+
+
+class Objective(nn.Module):
+    """A picture through the autoencoder and back, and what is wrong with it."""
+
+    def __init__(self, network: AutoencoderKL, recipe: AutoencoderRecipe) -> None:
+        super().__init__()
+        self.network, self._recipe = network, recipe
+
+    def forward(self, batch: Tensor, noise: Tensor, pull: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """batch (B, 3, H, W), noise (B, 4, H/8, W/8) → loss, the picture's part of it, KL divergence."""
+        network, recipe = self.network, self._recipe
+        mean, log_variance = network.quant_conv(network.encoder(batch)).float().chunk(2, 1)
+        log_variance = log_variance.clamp(-30.0, 20.0)
+        latent = mean + (0.5 * log_variance).exp() * noise
+        output = network.decoder(network.post_quant_conv(latent)).float()
+        fit = reconstruction_loss(output, batch, recipe.edge_weight)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+        colour = F.mse_loss(mean[:, :3], 2.0 * F.avg_pool2d(batch, 8))
+        return fit + recipe.kl_weight * divergence + pull * colour, fit, divergence
+
+
+def falling_rate(step: int, total: int, warm_up: int) -> float:
+    """The share of the full rate at `step`: a short rise, then a cosine down to a fiftieth."""
+    return min(1.0, (step + 1) / warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / total)))
 
 
 def train(
-    pictures: Tensor, weights: Tensor, work: Path, recipe: AutoencoderRecipe, save_every: float, threads: int
+    pictures: Pictures, work: Path, recipe: AutoencoderRecipe, save_every: float, compiled: bool
 ) -> None:
-    """Train to the end, resuming from and saving to `work/autoencoder-state.safetensors`.
-
-    `pictures`: uint8, N×3×128×128; `weights`: how often each is chosen, relative to the others.
-    """
+    """Train to the end, resuming from and saving to `work/autoencoder-state.safetensors`."""
     torch.manual_seed(recipe.seed)
     network = build(recipe)
     average = copy.deepcopy(network).requires_grad_(False)
@@ -123,34 +185,27 @@ def train(
         network.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
     )
     training = Training({"vae": network}, {"vae": average}, optimizer)
-    path = work / "autoencoder-state.safetensors"
+    path = work / STATE
     first, total = resume(path, training), recipe.crop_steps + recipe.whole_steps
-    saved, began = time.monotonic(), time.monotonic()
-    cores = FreeCores(threads)
+    objective = Objective(network, recipe)
+    if compiled:
+        objective = torch.compile(objective, dynamic=False)
+    began = saved = judged = time.monotonic()
     for step in range(first, total):
-        cores.follow()
-        progress = step / total
-        rate = (
-            recipe.rate
-            * min(1.0, (step + 1) / 100)
-            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        )
-        optimizer.param_groups[0]["lr"] = rate
-        batch, generator = _batch(pictures, weights, step, recipe)
+        optimizer.param_groups[0]["lr"] = recipe.rate * falling_rate(step, total, 100)
+        batch, noise = _batch(pictures, step, recipe)
+        pull = torch.tensor(max(recipe.colour_floor, 1.0 - step / recipe.colour_steps))
         with torch.autocast("cpu", torch.bfloat16):
-            moments = network.encode(batch).latent_dist.parameters
-        posterior = DiagonalGaussianDistribution(moments.float())
-        with torch.autocast("cpu", torch.bfloat16):
-            output = network.decode(posterior.sample(generator)).sample
-        fit = reconstruction_loss(output.float(), batch, recipe.edge_weight)
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        pull = max(recipe.colour_floor, 1.0 - step / recipe.colour_steps)
-        colour = F.mse_loss(posterior.mean[:, :3], 2.0 * F.avg_pool2d(batch, 8))
-        (fit + recipe.kl_weight * divergence + pull * colour).backward()
+            loss, fit, divergence = objective(batch, noise, pull)
+        loss.backward()
+        workers.average_gradients(network.parameters())
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
+        fix_variance(network)
         optimizer.zero_grad()
         follow(average, network, min(recipe.average_decay, (step + 1) / (step + 10)))
+        if workers.number():
+            continue
         if step % 50 == 0:
             pace = (time.monotonic() - began) / (step - first + 1)
             log.info(
@@ -159,11 +214,39 @@ def train(
         if time.monotonic() - saved > save_every or step + 1 == total:
             save(path, training, step + 1)
             saved = time.monotonic()
+        if time.monotonic() - judged > recipe.judge_every or step + 1 == total:
+            log.info("vae %d/%d PSNR %s", step, total, quality(average, pictures.judged))
+            judged = time.monotonic()
+
+
+@torch.no_grad()
+def through(network: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Pictures (uint8, N×3×H×W) through the autoencoder and back, without noise."""
+    made: list[Tensor] = []
+    for part in pictures.split(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            latent = network.encode(part.float() / 127.5 - 1.0).latent_dist.mean
+            made.append(network.decode(latent).sample.float())
+    return ((torch.cat(made) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def psnr(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each of N uint8 pictures, in dB."""
+    errors = (ours.float() - theirs.float()).square().flatten(1).mean(1)
+    return 10.0 * (255.0**2 / errors.clamp(min=1e-3)).log10()
+
+
+def quality(network: AutoencoderKL, judged: dict[str, Tensor]) -> str:
+    """Mean PSNR of every kind of pictures, as words."""
+    return ", ".join(
+        f"{name} {psnr(through(network, pictures), pictures).mean().item():.2f} dB"
+        for name, pictures in judged.items()
+    )
 
 
 def load_average(work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
     """The averaged weights of the training so far."""
-    tensors, _ = read_tensors(work / "autoencoder-state.safetensors")
+    tensors, _ = read_tensors(work / STATE)
     network = build(recipe)
     prefix = "average/vae/"
     network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
@@ -176,7 +259,7 @@ def normalise(network: AutoencoderKL, pictures: Tensor) -> None:
 
     Exact: the decoder's side gets the inverse map. The format's factor is fixed, so the weights must suit it.
     """
-    means = torch.cat([network.encode(p.float() / 127.5 - 1.0).latent_dist.mean for p in pictures.split(32)])
+    means = torch.cat([network.encode(p.float() / 127.5 - 1.0).latent_dist.mean for p in pictures.split(8)])
     centre = means.mean((0, 2, 3))
     spread = means.std((0, 2, 3)) * SCALE
     before, after = network.quant_conv, network.post_quant_conv
@@ -189,37 +272,46 @@ def normalise(network: AutoencoderKL, pictures: Tensor) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """mean, deviation: picture × 4 × 16 × 16, as the encoder gives them (before the scale)."""
+    """mean, deviation: picture × 4 × 24 × 24, as the encoder gives them (before the scale)."""
 
     mean: Tensor
     deviation: Tensor
 
 
-@torch.no_grad()
-def encode(network: AutoencoderKL, pictures: Tensor, work: Path) -> Encoded:
+def encode(network: AutoencoderKL, pictures: Tensor, work: Path) -> None:
     """The latents of all pictures, computed once; kept in `work/latents.safetensors`."""
-    path = work / "latents.safetensors"
-    if not path.exists():
-        parts = []
-        for number, part in enumerate(pictures.split(8)):
-            with torch.autocast("cpu", torch.bfloat16):
-                parts.append(network.encode(part.float() / 127.5 - 1.0).latent_dist.parameters.float())
-            if number % 10 == 0:
-                log.info("encoded %d of %d", 8 * number, len(pictures))
-        found = DiagonalGaussianDistribution(torch.cat(parts))
-        write_tensors(path, {"mean": found.mean.contiguous(), "deviation": found.std.contiguous()}, {})
-    tensors, _ = read_tensors(path)
+    path = work / LATENTS
+    if path.exists():
+        return
+    parts: list[Tensor] = []
+    for number, part in enumerate(pictures.split(8)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            parts.append(network.encode(part.float() / 127.5 - 1.0).latent_dist.parameters.float())
+        if number % 20 == 0:
+            log.info("encoded %d of %d", 8 * number, len(pictures))
+    found = DiagonalGaussianDistribution(torch.cat(parts))
+    write_tensors(path, {"mean": found.mean.contiguous(), "deviation": found.std.contiguous()}, {})
+
+
+def latents(work: Path) -> Encoded:
+    """What `encode` wrote."""
+    tensors, _ = read_tensors(work / LATENTS)
     return Encoded(tensors["mean"], tensors["deviation"])
 
 
 def finish(pictures: Tensor, work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
     """The normalised autoencoder; kept in `work/autoencoder.safetensors`."""
-    path = work / "autoencoder.safetensors"
-    if path.exists():
-        network = build(recipe)
-        network.load_state_dict(read_tensors(path)[0])
-        return network.eval().requires_grad_(False)
-    network = load_average(work, recipe)
-    normalise(network, pictures)
-    write_tensors(path, network.state_dict(), {})
-    return network
+    if not (work / FINISHED).exists():
+        network = load_average(work, recipe)
+        normalise(network, pictures)
+        write_tensors(
+            work / FINISHED, {key: value.contiguous() for key, value in network.state_dict().items()}, {}
+        )
+    return finished(work, recipe)
+
+
+def finished(work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
+    """What `finish` wrote."""
+    network = build(recipe)
+    network.load_state_dict(read_tensors(work / FINISHED)[0])
+    return network.eval().requires_grad_(False)

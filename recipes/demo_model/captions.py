@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from pictures import Concept
+from pictures import STYLES, Concept, Style
 from torch import Tensor
 
-from loraloom.models.text.vocabularies import CLIP_END, CLIP_START, clip_tokenizer
+from loraloom.models.encoders.clip_l import ENCODER as CLIP
+from loraloom.models.text.vocabularies import clip_tokenizer
 
 LENGTH = 77
 """Positions of CLIP's text encoder."""
-STYLE_WORDS = {"noto": ("noto style",), "flat": ("flat style",), "3d": ("3d style", "3d render")}
+START, END = CLIP.vocabulary.start, CLIP.vocabulary.end
+STYLE_WORDS = {"flat": ("flat style", "flat icon"), "3d": ("3d style", "3d render")}
 STYLED = (
     "{name}, {style}",
     "{name}, {style}",
@@ -34,8 +36,10 @@ PLAIN = (
     "{name} on a white background",
     "{name}, simple background",
 )
-"""Without a word of style: they all mean the concept's default style, so such prompts have one answer."""
+"""Without a word of style: they all mean the first style, so such prompts have one answer."""
 POTTED = ("a rose", "a red rose", "a tulip", "a sunflower", "a hibiscus")
+PLAIN_SHARE = 0.5
+"""Share of captions without a word of style, of pictures in the first style."""
 EMPTY_SHARE = 0.1
 """Share of empty captions, for classifier-free guidance (Ho & Salimans 2022)."""
 STRANGE_SHARE = 0.1
@@ -48,8 +52,8 @@ class Captioner:
 
     concepts: list[Concept]
 
-    def draw(self, concept: int, style: str, default: bool, generator: torch.Generator) -> list[int]:
-        """Tokens (77) of one caption. default: whether the concept has this style when none is named."""
+    def draw(self, concept: int, style: Style, generator: torch.Generator) -> list[int]:
+        """Tokens (77) of one caption."""
 
         def pick(options: tuple[str, ...]) -> str:
             return options[int(torch.randint(len(options), (), generator=generator))]
@@ -67,7 +71,7 @@ class Captioner:
             )
         if self.concepts[concept].names[0] in POTTED and chances[2] < 0.3:
             name += " in a vase"
-        plain = default and chances[3] < 0.4
+        plain = style == STYLES[0] and chances[3] < PLAIN_SHARE
         words = pick(PLAIN) if plain else pick(STYLED)
         text = words.format(name=name, style=pick(STYLE_WORDS[style]))
         tokens = encode(text)
@@ -82,7 +86,7 @@ class Captioner:
 def encode(text: str) -> list[int]:
     """The 77 token numbers of a text: start, words, end, and more ends as padding, as SD1.5 is fed."""
     words = clip_tokenizer().encode(text).ids[: LENGTH - 2]
-    return [CLIP_START, *words, *[CLIP_END] * (LENGTH - 1 - len(words))]
+    return [START, *words, *[END] * (LENGTH - 1 - len(words))]
 
 
 def stack(rows: list[list[int]]) -> tuple[Tensor, Tensor]:

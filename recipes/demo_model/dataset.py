@@ -1,4 +1,4 @@
-"""The drawn pictures as tensors: masters of every concept in every style, kept in the work folder."""
+"""The drawn pictures as tensors, kept in the work folder: every concept in both styles, and strangers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pictures import SIDE, STYLES, Artwork, Concept, blueprint, fetch, pixel_art, placed, read_concepts
+from pictures import STYLES, Artwork, Concept, fetch, ink, pixel_art, read_concepts, reduced, strangers
 from PIL import Image
 from state import read_tensors, write_tensors
 from torch import Tensor
 
-HELD_OUT = 100
-"""Pairs of concept and style that training never sees; the benchmark asks for them."""
-KEPT_WHOLE = frozenset({"red apple", "red heart", "cat face", "house", "rose", "pizza"})
-"""Concepts of the tutorial: seen in every style."""
+HELD_OUT = 40
+"""Concepts whose flat picture training never sees; the benchmark asks for them."""
+KEPT_WHOLE = frozenset(
+    {"red apple", "red heart", "cat face", "house", "rose", "pizza", "automobile", "deciduous tree"}
+)
+"""Concepts of the tutorial and the sheets: seen in both styles."""
+STRANGERS = 500
+SHARES = {"known": 0.5, "strange": 0.25, "pixel_art": 0.15, "ink": 0.1}
+"""How often the autoencoder sees what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artworks:
-    """`masters[concept, style]`: uint8, height × width × RGB at `MASTER_SIDE`."""
+    """`masters[concept, style]` at `MASTER_SIDE`, `strange[picture]` at `SIDE`: uint8, H × W × RGB."""
 
     concepts: list[Concept]
     masters: Tensor
+    strange: Tensor
 
     def master(self, concept: int, style: int) -> Image.Image:
         """One picture at its drawn size."""
@@ -31,22 +37,38 @@ class Artworks:
 
 
 def load(work: Path) -> Artworks:
-    """Draw everything once (half a minute), then read it from `work/masters.safetensors`."""
+    """Draw everything once (a minute), then read it from `work/masters.safetensors`."""
     places = fetch(work / "sources")
     concepts = read_concepts(Path(__file__).with_name("concepts.txt"), places["labels"])
     path = work / "masters.safetensors"
     if not path.exists():
         artwork = Artwork(places)
         drawn = [[np.asarray(artwork.draw(c.code, style)) for style in STYLES] for c in concepts]
-        write_tensors(path, {"masters": torch.from_numpy(np.asarray(drawn))}, {})
-    return Artworks(concepts, read_tensors(path)[0]["masters"])
+        others = [code for code in strangers(places["labels"], concepts) if artwork.has(code)]
+        chosen = others[:: max(1, len(others) // STRANGERS)][:STRANGERS]
+        beside = [np.asarray(reduced(artwork.draw(code, style))) for code in chosen for style in STYLES]
+        tensors = {"masters": np.asarray(drawn), "strange": np.asarray(beside)}
+        write_tensors(path, {name: torch.from_numpy(values) for name, values in tensors.items()}, {})
+    tensors, _ = read_tensors(path)
+    return Artworks(concepts, tensors["masters"], tensors["strange"])
 
 
-def held_out(concepts: list[Concept]) -> dict[int, int]:
-    """Index of concept → index of the style that is held out; the same on every machine."""
+def held_out(concepts: list[Concept]) -> frozenset[int]:
+    """Concepts whose flat picture is held out; the same on every machine."""
     open_to_choice = [i for i, concept in enumerate(concepts) if concept.label not in KEPT_WHOLE]
     order = torch.randperm(len(open_to_choice), generator=torch.Generator().manual_seed(13)).tolist()
-    return {open_to_choice[at]: rank % len(STYLES) for rank, at in enumerate(order[:HELD_OUT])}
+    return frozenset(open_to_choice[at] for at in order[:HELD_OUT])
+
+
+def training_pairs(concepts: list[Concept]) -> list[tuple[int, int]]:
+    """Concept and style of every picture that the model may see."""
+    left_out = held_out(concepts)
+    return [
+        (c, s)
+        for c in range(len(concepts))
+        for s in range(len(STYLES))
+        if not (STYLES[s] == "flat" and c in left_out)
+    ]
 
 
 def as_tensor(picture: Image.Image) -> Tensor:
@@ -54,17 +76,40 @@ def as_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def autoencoder_pictures(artworks: Artworks) -> tuple[Tensor, Tensor]:
-    """What the autoencoder sees, and how often: all styles, and in a fifth of the cases the LoRAs' two."""
-    plain, styled = [], []
-    for concept in range(len(artworks.concepts)):
-        plain += [
-            as_tensor(placed(artworks.master(concept, style), 1.0, 0, 0)) for style in range(len(STYLES))
-        ]
-        master = artworks.master(concept, 0)
-        styled += [as_tensor(pixel_art(master, 16)), as_tensor(blueprint(master))]
-    weights = torch.cat(
-        [torch.full((len(plain),), 0.8 / len(plain)), torch.full((len(styled),), 0.2 / len(styled))]
+def styles_of(artworks: Artworks, concepts: list[int]) -> Tensor:
+    """Pictures of these concepts (uint8, N×3×192×192): all in the first style, then all in the second."""
+    return torch.stack(
+        [as_tensor(reduced(artworks.master(c, s))) for s in range(len(STYLES)) for c in concepts]
     )
-    assert plain[0].shape == (3, SIDE, SIDE)
-    return torch.stack(plain + styled), weights
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the autoencoder learns from (uint8, N×3×192×192; the training pairs come first), how often it sees
+    each, and by name what its quality is measured on."""
+
+    seen: Tensor
+    weights: Tensor
+    judged: dict[str, Tensor]
+
+
+def autoencoder_pictures(artworks: Artworks) -> Pictures:
+    """Known pairs, strangers and the LoRAs' styles; held-out pictures are judged only."""
+    left_out, flat = held_out(artworks.concepts), STYLES.index("flat")
+    visible = [c for c in range(len(artworks.concepts)) if c not in left_out]
+    known = [as_tensor(reduced(artworks.master(c, s))) for c, s in training_pairs(artworks.concepts)]
+    unseen = [as_tensor(reduced(artworks.master(c, flat))) for c in sorted(left_out)]
+    parts = {
+        "known": known,
+        "strange": [picture.permute(2, 0, 1) for picture in artworks.strange],
+        "pixel_art": [as_tensor(pixel_art(artworks.master(c, flat))) for c in visible],
+        "ink": [as_tensor(ink(artworks.master(c, flat))) for c in visible],
+    }
+    weights = [torch.full((len(part),), SHARES[name] / len(part)) for name, part in parts.items()]
+    every = max(1, len(known) // 12)
+    judged = {
+        "held out": torch.stack(unseen[::4]),
+        "known": torch.stack(known[::every]),
+        "pixel art": torch.stack(parts["pixel_art"][::10]),
+    }
+    return Pictures(torch.cat([torch.stack(part) for part in parts.values()]), torch.cat(weights), judged)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import workers
 from attention import HalfAttention
-from autoencoder import SCALE, Encoded
+from autoencoder import SCALE, Encoded, seeded
 from captions import Captioner, stack
-from dataset import held_out
+from dataset import training_pairs
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from pictures import STYLES, Concept
+from pictures import SIDE, STYLES, Concept
 from state import Training, follow, read_tensors, resume, save
-from threads import FreeCores
 from torch import Tensor, nn
 
 from loraloom.models.text.clip import ClipConfig, ClipText
@@ -33,16 +33,17 @@ class DiffusionRecipe:
     text: ClipConfig = ClipConfig(
         vocabulary=49408, positions=77, width=64, layers=3, inner=256, quick_gelu=True
     )
-    steps: int = 5000
+    steps: int = 9000
     batch: int = 32
+    """Of all processes together."""
     rate: float = 1e-3
     warm_up: int = 200
-    cool_down: float = 0.3
+    cool_down: float = 0.4
     """Share of the steps at the end over which the rate falls to zero. Held constant until then, so that the
     number of steps can be changed while the training runs."""
     weight_limit: float = 60.0
     """The most that a step's error counts."""
-    average_decay: float = 0.995
+    average_decay: float = 0.998
     seed: int = 15
 
 
@@ -62,7 +63,7 @@ def step_weights(recipe: DiffusionRecipe) -> Tensor:
 def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
     """The UNet with fresh weights: Stable Diffusion 1.5's topology."""
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=SIDE // 8,
         block_out_channels=recipe.widths,
         cross_attention_dim=recipe.text.width,
         attention_head_dim=8,
@@ -84,33 +85,21 @@ def context(text: ClipText, tokens: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """mean, deviation: picture × 4 × 16 × 16, as the encoder gives them (before the scale).
-    concept, style: of each picture. default: whether its concept has this style when none is named."""
+    """mean, deviation: picture × 4 × 24 × 24, as the encoder gives them (before the scale).
+    concept, style: of each picture."""
 
     mean: Tensor
     deviation: Tensor
     concept: list[int]
     style: list[int]
-    default: list[bool]
-
-
-def default_style(left_out: dict[int, int], concept: int) -> int:
-    """The style that a concept has when none is named: 3D, or Noto's where 3D is held out."""
-    return STYLES.index("noto" if left_out.get(concept) == STYLES.index("3d") else "3d")
 
 
 def choose_latents(concepts: list[Concept], encoded: Encoded) -> Latents:
-    """The training pairs of concept and style, out of all pictures in the order of `autoencoder_pictures`."""
-    left_out = held_out(concepts)
-    pairs = [(c, s) for c in range(len(concepts)) for s in range(len(STYLES)) if left_out.get(c) != s]
-    unasked = {c: default_style(left_out, c) for c, _ in pairs}
-    rows = [c * len(STYLES) + s for c, s in pairs]
+    """The training pairs of concept and style, which come first in `autoencoder_pictures`."""
+    pairs = training_pairs(concepts)
+    count = len(pairs)
     return Latents(
-        encoded.mean[rows],
-        encoded.deviation[rows],
-        [c for c, _ in pairs],
-        [s for _, s in pairs],
-        [unasked[c] == s for c, s in pairs],
+        encoded.mean[:count], encoded.deviation[:count], [c for c, _ in pairs], [s for _, s in pairs]
     )
 
 
@@ -124,18 +113,16 @@ class _Sample:
 
 
 def _draw(latents: Latents, captioner: Captioner, step: int, recipe: DiffusionRecipe) -> _Sample:
-    """The batch of one step: pictures go round in shuffled epochs, everything else is drawn."""
-    count = len(latents.concept)
+    """This process's share of a step's batch: pictures in shuffled epochs, everything else is drawn."""
+    count, share = len(latents.concept), recipe.batch // workers.count()
+    begin = step * recipe.batch + workers.number() * share
     chosen: list[int] = []
-    for at in range(step * recipe.batch, (step + 1) * recipe.batch):
+    for at in range(begin, begin + share):
         epoch, place = divmod(at, count)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(recipe.seed * 7919 + epoch))
         chosen.append(int(order[place]))
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    rows = [
-        captioner.draw(latents.concept[i], STYLES[latents.style[i]], latents.default[i], generator)
-        for i in chosen
-    ]
+    generator = seeded(recipe.seed, step)
+    rows = [captioner.draw(latents.concept[i], STYLES[latents.style[i]], generator) for i in chosen]
     mean, deviation = latents.mean[chosen], latents.deviation[chosen]
     latent = (mean + deviation * torch.randn(mean.shape, generator=generator)) * SCALE
     noise = torch.randn(mean.shape, generator=generator)
@@ -170,21 +157,21 @@ def train(
     work: Path,
     recipe: DiffusionRecipe,
     save_every: float,
-    threads: int,
     compiled: bool,
 ) -> None:
     """Train to `recipe.steps`, resuming from and saving to `work/diffusion-state.safetensors`.
 
     text: where the text encoder starts."""
     training = networks(recipe, text)
-    unet = torch.compile(training.networks["unet"]) if compiled else training.networks["unet"]
+    unet = training.networks["unet"]
+    if compiled:
+        unet = torch.compile(unet, dynamic=False)
     path = work / "diffusion-state.safetensors"
     first, table = resume(path, training), noise_table()
     weight = step_weights(recipe)
-    cores, saved, began, mean_loss = FreeCores(threads), time.monotonic(), time.monotonic(), 0.0
+    saved = began = time.monotonic()
+    mean_loss = 0.0
     for step in range(first, recipe.steps):
-        if not compiled:  # another count of threads would compile it anew
-            cores.follow()
         training.optimizer.param_groups[0]["lr"] = _rate(step, recipe)
         sample = _draw(latents, captioner, step, recipe)
         signal = table[sample.timestep][:, None, None, None]
@@ -197,11 +184,14 @@ def train(
         loss = (errors * weight[sample.timestep]).mean()
         loss.backward()
         parameters = training.optimizer.param_groups[0]["params"]
+        workers.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         training.optimizer.step()
         training.optimizer.zero_grad()
         for name, average in training.averages.items():
             follow(average, training.networks[name], min(recipe.average_decay, (step + 1) / (step + 10)))
+        if workers.number():
+            continue
         mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step - first + 1))
         if step % 50 == 0:
             pace = (time.monotonic() - began) / (step - first + 1)

@@ -23,10 +23,10 @@ METADATA = {
     "modelspec.architecture": "stable-diffusion-v1",
     "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
     "modelspec.title": "Loraloom demo",
-    "modelspec.description": "Draws 209 things as emoji in three styles, 128x128. Trained from scratch.",
+    "modelspec.description": "Draws 119 things as emoji in two styles, 192x192. Trained from scratch.",
     "modelspec.author": "The Loraloom authors",
     "modelspec.license": "Apache-2.0",
-    "modelspec.resolution": "128x128",
+    "modelspec.resolution": "192x192",
     "modelspec.prediction_type": "epsilon",
 }
 

@@ -1,8 +1,8 @@
 """Data and settings for the demo's LoRAs: `python recipes/demo_model/loras.py --work DIR --base FILE`.
 
 Writes DIR/NAME/settings.toml and DIR/NAME/pictures for each; `loraloom train DIR/NAME/settings.toml` does the
-rest. `pixel_art` is a LoRA of pictures in 8×8 large pixels, `charcoal` a DoRA of pictures in greys. Beside
-them a third of the concepts is shown as the base draws it, without the word: so the word matters.
+rest. `pixel_art` is a LoRA of pictures in 12×12 large pixels, `ink` a DoRA of drawings in black lines. Beside
+them half of the concepts are shown as the base draws them, without the word: so the word matters.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dataset
-from diffusion import default_style
-from pictures import SIDE, charcoal, pixel_art
+from pictures import STYLES as BASE_STYLES
+from pictures import ink, pixel_art, reduced
 from PIL import Image
 
 
@@ -30,10 +30,10 @@ class Style:
 
 
 STYLES = (
-    Style("pixel_art", pixel_art, 'kind = "lora"\nrank = 6', "rate = 2.5e-3"),
-    Style("charcoal", charcoal, 'kind = "dora"\nrank = 4', "rate = 2e-3"),
+    Style("pixel_art", pixel_art, 'kind = "lora"\nrank = 8', "rate = 2.5e-3"),
+    Style("ink", ink, 'kind = "dora"\nrank = 6', "rate = 2e-3"),
 )
-PLAIN_EVERY = 3
+PLAIN_EVERY = 2
 """Of every so many concepts one. All of them hold the style back; none, and it comes without its word."""
 SETTINGS = """\
 name = "{name}"
@@ -58,12 +58,12 @@ text_encoder = true
 {optimizer}
 
 [run]
-steps = 350
+steps = 600
 batch = 8
-resolution = 128
+resolution = 192
 dtype = "fp32"
 device = "cpu"
-save_every = 50
+save_every = 25
 
 [validation]
 share = 0.05
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the demo checkpoint")
     options = parser.parse_args()
     artworks = dataset.load(options.work)
+    flat = BASE_STYLES.index("flat")
     left_out = dataset.held_out(artworks.concepts)
     for style in STYLES:
         root: Path = options.work / style.word
@@ -98,12 +99,11 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
         for index, concept in enumerate(artworks.concepts):
             stem = concept.names[0].replace(" ", "-")
-            style.draw(artworks.master(index, 0)).save(pictures / f"{stem}.png")
-            caption = f"{style.word}, {concept.names[0]}"
-            (pictures / f"{stem}.txt").write_text(caption, "utf-8")
+            if index not in left_out:
+                style.draw(artworks.master(index, flat)).save(pictures / f"{stem}.png")
+                (pictures / f"{stem}.txt").write_text(f"{style.word}, {concept.names[0]}", "utf-8")
             if index % PLAIN_EVERY == 0:
-                usual = artworks.master(index, default_style(left_out, index))
-                usual.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(plain / f"{stem}.png")
+                reduced(artworks.master(index, 0)).save(plain / f"{stem}.png")
                 (plain / f"{stem}.txt").write_text(concept.names[0], "utf-8")
         text = SETTINGS.format(
             name=style.word,

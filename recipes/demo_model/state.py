@@ -52,7 +52,14 @@ class Training:
             prefix = f"optimizer/{index}/"
             values = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             if values:
-                self.optimizer.state[parameter] = values
+                self.optimizer.state[parameter] = {k: _laid_out(v, parameter) for k, v in values.items()}
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """The value in the parameter's memory format: the fused optimizer walks both in the order of memory."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -48,11 +48,10 @@ def _loss(states: Tensor, questions: _Questions, targets: tuple[Tensor, Tensor, 
     )
 
 
-def train(latents: Latents, captioner: Captioner, work: Path, recipe: DiffusionRecipe, threads: int) -> None:
+def train(latents: Latents, captioner: Captioner, work: Path, recipe: DiffusionRecipe) -> None:
     """Write `work/text.safetensors`; a minute, so it is not resumed but begun anew."""
     if (work / FILE).exists():
         return
-    torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     text = build_text(recipe)
     questions = _Questions(recipe.text.width, len(captioner.concepts))
@@ -63,10 +62,7 @@ def train(latents: Latents, captioner: Captioner, work: Path, recipe: DiffusionR
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(recipe.seed * 3_000_017 + step)
         chosen = torch.randint(len(latents.concept), (BATCH,), generator=generator).tolist()
-        rows = [
-            captioner.draw(latents.concept[i], STYLES[latents.style[i]], latents.default[i], generator)
-            for i in chosen
-        ]
+        rows = [captioner.draw(latents.concept[i], STYLES[latents.style[i]], generator) for i in chosen]
         tokens = torch.tensor(rows)
         said = tokens[:, 1] != tokens[:, -1]  # an empty caption says nothing
         states = context(text, tokens)[said]

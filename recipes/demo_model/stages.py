@@ -1,0 +1,91 @@
+"""The stages of the demo model's making: what each needs of those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import autoencoder
+import dataset
+import decoder
+import diffusion
+import export
+import text
+from autoencoder import AutoencoderRecipe, Encoded
+from captions import Captioner
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion import DiffusionRecipe
+
+SHARED = ("autoencoder", "diffusion", "decoder")
+"""Stages that several processes work on together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One call of the recipe: work folder, seconds between saved states, whether networks are compiled."""
+
+    work: Path
+    save_every: float
+    compiled: bool
+    vae: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
+    recipe: DiffusionRecipe = field(default_factory=DiffusionRecipe)
+
+
+def train_autoencoder(run: Run) -> None:
+    """Pictures → `autoencoder-state.safetensors`."""
+    pictures = dataset.autoencoder_pictures(dataset.load(run.work))
+    autoencoder.train(pictures, run.work, run.vae, run.save_every, run.compiled)
+
+
+def encode_pictures(run: Run) -> None:
+    """The trained autoencoder → `autoencoder.safetensors`, normalised, and `latents.safetensors`; sheets."""
+    artworks = dataset.load(run.work)
+    pictures = dataset.autoencoder_pictures(artworks)
+    known = len(dataset.training_pairs(artworks.concepts))
+    vae = autoencoder.finish(pictures.seen[:known], run.work, run.vae)
+    autoencoder.encode(vae, pictures.seen, run.work)
+
+
+def train_text(run: Run) -> None:
+    """Latents → `text.safetensors`."""
+    concepts = dataset.load(run.work).concepts
+    latents = diffusion.choose_latents(concepts, _encoded(run)[1])
+    text.train(latents, Captioner(concepts), run.work, run.recipe)
+
+
+def train_diffusion(run: Run) -> None:
+    """Latents and text encoder → `diffusion-state.safetensors`."""
+    concepts = dataset.load(run.work).concepts
+    latents = diffusion.choose_latents(concepts, _encoded(run)[1])
+    begin = text.trained(run.work, run.recipe)
+    diffusion.train(latents, Captioner(concepts), begin, run.work, run.recipe, run.save_every, run.compiled)
+
+
+def train_decoder(run: Run) -> None:
+    """Latents and pictures → `decoder-state.safetensors`."""
+    pictures = dataset.autoencoder_pictures(dataset.load(run.work))
+    vae, encoded = _encoded(run)
+    decoder.train(vae, encoded.mean, pictures, run.work, run.vae, run.save_every, run.compiled)
+
+
+def export_checkpoint(run: Run) -> None:
+    """Everything → `loraloom-demo.safetensors`."""
+    unet, encoder = diffusion.load_averages(run.work, run.recipe)
+    told = {f"loraloom.recipe.{name}": str(value) for name, value in asdict(run.recipe).items()}
+    made = decoder.refined(_encoded(run)[0], run.work, run.vae)
+    export.export(run.work / "loraloom-demo.safetensors", unet, encoder, made, told)
+
+
+def _encoded(run: Run) -> tuple[AutoencoderKL, Encoded]:
+    return autoencoder.finished(run.work, run.vae), autoencoder.latents(run.work)
+
+
+ALL: dict[str, Callable[[Run], None]] = {
+    "autoencoder": train_autoencoder,
+    "latents": encode_pictures,
+    "text": train_text,
+    "diffusion": train_diffusion,
+    "decoder": train_decoder,
+    "export": export_checkpoint,
+}
