@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 SCALE = 0.18215
 """What SD1.5 multiplies latents with; the finished weights give latents of unit deviation after it."""
 LOG_VARIANCE = -5.0
-"""Of the latents, whose values are about as large as 1. Fixed: left to learn it, the encoder lets noise in before
-the decoder can use anything finer, and then it stays, with a channel unused."""
+"""Of the latents, whose values are about as large as 1. Fixed: left to learn it, the encoder lets noise in
+before the decoder can use anything finer, and then it stays, with a channel unused."""
 STATE, FINISHED, LATENTS = "autoencoder-state.safetensors", "autoencoder.safetensors", "latents.safetensors"
 
 
