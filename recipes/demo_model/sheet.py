@@ -13,8 +13,8 @@ import autoencoder
 import dataset
 import decoder
 import torch
-from PIL import Image
 from pictures import SIDE
+from PIL import Image
 from torch import Tensor
 
 SHOWN = ("cat face", "rose", "pizza", "house", "red apple", "automobile", "butterfly", "rocket")

@@ -1,8 +1,8 @@
 """What `loraloom demo --train` trains on: things that the base draws, and the same in blue on white.
 
 Nothing is shipped for it: the base model draws the pictures, a gradient from blue to white makes the style.
-There are no pictures without the trigger word, so the LoRA hardly waits for it: the base has learned that words
-it does not know mean nothing, and to unlearn that takes hundreds of steps.
+There are no pictures without the trigger word, so the LoRA hardly waits for it: the base has learned that
+words it does not know mean nothing, and to unlearn that takes hundreds of steps.
 """
 
 from __future__ import annotations
