@@ -129,7 +129,7 @@ def move_file(old: Path, new: Path) -> None:
         make_folder(new.parent)
         _retried(os.replace, old, new)
         for folder in {old.parent, new.parent}:
-            _sync_folder(folder)
+            sync_folder(folder)
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _part(folder: Path, content: Content, private: bool) -> Generator[PartFile]:
         finally:
             os.close(descriptor)
         yield PartFile(path)
-        _sync_folder(folder)
+        sync_folder(folder)
     finally:
         path.unlink(missing_ok=True)
 
@@ -175,7 +175,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(mode, parents=True, exist_ok=True)
     for made in missing:
-        _sync_folder(made.parent)
+        sync_folder(made.parent)
 
 
 def _retried(rename: Callable[[Path, Path], None], old: Path, new: Path) -> None:
@@ -188,7 +188,8 @@ def _retried(rename: Callable[[Path, Path], None], old: Path, new: Path) -> None
             time.sleep(_WAIT_SECONDS)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk. Raises OSError."""
     if sys.platform == "win32":  # folders cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from loraloom.atomic_file import PartFile, make_folder
+from loraloom.atomic_file import PartFile, make_folder, sync_folder
 from loraloom.jobs.store import Store
 
 Commit: TypeAlias = "Callable[[Callable[[Store], None]], Awaitable[None]]"
@@ -86,6 +86,7 @@ def _give_names(files: Files) -> dict[str, str]:
             name = wanted.with_name(f"{wanted.stem}{number}{wanted.suffix}")
         if name != wanted:
             others[final] = str(name)
+        sync_folder(name.parent)
     return others
 
 
