@@ -25,7 +25,7 @@ from tests.fuzz.targets import TARGETS, Target
 
 HERE = Path(__file__).parent
 CORPUS, FAULTS = HERE / "corpus", HERE / "faults"
-MAX_BYTES, MAX_KEPT_BYTES = 64 * 1024, 8 * 1024
+MAX_BYTES, MAX_KEPT_BYTES = 16 * 1024, 8 * 1024
 """Of an input that is tried, and of one that is kept."""
 
 

@@ -70,6 +70,13 @@ def serve_command(
         Literal["none", "auto", "latent2rgb", "taesd"],
         typer.Option(help="Pictures of unfinished work, for clients that leave the choice to the server."),
     ] = "none",
+    cache: Annotated[
+        Literal["classic", "lru", "none"],
+        typer.Option(
+            help="Results that are kept for later jobs: those of the latest job, those used last, none."
+        ),
+    ] = "classic",
+    cache_size: Annotated[int, typer.Option(min=1, help="Results that `--cache lru` keeps.")] = 100,
     frontend: Annotated[
         bool, typer.Option("--frontend/--no-frontend", help="Serve ComfyUI's editor, if installed.")
     ] = True,
@@ -136,6 +143,8 @@ def serve_command(
             "storage": storage,
             "compat": compat,
             "strict_lora": strict_lora,
+            "cache": cache,
+            "cache_size": cache_size,
         },
         limits=Limits(stall=job_timeout),
         start_paused=start_paused,

@@ -93,7 +93,7 @@ class SessionRunner:
 
 def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
     """The runner of `loraloom serve`; the settings are those that the command makes."""
-    models, cache = settings["models"], Cache()
+    models, cache = settings["models"], Cache(settings["cache"], settings["cache_size"])
     session = Session(
         None if models is None else [Path(m) for m in models],
         output_dir=settings["output_dir"],

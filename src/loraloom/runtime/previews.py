@@ -44,7 +44,7 @@ class LatentPreview:
                 raise
             # The network needs the memory more.
             return self._mixed(longest_side)
-        picture = _as_picture(pixels)
+        picture = as_picture(pixels)
         picture.thumbnail((longest_side, longest_side), PillowImage.Resampling.BICUBIC)
         return picture
 
@@ -56,13 +56,13 @@ class LatentPreview:
         if (fold := self.format.rgb_fold) > 1:
             latent = torch.nn.functional.pixel_shuffle(latent, fold)
         rgb = latent.movedim(0, -1)[..., : len(factors)] @ factors + bias
-        picture = _as_picture((rgb + 1) / 2)
+        picture = as_picture((rgb + 1) / 2)
         scale = min(self.format.pixels / fold, longest_side / max(picture.size))
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         return picture.resize(size, PillowImage.Resampling.BICUBIC)
 
 
-def _as_picture(pixels: Tensor) -> PillowImage.Image:
+def as_picture(pixels: Tensor) -> PillowImage.Image:
     """(H, W, 3) in [0, 1]."""
     return PillowImage.fromarray((pixels * 255).nan_to_num(0).clamp(0, 255).to(torch.uint8).numpy())
 
