@@ -86,6 +86,31 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         )
 
 
+def test_commands_within_sentences_exist() -> None:
+    """`loraloom COMMAND --option` in running text: the command and its options are real."""
+    options = known_options()
+    for name, page in PAGES.items():
+        for said in re.findall(r"`(loraloom [^`]+)`", page.read_text("utf-8")):
+            words = said.split()
+            path = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in options), None)
+            assert path or words[1].startswith(("-", "COMMAND", "lora", "models")), f"{name}: {said}"
+            for option in re.findall(r"(?<= )--[a-z-]+", said) if path else ():
+                assert option in options[path], f"{name}: {said}"
+
+
+def known_options() -> dict[str, set[str]]:
+    """The options of every command, as the reference states them."""
+    found: dict[str, set[str]] = {}
+    path = ""
+    for line in PAGES["docs/reference/commands.md"].read_text("utf-8").splitlines():
+        if line.startswith("## "):
+            path = line[3:]
+            found[path] = {"--help"}
+        elif line.startswith("| `--"):
+            found[path] |= set(re.findall(r"--[a-z-]+", line.split("|")[1]))
+    return found
+
+
 @pytest.mark.parametrize(
     ("shown", "printed", "fits"),
     [
