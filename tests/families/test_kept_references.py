@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from loraloom.models.checkpoint import open_diffusion_model
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency.memory import Memory
+from loraloom.models.residency.together import Together
 from loraloom.nodes.references import reference_cache
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Network, SampleContext
@@ -121,6 +122,16 @@ def test_a_prompt_without_pictures_is_as_without_the_node(
     given = Cond(cond().context)
     ours, plain = Memory("cpu", "fp32").network(cached), Memory("cpu", "fp32").network(model)
     torch.testing.assert_close(step(ours, 0.5, given), step(plain, 0.5, given))
+
+
+def test_runs_that_keep_references_are_not_evaluated_with_others(
+    model: DiffusionModel, cached: DiffusionModel
+) -> None:
+    """What they keep is of their own first step."""
+    memory = Memory("cpu", "fp32")
+    memory.joined = Together(memory, 2)
+    assert memory.network(model).joining is not None
+    assert memory.network(cached).joining is None
 
 
 def test_nothing_is_kept_without_memory_for_it(

@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from loraloom.errors import InputError
+from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
-from loraloom.lora.origin import base_of
+from loraloom.lora.load import load_lora
+from loraloom.lora.origin import base_of, made_for
 
 
 def _base(
@@ -71,3 +74,28 @@ def test_flux1_and_flux2_share_names_and_differ_in_width(
 ) -> None:
     module = prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
     assert _base(tmp_path / "x.safetensors", [module], width) == family
+
+
+@pytest.mark.parametrize(
+    ("width", "family", "title"),
+    [
+        (3072, "flux2", "Flux.2 klein 4B"),
+        (4096, "flux2", "Flux.2 klein 9B"),
+        (6144, "flux2", "Flux.2 dev"),
+        (64, "flux2", "Flux.2"),
+        (1536, "sd3", "Stable Diffusion 3 medium"),
+        (3072, "flux", "Flux.1"),
+    ],
+)
+def test_the_size_of_a_model_is_named(width: int, family: str, title: str, tmp_path: Path) -> None:
+    modules = ["double_blocks.0.img_attn.proj", "single_blocks.0.linear2"]
+    _base(tmp_path / "x.safetensors", modules, width)
+    assert made_for(read_lora(tmp_path / "x.safetensors"), family) == title
+
+
+def test_a_lora_of_another_size_is_told_by_name(tmp_path: Path) -> None:
+    modules = [f"diffusion_model.double_blocks.{block}.img_attn.proj" for block in range(2)]
+    assert _base(tmp_path / "x.safetensors", modules, 6144) == "flux2"
+    names = {name.removeprefix("diffusion_model.") + ".weight": (3072, 3072) for name in modules}
+    with pytest.raises(InputError, match=r"it was made for Flux\.2 dev, this is Flux\.2 klein 4B"):
+        load_lora(read_lora(tmp_path / "x.safetensors"), {"model": Component("flux2", names)})

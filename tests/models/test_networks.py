@@ -11,9 +11,12 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
+from loraloom.models.diffusion_network import of_width
+from loraloom.models.families.flux2.family import FAMILY as FLUX2
 from loraloom.models.parts.latent_maps import fit, patches, unpatched
 from loraloom.models.parts.references import Place, grid
 from loraloom.models.parts.unet_network import BLANK_LATENT, embed_number
+from loraloom.models.recipe import wants
 from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.parametrisation import Continuous, Discrete, Flow, FluxFlow, Prediction, Table
@@ -51,6 +54,25 @@ def test_prompts_of_another_text_encoder_are_refused(tmp_path: Path) -> None:
     network = network_of(tiny.write_sdxl(tmp_path / "m.safetensors"))
     with pytest.raises(InputError, match=r"64 wide.*reads 192.*clip_l and clip_g.*type sdxl"):
         network.inputs(Cond(torch.randn(1, 7, 64), torch.randn(1, 128)), SampleContext(X, X))
+
+
+def test_the_encoder_of_a_models_size_is_named() -> None:
+    klein, dev = FLUX2.prompt, FLUX2.prompt_where["guidance_in.in_layer.weight"]
+    said = [wants(of_width(recipe, width)) for recipe, width in ((klein, 7680), (klein, 12288), (dev, 15360))]
+    assert said == ["qwen3 (4b)", "qwen3 (8b)", "mistral3"]
+    assert wants(of_width(klein, 1)) == "qwen3 (4b/8b)"
+
+
+def test_families_that_look_at_no_references_say_so(tmp_path: Path) -> None:
+    memory, said = Memory("cpu", "fp32"), list[str]()
+    memory.tell = said.append
+    network = memory.network(open_diffusion_model(tiny.write_sd15(tmp_path / "m.safetensors")))
+    network.inputs(Cond(torch.randn(1, 7, 64)), SampleContext(X, X))
+    assert not said
+    network.inputs(Cond(torch.randn(1, 7, 64), options={"reference_latents": (X,)}), SampleContext(X, X))
+    assert said == [
+        "Stable Diffusion 1.5 looks at none of the reference pictures of this conditioning (ReferenceLatent)"
+    ]
 
 
 @pytest.mark.parametrize(("role", "score"), [("positive", 6), ("negative", 2.5)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loraloom.errors import InputError
-from loraloom.models.checkpoint import open_checkpoint
+from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
 from loraloom.nodes import model_sampling as nodes
 from loraloom.sampling.parametrisation import Continuous, Discrete, Distilled, Flow, FluxFlow
@@ -25,6 +25,7 @@ from loraloom.sampling.rules import (
 )
 from loraloom.sampling.types import Cond
 from tests import tiny_models
+from tests.nodes.runs import PlainRun
 
 
 @pytest.fixture
@@ -86,10 +87,16 @@ def test_perp_neg_brings_its_conditioning(model: DiffusionModel) -> None:
     assert [(name, side.conditioning) for name, side in options.extra] == [("empty", empty)]
 
 
-def test_skipped_layers_are_read_from_text(model: DiffusionModel) -> None:
+def test_skipped_layers_are_read_from_text(model: DiffusionModel, tmp_path: Path) -> None:
+    run = PlainRun(tmp_path)
+    flux = open_diffusion_model(tiny_models.write_flux(tmp_path / "flux.safetensors"))
     changed = nodes.skip_negative_layers(
-        model=model, double_layers="7, 8", single_layers="x3", end_percent=0.5
+        model=flux, double_layers="7, 8", single_layers="x3", end_percent=0.5, run=run
     )
     blocks = (("double", 7), ("double", 8), ("single", 3))
     assert nodes.sampling_options(changed).sides == SkipNegativeLayers(blocks, 0.0, 0.5)
-    assert nodes.skip_negative_layers(model=model, double_layers="", single_layers=" ") is model
+    assert nodes.skip_negative_layers(model=flux, double_layers="", single_layers=" ", run=run) is flux
+    assert not run.warnings
+    assert nodes.skip_negative_layers(model=model, double_layers="7", single_layers="", run=run) is model
+    assert "Stable Diffusion 1.5 has no double blocks to skip (none of it can be skipped)" in run.warnings[0]
+    assert "leave double_layers empty" in run.warnings[0]

@@ -9,10 +9,15 @@ import torch
 
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
+from loraloom.models.encoder import encoder_kind
+from loraloom.models.recipe import Use
 from loraloom.models.residency.memory import Memory
 from loraloom.models.text.encode import encode_prompt
-from loraloom.training.conditioning import CachedText, LearningText
+from loraloom.models.text.tokens import rules_for, tokenize
+from loraloom.models.text.vocabularies import clip_tokenizer
+from loraloom.training.conditioning import CachedText, LearningText, unweighted
 from loraloom.training.model import LiveText
+from loraloom.weights.source import WeightSource
 from tests import narrow_models as narrow
 from tests.conftest import NarrowFile
 
@@ -46,3 +51,15 @@ def test_conditionings_of_language_models(
     torch.testing.assert_close(learning.context.detach(), expected.context)
     learning.context.sum().backward()
     assert module.get_parameter("model.layers.0.mlp.up_proj.weight").grad is not None
+
+
+CAPTIONS = ["a (cat:1.4)", r"c:\pictures (x)", r"\(cat\) \\n", "((a))"]
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_brackets_and_backslashes_of_captions_are_letters(caption: str) -> None:
+    rules = rules_for(encoder_kind("clip_l"), Use("clip_l", "l"), WeightSource({}))
+    (chunk,) = tokenize(unweighted(caption), rules, lambda name: None).chunks
+    plain = clip_tokenizer().encode(caption).ids
+    assert [item.token for item in chunk][1 : len(plain) + 1] == plain
+    assert {item.weight for item in chunk} == {1.0}

@@ -171,6 +171,16 @@ REFUSED = {
         {"a.qweight": INT8, "a.wscales": torch.ones(1, 8), "a.proj_down": torch.ones(64, 4)},
         "SVDQuant.*take the int8 or fp8 file of the same model, or a GGUF",
     ),
+    "GPTQ": (
+        {"a.qweight": torch.zeros(8, 8, dtype=torch.int32), "a.qzeros": torch.zeros(1, 8, dtype=torch.int32),
+         "a.scales": torch.ones(1, 64), "a.g_idx": torch.zeros(64, dtype=torch.int32)},
+        "a GPTQ or AWQ file.*take the int8 or fp8 file",
+    ),
+    "AWQ": (
+        {"a.qweight": torch.zeros(8, 8, dtype=torch.int32), "a.qzeros": torch.zeros(1, 8, dtype=torch.int32),
+         "a.scales": torch.ones(1, 64)},
+        "a GPTQ or AWQ file.*take the int8 or fp8 file",
+    ),
     "bitsandbytes": (
         {"a.weight": torch.zeros(256, 1, dtype=torch.uint8), "a.weight.absmax": torch.ones(4)},
         "bitsandbytes.*take the int8 or fp8 file",

@@ -158,3 +158,12 @@ def test_values_that_float16_cannot_hold_are_not_written_as_infinite(tmp_path: P
     written = quantise_file(tmp_path / "a.safetensors", "bf16", tmp_path / "out")
     assert {layer.name for layer in written.layers} == {"first.weight", "blocks.0.q.weight"}
     assert all(0 < layer.relative < 2**-8 for layer in written.layers) and written.kept == 0
+
+
+@pytest.mark.parametrize("to", ["int8", "fp8", "nvfp4"])
+def test_a_file_without_matrices_of_blocks_is_not_copied(tmp_path: Path, to: str) -> None:
+    vae = tiny.write_vae(tmp_path / "vae.safetensors")
+    with pytest.raises(InputError, match=f"nothing here is stored as {to}.*autoencoders are convolutions"):
+        quantise_file(vae, to, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+    assert quantise_file(vae, "bf16", tmp_path / "out.safetensors").layers

@@ -14,7 +14,7 @@ from loraloom.lora.file import LoraFile
 from loraloom.lora.hashes import Hashes, embedded_hash_note
 from loraloom.lora.metadata import facts
 from loraloom.lora.module_names import take_apart
-from loraloom.lora.origin import base_of, dialect_of, said_base, title_of, trainer_of
+from loraloom.lora.origin import base_of, dialect_of, in_words, made_for, said_base, title_of, trainer_of
 from loraloom.lora.place import NO_TEXT_ENCODER, Placement, place
 from loraloom.lora.receipt import shorten
 from loraloom.lora.sidecars import read_sidecars
@@ -90,7 +90,8 @@ def page_of(
     triggers = triggers_of(file.metadata, sidecars)
     family = base_of(file)
     return Page(
-        file=str(file.path), size=file.header.file_size, base=family or "unknown", title=title_of(family),
+        file=str(file.path), size=file.header.file_size, base=family or "unknown",
+        title=made_for(file, family),
         dialect=dialect_of(file), trainer=trainer_of(file), parts=dict(parts), algorithms=dict(kinds),
         ranks={str(rank): count for rank, count in sorted(ranks.items())}, alpha=dict(alphas),
         dtypes=dict(Counter(info.dtype for info in file.header.tensors.values())),
@@ -129,7 +130,7 @@ def _scale_notes(file: LoraFile, ranks: Mapping[int, int], alphas: Mapping[str, 
 def fit_of(placement: Placement, base: Mapping[ComponentName, Component]) -> dict[str, Any]:
     """How a placement went, as plain data."""
     return {
-        "base": title_of(next(iter(base.values())).family),
+        "base": in_words(next(iter(base.values()))),
         "components": {
             name: {"matched": placement.modules(name), "total": placement.totals.get(name, 0)}
             for name in base

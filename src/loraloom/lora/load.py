@@ -18,7 +18,7 @@ from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
 from loraloom.lora.file import LoraFile
 from loraloom.lora.hashes import Hashes
-from loraloom.lora.origin import base_of, dialect_of, title_of, trainer_of
+from loraloom.lora.origin import base_of, dialect_of, in_words, made_for, title_of, trainer_of
 from loraloom.lora.place import Piece, Placement, place
 from loraloom.lora.receipt import ComponentReceipt, Effect, Receipt, Rejected, Survival, shorten
 from loraloom.lora.sidecars import read_sidecars
@@ -292,6 +292,9 @@ def _nothing(file: LoraFile, receipt: Receipt, components: Mapping[ComponentName
     start = f"{file.path}: nothing of this LoRA could be applied"
     if receipt.rejected and not receipt.unplaced:
         first = receipt.rejected[0]
+        own, theirs = made_for(file, base), in_words(components["model"]) if "model" in components else met
+        if own != theirs and title_of(base) == met:
+            return f"{start}: it was made for {own}, this is {theirs} ({first.module}: {first.reason})"
         return f"{start}: all {len(receipt.rejected)} modules are unusable ({first.module}: {first.reason})"
     if "clip" not in components and any(one.reason.startswith("for the text") for one in receipt.ignored):
         return (

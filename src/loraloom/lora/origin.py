@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from loraloom.lora.component import Component
 from loraloom.lora.file import LoraFile, Module
 from loraloom.lora.module_names import take_apart
 from loraloom.models.family import LoraSign
@@ -93,6 +94,25 @@ def said_base(metadata: Mapping[str, str]) -> str | None:
 def title_of(family: str | None) -> str:
     titles = {name: title for name, title, *_ in _known()} | {TEXT: TEXT_TITLE}
     return titles.get(family, family) if family else "an unknown model"
+
+
+def size_of(family: str | None, shapes: Iterable[tuple[int, ...]]) -> str:
+    """What the published model of a family is called whose width most of these matrices have; "" where it is
+    not told."""
+    known = next((one.sizes for one in families() if one.name == family), {})
+    sides = Counter(side for shape in shapes if len(shape) > 1 for side in shape if side in known)
+    return known[sides.most_common(1)[0][0]] if sides else ""
+
+
+def made_for(file: LoraFile, family: str | None) -> str:
+    """The model that a file for this family was made for, in words, with its size where that is told."""
+    shapes = (info.shape for info in file.header.tensors.values())
+    return f"{title_of(family)} {size_of(family, shapes)}".strip()
+
+
+def in_words(component: Component) -> str:
+    """The same of a loaded model."""
+    return f"{title_of(component.family)} {size_of(component.family, component.shapes.values())}".strip()
 
 
 def trainer_of(file: LoraFile) -> str:

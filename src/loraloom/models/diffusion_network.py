@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import InputError
+from loraloom.models.encoder import encoder_kind
 from loraloom.models.family import Config, Family
 from loraloom.models.latent_format import LatentFormat
-from loraloom.models.recipe import wants
+from loraloom.models.recipe import Recipe, Use, wants
 from loraloom.models.residency.unmerged import UnclearRows
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Parametrisation, SampleContext
@@ -86,7 +87,8 @@ class DiffusionNetwork:
     options: what nodes attached to the model, by name, for the family's functions. reserve: makes room for
     computing with such inputs; torch.OutOfMemoryError where there is too little for so many at once.
     has_room: whether so many bytes more than that are free. kept: see `Run`.
-    give_way: after an allocation failed, whether there is more to be had now.
+    give_way: after an allocation failed, whether there is more to be had now. recipe: how prompts for these
+    weights are made; None: the family's usual one. say: hears what a run asks for and does not get.
     apart: the networks of the equal parts of a batch, where each has LoRAs of its own beside the weights; for
     layers that do not tell the rows of the batch. joining: evaluates it together with others.
     """
@@ -104,6 +106,8 @@ class DiffusionNetwork:
     has_room: Callable[[Tensor, Inputs, int], bool] = lambda x, inputs, more: True
     kept: list[object] = field(default_factory=lambda: list[object]())
     give_way: Callable[[], bool] = lambda: False
+    recipe: Recipe | None = None
+    say: Callable[[str], None] = lambda message: None
     apart: Callable[[], Sequence[DiffusionNetwork]] | None = None
     joining: Joining | None = None
 
@@ -137,7 +141,7 @@ class DiffusionNetwork:
         """InputError for conditionings of another family's text encoder."""
         wide, wanted = cond.context.shape[-1], self.family.context_width(self.config)
         if wanted and wide != wanted:
-            recipe = self.family.prompt
+            recipe = of_width(self.recipe or self.family.prompt, wanted)
             raise InputError(
                 f"the prompt's tokens are {wide} wide and this {self.family.title} model reads {wanted}: "
                 f"they are of another model's text encoder. Its own is {wants(recipe)}, loaded with the type "
@@ -145,7 +149,13 @@ class DiffusionNetwork:
             )
         if self.joining is not None and context.sigmas is not None:
             self.joining.steps = max(len(context.sigmas) - 1, 1)
-        return self.family.network.inputs(cond, self._run(context))
+        found = self.family.network.inputs(cond, self._run(context))
+        if cond.options.get("reference_latents") and not found.references:
+            self.say(
+                f"{self.family.title} looks at none of the reference pictures of this conditioning "
+                "(ReferenceLatent)"
+            )
+        return found
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
         if self.joining is not None:
@@ -203,3 +213,14 @@ class DiffusionNetwork:
         finally:
             for name, blocks in whole.items():
                 setattr(module, name, blocks)
+
+
+def of_width(recipe: Recipe, width: int) -> Recipe:
+    """A recipe with those sizes of its encoders alone whose states are so wide, where they tell that."""
+
+    def narrowed(use: Use) -> Use:
+        sizes = encoder_kind(use.encoder).sizes
+        fitting = {size.name for size in sizes if size.width * len(use.layers) == width}
+        return replace(use, sizes=tuple(size for size in use.sizes if size in fitting) or use.sizes)
+
+    return replace(recipe, uses=tuple(map(narrowed, recipe.uses)))

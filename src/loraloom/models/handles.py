@@ -24,6 +24,10 @@ Options: TypeAlias = "tuple[tuple[str, Hashable], ...]"
 """What nodes attach to a handle, by name, sorted: "weight_dtype", "cfg_rescale" …"""
 
 
+KEEPS_REFERENCES = "keeps_references"
+"""The option of a model whose later steps go on from what its run's first one made of reference pictures."""
+
+
 def _with_option(options: Options, name: str, value: Hashable) -> Options:
     kept = [(known, old) for known, old in options if known != name]
     return tuple(sorted([*kept, (name, value)], key=lambda option: option[0]))

@@ -5,6 +5,7 @@ What diffusion networks (`family`) and autoencoders (`autoencoder`) have in comm
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,8 +67,10 @@ class Module:
     def build(self, config: Config) -> nn.Module:
         """Imports the class's own file and makes it."""
         network = library_class(self.path)
-        told = (library_class(self.configuration)(**config),) if self.configuration else ()
-        made: nn.Module = network(*told) if told else network(**config)
+        with warnings.catch_warnings():  # of what the library itself still calls
+            warnings.simplefilter("ignore", FutureWarning)
+            told = library_class(self.configuration)(**config) if self.configuration else None
+            made: nn.Module = network(**config) if told is None else network(told)
         self.finish(made)
         return made
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from loraloom.engine.node import Choice, Number, Optional_, Text, node
+from loraloom.engine.node import Choice, NodeRun, Number, Optional_, Text, node
 from loraloom.errors import InputError
 from loraloom.models.freeu import FreeU
 from loraloom.nodes.sockets import Conditioning, Model
@@ -250,13 +250,24 @@ def skip_negative_layers(
     single_layers: Annotated[str, Text(multiline=False)] = "7, 8, 9",
     start_percent: Percent = 0.0,
     end_percent: Percent = 1.0,
+    run: NodeRun,
 ) -> Model:
     """Compute the negative side without some layers of a transformer, between two points of the run."""
-    written = (("double", double_layers), ("single", single_layers))
-    blocks = tuple((kind, int(number)) for kind, text in written for number in re.findall(r"\d+", text))
+    known = model.family.blocks
+    blocks: list[tuple[str, int]] = []
+    for kind, text in (("double", double_layers), ("single", single_layers)):
+        numbers = re.findall(r"\d+", text)
+        if numbers and kind not in known:
+            has = f"those it has are {' and '.join(known)}" if known else "none of it can be skipped"
+            run.warn(
+                f"SkipLayerGuidanceDiTSimple: {model.family.title} has no {kind} blocks to skip ({has}); "
+                f"leave {kind}_layers empty"
+            )
+        else:
+            blocks += [(kind, int(number)) for number in numbers]
     if not blocks:
         return model
-    return _with(model, sides=SkipNegativeLayers(blocks, start_percent, end_percent))
+    return _with(model, sides=SkipNegativeLayers(tuple(blocks), start_percent, end_percent))
 
 
 @node(

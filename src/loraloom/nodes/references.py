@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loraloom.engine.node import Choice, NodeRun, Options, Socket, node
 from loraloom.errors import InputError
+from loraloom.models.handles import KEEPS_REFERENCES
 from loraloom.nodes.conditioning import FLUX, with_options
 from loraloom.nodes.picture_prompts import numbered, to_area
 from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue, Model, Vae
@@ -132,4 +133,4 @@ def reference_cache(model: Model, *, run: NodeRun) -> Model:
         run.warn(f"FluxKVCache is for Flux.2; {model.family.title} computes its references in every step")
         return model
     told = model.with_option("reference_method", "index_timestep_zero")
-    return told.with_option("keeps_references", True)
+    return told.with_option(KEEPS_REFERENCES, True)

@@ -43,7 +43,7 @@ class CachedText:
         name = blake3(f"{self._key}\0{caption}".encode()).hexdigest()
         path = self._folder / f"{name}.safetensors"
         if not path.exists():
-            (cond,), _ = encode_prompt(self._live, self._text, _unweighted(caption), ModelFolders(()))
+            (cond,), _ = encode_prompt(self._live, self._text, unweighted(caption), ModelFolders(()))
             write_tensors(path, _tensors(cond))
         tensors = read_tensors(path)
         extras = {name.removeprefix(EXTRA): t for name, t in tensors.items() if name.startswith(EXTRA)}
@@ -56,9 +56,9 @@ def _tensors(cond: Cond) -> dict[str, Tensor]:
     return kept | {f"{EXTRA}{name}": tensor for name, tensor in cond.extras.items()}
 
 
-def _unweighted(caption: str) -> str:
+def unweighted(caption: str) -> str:
     """A caption whose brackets are letters, not weights, as trainers read it."""
-    return caption.replace("\\", "\\\\").replace("(", r"\(").replace(")", r"\)")
+    return caption.replace("(", r"\(").replace(")", r"\)")
 
 
 class LearningText:
@@ -78,7 +78,7 @@ class LearningText:
         kind, part = encoder_kind(use.encoder), self._text.part(use.encoder)
         assert part is not None
         rules = rules_for(kind, use, part.weights)
-        chunks = tokenize(templated(use, _unweighted(caption)), rules, lambda name: None).chunks
+        chunks = tokenize(templated(use, unweighted(caption)), rules, lambda name: None).chunks
         out = encoder_run(module, kind, use, rules, self._live.device)(chunks)
         pooled, projected = (None if t is None else t[:1] for t in (out.pooled, out.projected))
         hidden = out.hidden.flatten(0, 1)[None, cut_at(kind.vocabulary, use.cut, chunks[0]) :]

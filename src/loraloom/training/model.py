@@ -91,6 +91,7 @@ def load_network(model: DiffusionModel, settings: RunSettings) -> LiveNetwork:
         parametrisation=model.current_parametrisation(),
         dtype=dtype,
         device=device,
+        recipe=model.family.recipe(model.weights.shapes),
     )
     return LiveNetwork(network, module)
 

@@ -83,6 +83,11 @@ def quantise_file(
         make = _Safetensors(
             file, lambda name, info: format if is_quantised(name, info, prefix) else None, None, option
         )
+    if kind not in FLOATS and not make.quantises:
+        raise InputError(
+            f"{path}: nothing here is stored as {to}: it has no matrices of numbered blocks, which is what "
+            "quantising is for (autoencoders are convolutions: leave them as they are, or write bf16)"
+        )
     write_file(out, make.content(said or (lambda name: None)))
     return _measured(file, TensorFile(out), make.names)
 
@@ -146,6 +151,7 @@ class _Safetensors:
         tensors = file.header.tensors
         self._formats = {name: choose(name, info) for name, info in tensors.items()}
         self.names = {name: name for name in tensors}
+        self.quantises = any(self._formats.values())
 
     def content(self, said: Said) -> Iterator[bytes]:
         """The file's bytes in pieces; sizes are found first, on a device without memory."""
@@ -201,6 +207,7 @@ class _Gguf:
         self._tensors = {n: i for n, i in file.header.tensors.items() if n.startswith(prefix)}
         self.names = {name: name.removeprefix(prefix) for name in self._tensors}
         self._types = {name: self._type(name, info, kind) for name, info in self._tensors.items()}
+        self.quantises = kind in self._types.values()
 
     def _type(self, name: str, info: TensorInfo, kind: str) -> str:
         """One-dimensional tensors are F32, others that are not quantised F16 (BF16 where the file is)."""

@@ -23,7 +23,7 @@ from loraloom.models.diffusion_network import Around, DiffusionNetwork, Joining
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.freeu import FreeU
-from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders, TextPart
+from loraloom.models.handles import KEEPS_REFERENCES, Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.picture_encoders import PictureEncoder, StyleModel
 from loraloom.models.residency.activations import hidden_width, step_bytes
 from loraloom.models.residency.devices import DtypeName as DtypeName
@@ -98,7 +98,7 @@ class Memory:
 
         beside: LoRAs that run beside the weights, which therefore need not be patched for them: one stack for
         all rows of a batch, or one for each of as many equal parts of it."""
-        if self.joined is None:
+        if self.joined is None or model.option(KEEPS_REFERENCES):
             return self.network_alone(model, beside)
         return replace(self.network_alone(model, beside), joining=self.joined.place(model, beside))
 
@@ -128,6 +128,8 @@ class Memory:
             reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
             has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
             give_way=partial(self.give_way, key),
+            recipe=model.family.recipe(model.weights.shapes),
+            say=lambda message: self.tell(message),
             apart=cache(lambda: [self.network_alone(model, (stack,)) for stack in beside])
             if len(beside) > 1
             else None,

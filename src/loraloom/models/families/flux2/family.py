@@ -20,6 +20,7 @@ from loraloom.models.family import (
     Shapes,
     TrainingFacts,
     count_blocks,
+    number,
     prefixed,
 )
 from loraloom.models.names import Names, Swapped
@@ -165,6 +166,8 @@ FAMILY = Family(
     prompt_beside=(KLEIN_VL,),
     said=("flux-2", "flux2", "flux.2"),
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
+    context_width=number("joint_attention_dim"),
+    sizes={3072: "klein 4B", 4096: "klein 9B", 6144: "dev"},
     keeps_references=True,
     lora=LoraFacts(
         base_version="flux2",

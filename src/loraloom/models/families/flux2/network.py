@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
+from loraloom.models.handles import KEEPS_REFERENCES
 from loraloom.models.parts.flux2_attention import Keeping, install
 from loraloom.models.parts.flux_times import embedded, guidance_of
 from loraloom.models.parts.kept_tokens import Kept, kept_of, to_keep
@@ -32,12 +32,6 @@ STEP = 10
 
 def inputs(cond: Cond, run: Run) -> Inputs:
     """The prompt's hidden states, guidance for models with it, and the reference pictures."""
-    wide, wanted = cond.context.shape[-1], run.number("joint_attention_dim")
-    if wide != wanted:
-        raise InputError(
-            f"the prompt's tokens are {wide} wide and this Flux.2 model takes {wanted}: its text encoder is "
-            "another one (klein 4B: Qwen3-4B, klein 9B: Qwen3-8B, dev: Mistral Small 3)"
-        )
     context = F.pad(cond.context, (0, 0, max(0, TEXT - cond.context.shape[1]), 0))
     shown = references(cond, run)
     method = placing(cond, PLACINGS, str(run.options.get("reference_method", "index"))) if shown else ""
@@ -81,7 +75,7 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
 def _kept(x: Tensor, given: Inputs, run: Run) -> tuple[Kept | None, bool]:
     """What is kept of the references, and whether an earlier step has filled it. None where nobody asks for
     it, or there is no memory; then each step computes them, which gives a picture that is a little other."""
-    if not given.references or not run.options.get("keeps_references"):
+    if not given.references or not run.options.get(KEEPS_REFERENCES):
         return None, False
     parts = (given.tokens["context"].values, *given.references)
     if known := kept_of(run, parts, tuple(x.shape[-2:])):

@@ -15,10 +15,10 @@ from torch import Tensor
 from loraloom.models.diffusion_network import Run
 from loraloom.models.parts.latent_maps import patches, unpatched
 from loraloom.models.parts.references import places, placing, references
+from loraloom.models.parts.rotations import rotations
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
-THETA = 10000.0
 METHODS = ("index", "offset", "negative_index", "index_timestep_zero")
 """Where reference pictures stand: at frames 1, 2 …; at frame 1 side by side; at frames -1, -2 …; as the
 first, and seen at time 0."""
@@ -115,13 +115,3 @@ def grid(frames: int, rows: int, columns: int, frame: int = 0, top: int = 0, lef
     places[..., 1] = (torch.arange(rows) + top - rows // 2)[None, :, None]
     places[..., 2] = (torch.arange(columns) + left - columns // 2)[None, None]
     return places.reshape(-1, 3)
-
-
-def rotations(places: Tensor, axes: Sequence[int]) -> Tensor:
-    """(N, 3) positions → (N, head / 2) complex rotations, axis after axis."""
-    turned: list[Tensor] = []
-    for axis, width in enumerate(axes):
-        frequencies = 1 / THETA ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
-        angles = (places[:, axis, None].double() * frequencies).float()
-        turned.append(torch.polar(torch.ones_like(angles), angles))
-    return torch.cat(turned, dim=1)

@@ -18,10 +18,10 @@ from loraloom.models.diffusion_network import Run
 from loraloom.models.parts.kept_tokens import Kept, KeptLayer, kept_of, to_keep
 from loraloom.models.parts.latent_maps import of_pixel_tokens, pixel_tokens
 from loraloom.models.parts.references import references
+from loraloom.models.parts.rotations import rotations
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
-THETA = 10000.0
 TIME_FACTOR = 1000.0
 
 
@@ -168,13 +168,3 @@ def positions(texts: Sequence[int], pictures: Sequence[Sequence[int]]) -> Tensor
 def _centred(count: int, target: int) -> Tensor:
     """Positions of a side's tokens; where one side alone is odd, they fall between those of the other."""
     return torch.arange(count, dtype=torch.float64) - (count + 1) // 2 + (count % 2 - target % 2) / 2
-
-
-def rotations(places: Tensor, widths: Sequence[int]) -> Tensor:
-    """(tokens, axes) → (tokens, sum(widths) / 2) complex numbers that pairs of channels are turned by."""
-    angles: list[Tensor] = []
-    for axis, width in enumerate(widths):
-        exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
-        angles.append(places[:, axis, None] * THETA**-exponents)
-    whole = torch.cat(angles, dim=-1).float()
-    return torch.polar(torch.ones_like(whole), whole)

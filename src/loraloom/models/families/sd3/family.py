@@ -126,6 +126,7 @@ FAMILY = Family(
     gguf="sd3",
     blocks={"double": "transformer_blocks"},
     context_width=number("joint_attention_dim"),
+    sizes={1536: "medium", 2432: "large"},
     lora=LoraFacts(
         signs=(
             LoraSign(r"joint_blocks_\d+_"),
