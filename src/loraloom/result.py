@@ -44,6 +44,8 @@ class Run:
     receipts: one per application of a LoRA (`lora.receipt.Receipt` as plain data, with "node" and "name").
     timings: seconds by node id, and "total".
     cached: nodes whose results were kept from an earlier run.
+    batches: of nodes that ran together with those of other runs: "rows" of the largest batch, and what became
+    of "loras".
     """
 
     outputs: tuple[OutputFile, ...]
@@ -52,6 +54,7 @@ class Run:
     timings: Mapping[str, float]
     ui: Mapping[str, Mapping[str, JSON]] = field(default_factory=lambda: dict[str, Mapping[str, JSON]]())
     cached: tuple[str, ...] = ()
+    batches: tuple[Mapping[str, JSON], ...] = ()
 
     @property
     def images(self) -> list[Image]:
@@ -91,6 +94,7 @@ class Recorder:
         self._warnings: list[str] = []
         self._ui: dict[str, Mapping[str, JSON]] = {}
         self._cached: list[str] = []
+        self._batches: list[Mapping[str, JSON]] = []
 
     def see(self, event: Event) -> None:
         match event:
@@ -98,6 +102,8 @@ class Recorder:
                 self._cached += nodes
             case NodeStarted(node_id):
                 self._started[node_id] = time.monotonic()
+            case NodeNote(_, "batch", payload) if isinstance(payload, dict):
+                self._batches.append(payload)
             case NodeNote(_, kind, payload):
                 receipt = receipt_in(kind, payload)
                 if receipt is not None:
@@ -125,6 +131,7 @@ class Recorder:
             timings,
             self._ui,
             tuple(self._cached),
+            tuple(self._batches),
         )
 
     def _files(self, node_id: str, ui: Mapping[str, JSON]) -> list[OutputFile]:

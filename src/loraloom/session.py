@@ -20,15 +20,17 @@ import torch
 
 from loraloom.custom_nodes.load import Packs, load_packs
 from loraloom.engine.cache import Cache
-from loraloom.engine.events import Event, NodeFailed, RunCancelled, RunFailed
+from loraloom.engine.events import Event, NodeFailed, RunCancelled, RunFailed, RunFinished
 from loraloom.engine.node import NodeType, collect
 from loraloom.engine.run import run as run_graph
+from loraloom.engine.together import Inside, Start, Told, run_together
 from loraloom.engine.validation import ClassChecks
 from loraloom.errors import Cancelled, InputError, LoraloomError
 from loraloom.folders import model_folders
 from loraloom.lora.load import Compat
 from loraloom.models.residency.memory import DtypeName, Memory
 from loraloom.models.residency.resident import Arithmetic
+from loraloom.models.residency.together import Together
 from loraloom.preparation.prepare import Changes, Preparation, Source
 from loraloom.result import Recorder, Run
 from loraloom.runtime.lora_shelf import LoraShelf
@@ -49,6 +51,23 @@ class NodeFailure(LoraloomError):
         super().__init__(failed.message)
         cause = failed.exception
         self.exit_code = cause.exit_code if isinstance(cause, LoraloomError) else 1
+
+
+def error_of(event: Event) -> BaseException | None:
+    """What a run failed with: NodeFailure, Cancelled, or what else went wrong; None for other events."""
+    if isinstance(event, RunCancelled):
+        return Cancelled("the run was cancelled")
+    if not isinstance(event, RunFailed):
+        return None
+    if event.failure is None:
+        return event.error
+    failure = NodeFailure(event.failure)
+    failure.__cause__ = event.error
+    return failure
+
+
+def _never() -> bool:
+    return False
 
 
 class Session:
@@ -174,23 +193,60 @@ class Session:
         cancel: threading.Event | None = None,
     ) -> Run:
         """Run a graph that `prepare` returned, without checking it again. Arguments: see `run`."""
-        recorder = Recorder({"output": self.services.output.root, "temp": self.services.temp.root})
-        for note in (*graph.notes, *map(str, self.packs.failed)):
-            recorder.warn(note)
+        recorder = self._recorder(graph)
         for event in self.events(graph, cancel=cancel):
             recorder.see(event)
             if on_event is not None:
                 on_event(event)
-            if isinstance(event, RunFailed):
-                if event.failure is None:
-                    raise event.error
-                raise NodeFailure(event.failure) from event.error
-            if isinstance(event, RunCancelled):
-                raise Cancelled("the run was cancelled")
+            if (error := error_of(event)) is not None:
+                raise error
         return recorder.run()
 
-    def events(self, graph: Graph, *, cancel: threading.Event | None = None) -> Iterator[Event]:
-        """Run a prepared graph, event by event."""
+    def run_together(
+        self,
+        graphs: Sequence[Graph],
+        *,
+        rows: int | None = None,
+        on_event: Callable[[int, Event], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[Run | BaseException]:
+        """Run graphs that `prepare` returned as rows of common batches, wherever they evaluate the same base
+        model; what differs in LoRA, strength, seed or prompt goes into one batch.
+
+        rows: of a batch at most; None: what memory takes. on_event: sees the events with the graph's place.
+        → what each run gave, or what it failed with (`error_of`), which the others do not notice."""
+        recorders = [self._recorder(graph) for graph in graphs]
+        found: list[Run | BaseException] = [Cancelled("the run was cancelled")] * len(graphs)
+
+        def starting(graph: Graph) -> Start:
+            return lambda inside: self.events(graph, cancel=cancel, inside=inside)
+
+        stopped = [cancel.is_set if cancel is not None else _never] * len(graphs)
+        for number, event in self.together([starting(graph) for graph in graphs], stopped, rows):
+            recorders[number].see(event)
+            if on_event is not None:
+                on_event(number, event)
+            if isinstance(event, RunFinished):
+                found[number] = recorders[number].run()
+            elif (error := error_of(event)) is not None:
+                found[number] = error
+        return found
+
+    def together(
+        self, starts: Sequence[Start], cancelled: Sequence[Callable[[], bool]], rows: int | None = None
+    ) -> Iterator[Told]:
+        """The events of several runs that evaluate networks together; see `engine.together`."""
+        joined = Together(self.memory, len(starts), rows)
+        self.memory.joined = joined
+        try:
+            yield from run_together(joined.turns, starts, cancelled, torch.inference_mode)
+        finally:
+            self.memory.joined = None
+
+    def events(
+        self, graph: Graph, *, cancel: threading.Event | None = None, inside: Inside = torch.inference_mode
+    ) -> Iterator[Event]:
+        """Run a prepared graph, event by event. inside: what its nodes run in."""
         extra: dict[str, JSON] = {} if graph.ui is None else {"workflow": graph.ui}
         return run_graph(
             graph,
@@ -200,8 +256,14 @@ class Session:
             extra_pnginfo=extra,
             cancel=cancel,
             find_file=self.folders.find,
-            inside=torch.inference_mode,
+            inside=inside,
         )
+
+    def _recorder(self, graph: Graph) -> Recorder:
+        recorder = Recorder({"output": self.services.output.root, "temp": self.services.temp.root})
+        for note in (*graph.notes, *map(str, self.packs.failed)):
+            recorder.warn(note)
+        return recorder
 
     def close(self) -> None:
         """Let go of models, results and temporary pictures."""

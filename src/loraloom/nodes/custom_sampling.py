@@ -12,7 +12,6 @@ from loraloom.engine.node import Choice, NodeRun, Number, Socket, node
 from loraloom.nodes.samplers import Sampler
 from loraloom.nodes.sampling import sample_latent
 from loraloom.nodes.sockets import Cfg, Conditioning, Latent, LatentValue, Model, Seed, Sigmas
-from loraloom.runtime.services import services
 from loraloom.sampling.guidance import CFG, DualCFG, Guidance, PerpNeg, Unguided
 from loraloom.sampling.noise import initial_noise
 
@@ -104,7 +103,6 @@ def _sampled(
     run: NodeRun,
 ) -> tuple[LatentValue, LatentValue]:
     return sample_latent(
-        services(run).memory.network(guider.model),
         guider.model,
         guider.guidance,
         latent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from loraloom.sampling.noise import initial_noise
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import Method, method, sampler_names
 from loraloom.sampling.schedules import between, schedule_names, sigmas_for
-from loraloom.sampling.types import Network, Step
+from loraloom.sampling.types import Step
 
 SamplerName = Annotated[str, Choice(sampler_names)]
 SchedulerName = Annotated[str, Choice(schedule_names)]
@@ -42,12 +43,11 @@ def ksampler(
     run: NodeRun,
 ) -> Latent:
     """Sample latents: `denoise` below 1 keeps that much less of the noise, and so more of the latent."""
-    network = services(run).memory.network(model)
     sampler = method(sampler_name)
-    sigmas = sigmas_for(network.parametrisation, scheduler, steps, denoise, method=sampler)
+    sigmas = sigmas_for(model.current_parametrisation(), scheduler, steps, denoise, method=sampler)
     guidance = CFG(positive, negative, cfg)
     result, _ = sample_latent(
-        network, model, guidance, latent_image, sampler, sigmas, seed=seed, add_noise=True, run=run
+        model, guidance, latent_image, sampler, sigmas, seed=seed, add_noise=True, run=run
     )
     return result
 
@@ -71,13 +71,11 @@ def ksampler_advanced(
     run: NodeRun,
 ) -> Latent:
     """Sample some of the steps of a schedule, with or without noise at the start and left at the end."""
-    network = services(run).memory.network(model)
     sampler = method(sampler_name)
-    whole = sigmas_for(network.parametrisation, scheduler, steps, method=sampler)
+    whole = sigmas_for(model.current_parametrisation(), scheduler, steps, method=sampler)
     full = return_with_leftover_noise == "disable"
     sigmas = between(whole, start_at_step, end_at_step, full_denoise=full)
     result, _ = sample_latent(
-        network,
         model,
         CFG(positive, negative, cfg),
         latent_image,
@@ -91,7 +89,6 @@ def ksampler_advanced(
 
 
 def sample_latent(
-    network: Network,
     model: DiffusionModel,
     guidance: Guidance,
     latent: LatentValue,
@@ -118,21 +115,24 @@ def sample_latent(
     def on_step(step: Step) -> None:
         run.progress(step.index + 1, total, preview_of(step))
 
-    sampled = completed(
-        sample(
-            network,
-            guidance,
-            latent=samples,
-            noise=noise,
-            method=sampler,
-            sigmas=sigmas,
-            seed=seed,
-            noise_mask=latent.get("noise_mask"),
-            options=options,
-            adapt=partial(hooked_network, model, run),
-        ),
-        on_step,
-    )
+    with found.memory.apart() if sampler.adaptive else nullcontext():
+        sampled = completed(
+            sample(
+                found.memory.network(model),
+                guidance,
+                latent=samples,
+                noise=noise,
+                method=sampler,
+                sigmas=sigmas,
+                seed=seed,
+                noise_mask=latent.get("noise_mask"),
+                options=options,
+                adapt=partial(hooked_network, model, run),
+            ),
+            on_step,
+        )
+    if (joined := found.memory.joined) is not None and (said := joined.said()) is not None:
+        run.note("batch", {**said})
     kept = latent.copy()
     kept.pop("downscale_ratio_spacial", None)  # said of empty latents only
     return {**kept, "samples": sampled.latent}, {**kept, "samples": sampled.denoised}

@@ -128,6 +128,15 @@ class Inputs:
             for name, tokens in self.tokens.items()
         )
 
+    def equals(self, other: Inputs) -> bool:
+        """Whether both hold the same values."""
+
+        def tensors(one: Inputs) -> list[Tensor]:
+            tokens = (tokens.values for tokens in one.tokens.values())
+            return [*tokens, *one.vectors.values(), *one.maps.values(), *one.references]
+
+        return self.alike(other) and all(map(torch.equal, tensors(self), tensors(other)))
+
     @staticmethod
     def joined(several: Sequence[Inputs], batch: int = 1) -> Inputs:
         """Inputs that join as one, each first repeated to `batch` rows."""

@@ -102,6 +102,15 @@ class Memory:
             return self.network_alone(model, beside)
         return replace(self.network_alone(model, beside), joining=self.joined.place(model, beside))
 
+    @contextmanager
+    def apart(self) -> Generator[None]:
+        """Networks that are asked for in the context are evaluated by themselves."""
+        joined, self.joined = self.joined, None
+        try:
+            yield
+        finally:
+            self.joined = joined
+
     def network_alone(
         self, model: DiffusionModel, beside: tuple[Stack, ...] = (), unmerged: Unmerged | None = None
     ) -> DiffusionNetwork:

@@ -29,6 +29,9 @@ from loraloom.weights.patch import Stack
 KEPT_NETWORKS = 2
 """Batches whose joined factors are kept from step to step."""
 
+KEEPS = "keeps_"
+"""How options begin with which a network keeps things of one run from step to step: such runs go alone."""
+
 OF_SAMPLING = "sampling"
 """The option of a model that samplers read and networks do not."""
 
@@ -57,6 +60,17 @@ class Call:
     def stacks(self) -> Hashable:
         return signed(self.model.stack), tuple(map(signed, self.beside))
 
+    def equals(self, other: Call) -> bool:
+        """Whether both ask for the same."""
+        return (
+            self.stacks == other.stacks
+            and self.base == other.base
+            and self.x.shape == other.x.shape
+            and torch.equal(self.x, other.x)
+            and torch.equal(self.time, other.time)
+            and self.inputs.equals(other.inputs)
+        )
+
 
 @dataclass(slots=True)
 class Place:
@@ -68,6 +82,8 @@ class Place:
     steps: int = 1
 
     def __call__(self, alone: DiffusionNetwork, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
+        if any(name.startswith(KEEPS) and value for name, value in self.model.options):
+            return alone(x, timestep, inputs)
         return self.together.evaluated(self.model, self.beside, alone, x, timestep, inputs, self.steps)
 
 
@@ -111,6 +127,8 @@ class Together:
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._at: Hashable = None
         self._active: set[int] = set()
+        self._seen: set[int] = set()
+        self._twins: dict[int, int] = {}
 
     def place(self, model: DiffusionModel, beside: tuple[Stack, ...]) -> Place:
         return Place(self, model, beside)
@@ -210,9 +228,10 @@ class Together:
     # ---- Evaluating ----
 
     def _evaluate(self, rows: Rows) -> dict[int, Tensor | BaseException]:
-        calls = [call for _, call in rows]
+        own = self._without_twins(rows)
+        calls = [call for _, call in own]
         size = len(calls[0].x)
-        output = self._network(rows).network(
+        output = self._network(own).network(
             torch.cat([call.x for call in calls]),
             torch.cat([call.time for call in calls]),
             Inputs.joined([call.inputs for call in calls], size),
@@ -220,7 +239,24 @@ class Together:
         for number, call in rows:
             told = self._told.setdefault(number, _Told())
             told.most, told.why = max(told.most, len(rows)), self._way(number, call).why
-        return dict(zip((number for number, _ in rows), output.split(size), strict=True))
+        found = dict(zip((number for number, _ in own), output.split(size), strict=True))
+        return {number: found[self._twins.get(number, number)] for number, _ in rows}
+
+    def _without_twins(self, rows: Rows) -> Rows:
+        """Those whose outputs have to be computed. Runs that ask for the same from the first are called twins
+        as long as they do: they differ in what comes after sampling, say."""
+        asked = dict(rows)
+        for number, call in rows:
+            if number not in self._seen:
+                self._seen.add(number)
+                twin = next((n for n, other in rows if n < number and call.equals(other)), None)
+                if twin is not None:
+                    self._twins[number] = self._twins.get(twin, twin)
+            elif (twin := self._twins.get(number)) is not None and not (
+                twin in asked and call.equals(asked[twin])
+            ):
+                del self._twins[number]
+        return [row for row in rows if row[0] not in self._twins]
 
     def _one_by_one(self, rows: Rows, error: Exception) -> dict[int, Tensor | BaseException]:
         """After a batch failed: each run by itself, so that the one that is to blame fails alone."""
@@ -261,7 +297,7 @@ class Together:
         """After the first batch with LoRAs beside the weights: whether those who were planned together go on
         like that, or one after another with merged weights."""
         new = [row for row in rows if (row[0], row[1].stacks) in self._unsettled]
-        kept = self._network(rows) if new else None
+        kept = self._network(self._without_twins(rows)) if new else None
         if kept is None or kept.unmerged is None:
             return
         first = new[0][1]

@@ -117,7 +117,7 @@ class _StepSize:
         return accepted
 
 
-@sampler("dpm_adaptive", noise="reseeded")
+@sampler("dpm_adaptive", noise="reseeded", adaptive=True)
 def dpm_adaptive(
     denoise: Denoiser,
     x: Tensor,

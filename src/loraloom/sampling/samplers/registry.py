@@ -74,6 +74,7 @@ class Method:
     needs_uncond: reads `Denoiser.uncond`, so the negative side is computed even where cfg does not need it.
     drops_penultimate: by convention runs on one step more than asked, without the last level above 0.
     own_mask_noise: inside a noise mask, the kept part is noised with noise of its own.
+    adaptive: chooses its steps by what the network gives, so that rounding in the last digit leads elsewhere.
     knobs: keyword arguments for `function`, sorted by name.
     """
 
@@ -83,6 +84,7 @@ class Method:
     needs_uncond: bool = False
     drops_penultimate: bool = False
     own_mask_noise: bool = False
+    adaptive: bool = False
     knobs: tuple[tuple[str, object], ...] = ()
 
     def with_knobs(self, **knobs: object) -> Method:
@@ -113,6 +115,7 @@ def sampler(
     needs_uncond: bool = False,
     drops_penultimate: bool = False,
     own_mask_noise: bool = False,
+    adaptive: bool = False,
     **knobs: object,
 ) -> Callable[[Sampler], Sampler]:
     """Offer a sampler under a name, with knobs other than its own defaults where names share a function.
@@ -123,7 +126,7 @@ def sampler(
         if (other := _METHODS.get(name)) is not None:
             raise ValueError(f"two samplers are called {name!r}: {said(other.function)} and {said(function)}")
         _METHODS[name] = Method(
-            name, function, noise, needs_uncond, drops_penultimate, own_mask_noise
+            name, function, noise, needs_uncond, drops_penultimate, own_mask_noise, adaptive
         ).with_knobs(**knobs)
         return function
 
