@@ -62,7 +62,7 @@ def graph(session: Session, name: str, sampler: str = "euler", fails: bool = Fal
         "lora": "1.5/1.5-dpo-LoRA.safetensors", "strength": 1.0, "clip": 1.0, "seed": 1, "steps": 3,
         "prompt": "a rose", "cfg": 5.0,
     } | changes  # fmt: skip
-    api = {
+    api: dict[str, tuple[str, dict[str, Any]]] = {
         "1": ("CheckpointLoaderSimple", {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"}),
         "2": ("LoraLoader", {"model": ["1", 0], "clip": ["1", 1], "lora_name": said["lora"],
                              "strength_model": said["strength"], "strength_clip": said["clip"]}),

@@ -265,6 +265,10 @@ class Session:
             recorder.warn(note)
         return recorder
 
+    def forget(self) -> None:
+        """Let go of results; models stay."""
+        self._cache.clear()
+
     def close(self) -> None:
         """Let go of models, results and temporary pictures."""
         self._cache.clear()

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from loraloom.cli.main import exit_code_of
+from loraloom.demo.files import MODELS, WORKFLOW
 
 GRAPH = {
     "1": {
@@ -88,3 +90,28 @@ def test_every_picture_of_a_batch_is_on_the_sheet(graph: Path, capsys: pytest.Ca
 def test_a_cell_shows_so_many_pictures_and_says_so(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["grid", str(graph), "--axis", "EmptyImage.batch_size=20"]) == 0
     assert "the sheet shows the first 16 of its 20 pictures" in capsys.readouterr().err
+
+
+def test_pictures_that_share_a_model_are_drawn_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--set", "EmptyLatentImage.width=64", "--set", "EmptyLatentImage.height=64"]
+    where = ["--models", str(MODELS), "--set", "KSampler.steps=1", "--dtype", "fp32", *small, "--json"]
+    axes = ["--axis", "LoraLoader.strength_model=0,0.5,1", "--axis", "KSampler.seed=1,2"]
+    found: dict[str, list[Image.Image]] = {}
+    for batch, rows in (("off", []), ("4", [4, 4, 4, 4, 2, 2])):
+        assert exit_code_of(["grid", str(WORKFLOW), *axes, *where, "--batch", batch]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert [one["rows"] for one in said["batches"]] == rows
+        assert [one["picture"] for one in said["batches"]] == [*range(1, len(rows) + 1)]
+        found[batch] = [_open(path) for path in said["pictures"]]
+    for alone, together in zip(found["off"], found["4"], strict=True):
+        assert np.abs(np.asarray(alone, int) - np.asarray(together, int)).max() <= 1
+
+
+def test_a_number_of_rows_that_cannot_be_is_refused(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for batch in ("0", "many", "1000", "²"):
+        axis = ["--axis", "EmptyImage.width=8,16", "--batch", batch]
+        assert exit_code_of(["grid", str(graph), *axis]) == 2
+        assert "expected auto, off, or a number" in capsys.readouterr().err

@@ -28,6 +28,7 @@ class Display:
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
         self._graph: Graph | None = None
+        self._row = ""
 
     @contextmanager
     def running(self, graph: Graph) -> Generator[None]:
@@ -58,8 +59,8 @@ class Display:
                 self._start(node_id, title or class_type)
             case NodeProgress(node_id):
                 self._advance(node_id, event.value, event.total)
-            case NodeFinished(node_id) if self._progress is not None and node_id in self._bars:
-                self._progress.remove_task(self._bars.pop(node_id))
+            case NodeFinished(node_id) if self._progress is not None and self._row + node_id in self._bars:
+                self._progress.remove_task(self._bars.pop(self._row + node_id))
             case NodeWarning(node_id, message):
                 self._console.print(f"[yellow]warning[/] {escape(self._label(node_id))}: {escape(message)}")
             case _:
@@ -69,6 +70,14 @@ class Display:
     def quiet(self) -> bool:
         """Whether nothing is shown."""
         return self._console.quiet
+
+    def see_row(self, row: str, event: Event) -> None:
+        """Show an event of one of several runs of graphs like this one; row: what that run is called."""
+        self._row = f"{row}, "
+        try:
+            self.see(event)
+        finally:
+            self._row = ""
 
     def say(self, message: str) -> None:
         self._console.print(escape(message))
@@ -84,23 +93,24 @@ class Display:
 
     def _start(self, node_id: str, title: str) -> None:
         if self._progress is None:
-            self._console.print(f"node {escape(node_id)} {escape(title)}")
+            self._console.print(f"{escape(self._row)}node {escape(node_id)} {escape(title)}")
             return
-        name = f"{node_id} {title}"
-        self._bars[node_id] = self._progress.add_task(name, total=None, speed="")
+        name = f"{self._row}{node_id} {title}"
+        self._bars[self._row + node_id] = self._progress.add_task(name, total=None, speed="")
 
     def _advance(self, node_id: str, value: float, total: float) -> None:
         if self._progress is None:
             if value in (1, total) or int(value) % max(1, int(total) // 5) == 0:
-                self._console.print(f"node {escape(node_id)} step {value:g} of {total:g}")
+                said = f"{self._row}node {node_id} step {value:g} of {total:g}"
+                self._console.print(escape(said))
             return
-        task = next(t for t in self._progress.tasks if t.id == self._bars[node_id])
+        task = next(t for t in self._progress.tasks if t.id == self._bars[self._row + node_id])
         speed = f"{task.elapsed / value:.2f} s/it" if task.elapsed and value else ""
-        self._progress.update(self._bars[node_id], completed=value, total=total, speed=speed)
+        self._progress.update(task.id, completed=value, total=total, speed=speed)
 
     def _label(self, node_id: str) -> str:
         node = self._graph.nodes.get(node_id) if self._graph else None
-        return node.label() if node else f"node {node_id}"
+        return self._row + (node.label() if node else f"node {node_id}")
 
 
 def print_receipts(console: Console, receipts: tuple[dict[str, Any], ...]) -> None:

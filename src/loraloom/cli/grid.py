@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from loraloom.cli.display import Display
 from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.run_command import stop_on_interrupt
 from loraloom.cli.settings import (
+    BatchOption,
     CompatOption,
     CustomNodesOption,
     DeviceOption,
@@ -24,6 +26,7 @@ from loraloom.cli.settings import (
     StorageOption,
     StrictLoraOption,
     VramOption,
+    rows_at_once,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.contact_sheet import (
@@ -35,10 +38,16 @@ from loraloom.contact_sheet import (
 )
 from loraloom.errors import InputError, LoraloomError
 from loraloom.preparation.prepare import Changes
-from loraloom.workflow.graph import Graph
+from loraloom.workflow.graph import JSON, Graph
 
 if TYPE_CHECKING:
+    import threading
+
     from PIL.Image import Image
+
+    from loraloom.engine.events import Event
+    from loraloom.result import Run
+    from loraloom.session import Session
 
 
 def grid_command(
@@ -67,9 +76,11 @@ def grid_command(
     storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
+    batch: BatchOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Draw a workflow for every combination of some values, and a labelled contact sheet of them all."""
+    rows = rows_at_once(batch)
     spread = [read_axis(text) for text in axes]
     chosen = combinations(spread)
     options = SessionOptions(
@@ -97,22 +108,62 @@ def grid_command(
     display = Display(quiet=as_json)
     pictures: list[Image] = []
     paths: list[str] = []
+    batches: list[dict[str, JSON]] = []
     with stop_on_interrupt() as cancel, environment.session() as session:
-        for number, cell in enumerate(cells, 1):
-            display.say(f"picture {number} of {len(cells)}: {', '.join(chosen[number - 1])}")
-            with display.running(cell):
-                result = session.run_prepared(cell, on_event=display.see, cancel=cancel)
+        for result in _drawn(session, cells, chosen, rows, display, cancel):
             if not result.images:
                 raise LoraloomError("the workflow saves no picture: a grid needs a SaveImage node")
             if len(result.images) > MAX_IN_CELL:
                 display.say(f"the sheet shows the first {MAX_IN_CELL} of its {len(result.images)} pictures")
             pictures.append(side_by_side(result.images))
             paths += [str(o.path) for o in result.outputs if o.width]
+            batches += [{"picture": len(pictures), **said} for said in result.batches]
         sheet = session.services.output.save("grid", ".png", contact_sheet_png(pictures, spread))
     if as_json:
-        typer.echo(json.dumps({"status": "done", "sheet": str(sheet.path), "pictures": paths}, indent=1))
+        said = {"status": "done", "sheet": str(sheet.path), "pictures": paths, "batches": batches}
+        typer.echo(json.dumps(said, indent=1))
     else:
+        _say_batches(display, batches)
         display.say(f"contact sheet: {sheet.path}")
+
+
+def _drawn(
+    session: Session,
+    cells: Sequence[Graph],
+    chosen: Sequence[Sequence[str]],
+    rows: int,
+    display: Display,
+    cancel: threading.Event,
+) -> Iterator[Run]:
+    """What the cells give, in their order, so many of them as rows of common batches. Raises what the first
+    of them failed with, once the others are done."""
+    for begin in range(0, len(cells), rows):
+        some = cells[begin : begin + rows]
+        for number in range(begin, begin + len(some)):
+            display.say(f"picture {number + 1} of {len(cells)}: {', '.join(chosen[number])}")
+        with display.running(some[0]):
+            if len(some) == 1:
+                yield session.run_prepared(some[0], on_event=display.see, cancel=cancel)
+                continue
+
+            def see(row: int, event: Event, begin: int = begin) -> None:
+                display.see_row(f"picture {begin + row + 1}", event)
+
+            results = session.run_together(some, on_event=see, cancel=cancel)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        yield from (result for result in results if not isinstance(result, BaseException))
+
+
+def _say_batches(display: Display, batches: Sequence[Mapping[str, JSON]]) -> None:
+    """How the pictures were drawn together, those in one line that were alike."""
+    alike: dict[tuple[JSON, JSON], list[JSON]] = {}
+    for said in batches:
+        alike.setdefault((said["rows"], said["loras"]), []).append(said["picture"])
+    for (rows, loras), numbers in alike.items():
+        of = ", ".join(map(str, numbers))
+        display.say(f"pictures {of} in batches of up to {rows}: {loras}")
 
 
 def _one(graphs: list[Graph]) -> Graph:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from loraloom.errors import InputError
+
 Dtype: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Storage: TypeAlias = Literal["native", "widened"]
 Compat: TypeAlias = Literal["trainer", "comfyui"]
@@ -66,6 +68,28 @@ VramOption = Annotated[
         parser=memory_size,
         metavar="SIZE",
         help="Use at most so much of the device's memory: 8G, 900M. What does not fit is fetched when used.",
+    ),
+]
+MOST_ROWS = 16
+"""Runs that are begun together at most where nobody says how many."""
+
+
+def rows_at_once(batch: str) -> int:
+    """What --batch says → runs that are begun together at most."""
+    if batch in ("auto", "off"):
+        return MOST_ROWS if batch == "auto" else 1
+    if not batch.isascii() or not batch.isdigit() or not 1 <= int(batch) <= 256:
+        raise InputError(f"--batch {batch!r}: expected auto, off, or a number from 1 to 256")
+    return int(batch)
+
+
+BatchOption = Annotated[
+    str,
+    typer.Option(
+        "--batch",
+        metavar="auto|off|N",
+        help="Run what shares a base model as rows of one batch, each row with its LoRAs, seed and prompt, "
+        "as many as memory takes, at most N (auto: 16).",
     ),
 ]
 DtypeOption = Annotated[

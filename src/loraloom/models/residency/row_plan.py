@@ -40,11 +40,12 @@ ELSEWHERE = Speeds(flop=5e-14, byte=2e-12, layer=2e-5)
 class Way:
     """How one run is evaluated. merged: its LoRAs in the weights. beside: those that run beside them.
 
-    why: in words, for whoever asks."""
+    why: in words, for whoever asks. is_open: whether what it costs is still to be weighed."""
 
     merged: Stack
     beside: Stack
     why: str
+    is_open: bool = False
 
 
 def signed(stack: Stack) -> tuple[object, ...]:
@@ -63,7 +64,7 @@ def planned(stacks: Sequence[Stack], placements: Placements) -> list[Way]:
         return [Way(stack, (), _said_whole(native)) for stack, native in zip(stacks, whole, strict=True)]
     plain = _common(factored)
     return [
-        Way(plain, stack[len(plain) :], "LoRAs beside the weights, each for its rows")
+        Way(plain, stack[len(plain) :], "LoRAs beside the weights, each for its rows", is_open=True)
         if native is None
         else Way(stack, (), _said_whole(native))
         for stack, native in zip(stacks, whole, strict=True)
@@ -94,7 +95,7 @@ class Costs:
 
     @property
     def in_words(self) -> str:
-        return f"about {self.beside:.2g} s of products beside the weights, {self.merged:.2g} s without them"
+        return f"about {self.beside:.2g} s for it; {self.merged:.2g} s to merge them one after another"
 
 
 def costs(

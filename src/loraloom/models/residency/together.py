@@ -188,7 +188,7 @@ class Together:
                 ways = [Way(stack, (), "merged into the weights") for stack in stacks]
             for (number, call), way in zip(rows, ways, strict=True):
                 self._ways[number, call.stacks] = way
-                if way.beside:
+                if way.is_open:
                     self._unsettled[number, call.stacks] = self._key(number, call)
 
     def _way(self, number: int, call: Call) -> Way:
@@ -311,7 +311,7 @@ class Together:
             del self._unsettled[key]
             way = self._ways[key]
             if found.beside <= found.merged:
-                self._ways[key] = replace(way, why=f"{way.why} ({found.in_words})")
+                self._ways[key] = replace(way, why=f"{way.why} ({found.in_words})", is_open=False)
             else:
-                why = f"merged into the weights ({found.in_words})"
+                why = f"merged into the weights, not {way.why} ({found.in_words})"
                 self._ways[key] = Way(way.merged + way.beside, (), why)
