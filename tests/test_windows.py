@@ -1,4 +1,4 @@
-"""What Windows needs, as far as it can be seen elsewhere: paths, locks, reading, the encoding of output."""
+"""What Windows needs, as far as it can be seen elsewhere: paths, locks, open files, children, output."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import loraloom
-from loraloom import confined, windows
+from loraloom import atomic_file, confined, windows
 from loraloom.confined import BadName, parts_of
 from loraloom.jobs import lock
 from loraloom.weights.tensor_file import _seek_and_read  # pyright: ignore[reportPrivateUsage]
-from loraloom.windows import extended, extended_form
+from loraloom.windows import crash, extended, extended_form, out_of_reach_of_ctrl_c
 
 DEEP = "\\".join(["folder"] * 40)
 
@@ -150,3 +150,50 @@ def test_output_is_utf8_in_pipes_and_never_fails(tmp_path: Path) -> None:
     path.write_text('{"1": {"class_type": "SaveLatent", "inputs": {"filename_prefix": "画→ü"}}}', "utf-8")
     assert "画→ü" in output_of(["convert", str(path)], None).decode()
     assert "\\u753b\\u2192ü" in output_of(["convert", str(path)], "cp1252").decode("cp1252")
+
+
+@pytest.mark.parametrize("call", ["rename", "remove"])
+def test_a_file_that_a_program_has_open_for_a_moment_is_moved_or_deleted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """As Windows refuses both with ERROR_SHARING_VIOLATION, which Python calls PermissionError."""
+    refused = iter([True, True, False, False])
+    real = {"rename": os.rename, "remove": os.unlink}[call]
+
+    def refusing(*paths: Path) -> None:
+        if next(refused):
+            raise PermissionError(13, "the file is in use")
+        real(*paths)
+
+    monkeypatch.setattr(os, "rename" if call == "rename" else "unlink", refusing)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("x")
+    act = (lambda: atomic_file.rename(old, new)) if call == "rename" else (lambda: atomic_file.remove(old))
+    with pytest.raises(PermissionError):
+        act()
+    monkeypatch.setattr(atomic_file, "_ATTEMPTS", 40)
+    act()
+    assert not old.exists() and new.exists() == (call == "rename")
+
+
+def test_how_a_crash_on_windows_is_told() -> None:
+    assert "memory that is not its own" in str(crash(0xC0000005))
+    assert crash(0xC0DEDEAD) == "Windows status 0xC0DEDEAD"
+    assert [crash(code) for code in (0, 1, 130, -9, -11, 0x40010004)] == [None] * 6
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_a_child_that_its_parent_ends() -> None:
+    """As the terminal does: SIGINT to the whole group of the parent."""
+    told = out_of_reach_of_ctrl_c()
+    child = "import sys; print('up', flush=True); sys.exit(len(sys.stdin.read()))"
+    parent = (
+        "import os, signal, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=-1, stdout=-1, **{told!r})\n"
+        "child.stdout.readline()\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "os.killpg(0, signal.SIGINT)\n"
+        "child.communicate(b'abc')\n"
+        "sys.exit(child.returncode)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], start_new_session=True, check=False, timeout=60)
+    assert done.returncode == 3

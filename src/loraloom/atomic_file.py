@@ -178,6 +178,16 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
         sync_folder(made.parent)
 
 
+def rename(old: Path, new: Path) -> None:
+    """`os.rename`, waiting for a moment for a program that has the file open (Windows)."""
+    _retried(os.rename, old, new)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, waiting for a moment for a program that has it open (Windows)."""
+    _retried(lambda file, _: os.unlink(file), path, path)
+
+
 def _retried(rename: Callable[[Path, Path], None], old: Path, new: Path) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:

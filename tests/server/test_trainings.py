@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from tests.server.running import ROOT
+from tests.tiny_models import write_sd15
 
 from loraloom.errors import InputError
 from loraloom.server.trainings import Plan, Trainings, land, steps_of, toml_of
@@ -65,7 +70,9 @@ def test_a_lora_lands_beside_what_is_there(tmp_path: Path) -> None:
     assert (loras / "x 2.preview.png").read_bytes() == b"10"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".hidden", "x" * 61, "end.", "nul\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", ".hidden", "x" * 61, "end.", "nul\0", "con", "NUL.x", "lpt1"]
+)
 def test_names_that_are_no_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError):
         Trainings(tmp_path, lambda kind, data: None).folder(name)
@@ -76,3 +83,54 @@ def test_a_run_that_the_server_left_has_stopped(tmp_path: Path) -> None:
     (tmp_path / "x" / "state.json").write_text('{"status": "running", "started": 5}')
     state = Trainings(tmp_path, lambda kind, data: None).state("x")
     assert (state.status, state.started) == ("stopped", 5)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """A run on a tiny model that would take long."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (32, 32), "red").save(pictures / "a.png")
+    base = write_sd15(tmp_path / "base.safetensors")
+    return Plan(
+        "long", str(base), base.name, str(pictures), "pictures", str(tmp_path / "loras"),
+        steps=1_000_000, resolution=32, rank=1, dtype="fp32",
+    )  # fmt: skip
+
+
+async def wait_for_steps(trainings: Trainings, name: str, more_than: int) -> int:
+    until = time.monotonic() + 200
+    while time.monotonic() < until and trainings.state(name).status == "running":
+        _, _, last = steps_of(trainings.folder(name))
+        if last.get("step", 0) > more_than:
+            return int(last["step"])
+        await asyncio.sleep(0.1)
+    raise AssertionError(trainings.state(name))
+
+
+async def ended(trainings: Trainings, name: str) -> str:
+    until = time.monotonic() + 100
+    while trainings.state(name).status == "running" and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+    return trainings.state(name).status
+
+
+def test_a_run_stops_behind_its_step_and_goes_on_without_any_signal(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of its input is all that tells it to stop: so it does on Windows, too."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    trainings = Trainings(tmp_path / "trainings", lambda kind, data: None)
+
+    async def run() -> None:
+        await trainings.start(plan)
+        step = await wait_for_steps(trainings, "long", 0)
+        await trainings.stop("long")
+        assert await ended(trainings, "long") == "stopped"
+        assert list((trainings.folder("long") / "run" / "states").glob("*.safetensors"))
+        await trainings.resume("long")
+        await wait_for_steps(trainings, "long", step)
+        await trainings.close()
+        assert trainings.state("long").status == "stopped"
+
+    asyncio.run(run())

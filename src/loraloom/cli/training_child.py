@@ -1,10 +1,31 @@
-"""`loraloom train` as a child of the server, which ends with it."""
+"""`loraloom train` as a child of the server, which ends with it.
+
+It stops behind its present step when its input ends: the server closes it, or is gone. That works on every
+system, which signals to one process do not.
+"""
 
 from __future__ import annotations
+
+import _thread
+import os
+import threading
 
 from loraloom.cli.main import main
 from loraloom.jobs.worker import die_with_parent
 
+
+def stop_with_the_input() -> None:
+    """Interrupt the main thread, as Ctrl-C does, when standard input has ended."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        _thread.interrupt_main()
+
+    threading.Thread(target=wait, name="loraloom-input", daemon=True).start()
+
+
 if __name__ == "__main__":
     die_with_parent()
+    stop_with_the_input()
     main()

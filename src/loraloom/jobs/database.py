@@ -6,7 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from loraloom.atomic_file import make_folder
+from loraloom.atomic_file import make_folder, rename
 from loraloom.errors import DiskFull, InputError, LoraloomError
 from loraloom.jobs.schema import APPLICATION_ID, MIGRATIONS, migrate
 
@@ -93,7 +93,7 @@ def move_aside(path: Path) -> Path | None:
     for suffix in ("-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)
         if part.exists():
-            part.rename(target.with_name(target.name + suffix))
+            rename(part, target.with_name(target.name + suffix))
     return target
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from loraloom.jobs import frames
 from loraloom.jobs.frames import BrokenFrame, Frame
+from loraloom.windows import crash
 from loraloom.workflow.graph import JSON
 
 # The worker runs code of node packs, which have no business with the server's own secrets.
@@ -144,6 +145,8 @@ class WorkerProcess:
         await asyncio.wait([self._logging, self._reading], timeout=1)
         self._logging.cancel()
         self._reading.cancel()
+        if (crashed := crash(code)) is not None:
+            return f"it crashed: {crashed}"
         if code == -9:
             return "it was killed (signal 9; the system does this when memory runs out)"
         if code < 0:

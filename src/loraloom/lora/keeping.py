@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from loraloom import atomic_file
 from loraloom.atomic_file import make_folder, write_file
 from loraloom.errors import InputError
 from loraloom.lora.sidecars import SUFFIXES, read_sidecars
@@ -38,7 +39,7 @@ def rename(path: Path, target: Path) -> None:
     try:
         make_folder(target.parent)
         for here, there in moves:
-            os.rename(here, there)
+            atomic_file.rename(here, there)
     except OSError as error:
         raise InputError(f"{path.name} cannot be moved to {target}: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from loraloom.errors import InputError, LoraloomError
 from loraloom.jobs import frames
+from loraloom.windows import out_of_reach_of_ctrl_c
 from loraloom.workflow.graph import JSON
 
 MODULE = "loraloom.cli.library_worker"
@@ -65,7 +66,7 @@ class LibraryProcess:
                 pipe = asyncio.subprocess.PIPE
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", self._module, stdin=pipe, stdout=pipe, stderr=pipe,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"}, limit=1 << 20,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"}, limit=1 << 20, **out_of_reach_of_ctrl_c(),
                 )  # fmt: skip
                 self._tasks = [
                     asyncio.create_task(self._read(self._process)),

@@ -68,6 +68,8 @@ def _why(host: str, port: int, error: OSError | None) -> str:
     code = None if error is None else error.errno
     if code == errno.EADDRINUSE:
         return f"{host}:{port} is in use by another program; choose another port with --port"
+    if code == errno.EACCES and sys.platform == "win32":
+        return f"{host}:{port} is in use by another program or set aside by Windows; choose another --port"
     if code == errno.EACCES:
         return f"{host}:{port} may not be used by this user; choose a --port above 1023"
     return f"cannot listen on {host}:{port} ({error}); choose another --listen or --port"

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from loraloom.atomic_file import make_folder, write_file
+from loraloom.confined import BadName, parts_of
 from loraloom.errors import InputError
 from loraloom.jobs.job import WrongStatus
+from loraloom.windows import out_of_reach_of_ctrl_c
 
 CHILD = "loraloom.cli.training_child"
 NAME = re.compile(r"[\w][\w .-]{0,59}")
@@ -83,11 +84,16 @@ class Trainings:
     _process: asyncio.subprocess.Process | None = None
     _current: str = ""
     _task: asyncio.Task[None] | None = None
+    _closing: bool = False
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def folder(self, name: str) -> Path:
         """The folder of a run, which may not be there. Raises InputError for a name that is none."""
-        if not NAME.fullmatch(name) or name != name.strip(". "):
+        try:
+            fits = NAME.fullmatch(name) is not None and parts_of(name) == [name]
+        except BadName:
+            fits = False
+        if not fits or name != name.strip(". "):
             raise InputError(
                 f"{name[:80]!r} is no name: letters, digits, spaces, dots and dashes, at most 60"
             )
@@ -141,8 +147,7 @@ class Trainings:
         """End a run behind its present step; it can go on later. Raises WrongStatus if it does not run."""
         if name != self._current or self._process is None:
             raise WrongStatus(f"the training {name!r} does not run")
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
+        _ask_to_stop(self._process)
 
     async def delete(self, name: str) -> None:
         """Forget a run and its folder. What has landed in the library stays."""
@@ -156,8 +161,8 @@ class Trainings:
         process, task = self._process, self._task
         if process is None or task is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
+        self._closing = True
+        _ask_to_stop(process)
         try:
             async with asyncio.timeout(2.0):
                 await asyncio.shield(task)
@@ -177,8 +182,8 @@ class Trainings:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", CHILD, "train", str(folder / "settings.toml"),
                 "--log", str(folder / "steps.jsonl"),
-                stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"}, **out_of_reach_of_ctrl_c(),
             )  # fmt: skip
         self._current = plan.name
         self._write(plan.name, TrainingState("running", begun))
@@ -203,7 +208,7 @@ class Trainings:
                 landed = await asyncio.to_thread(land, plan, self.folder(plan.name) / "run")
             except (InputError, OSError) as problem:
                 error = f"the LoRA is in {self.folder(plan.name) / 'run'}, not in the library: {problem}"
-        elif code in (_STOPPED, -signal.SIGINT):
+        elif code == _STOPPED or self._closing:
             status = "stopped"
         else:
             error = self._last_words(plan.name, code)
@@ -221,6 +226,12 @@ class Trainings:
 
     def _write(self, name: str, state: TrainingState) -> None:
         write_file(self.folder(name) / "state.json", json.dumps(asdict(state), indent=1).encode())
+
+
+def _ask_to_stop(process: asyncio.subprocess.Process) -> None:
+    """The end of its input stops the child behind the present step; Windows has no signal for that."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def steps_of(folder: Path, most: int = 600) -> tuple[list[list[float]], list[list[float]], dict[str, Any]]:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from loraloom.atomic_file import SUFFIX, explained, move_file, part_file, write_file
+from loraloom.atomic_file import SUFFIX, explained, move_file, part_file, remove, write_file
 from loraloom.server import paths
 from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_bytes, read_object, read_value
@@ -137,7 +137,8 @@ async def delete_userdata(request: Request) -> Response:
     with paths.folder_inside(user_root(request), parts) as folder:
         if not (folder / last).is_file():
             return Response(status_code=404)
-        (folder / last).unlink()
+        with explained(folder / last):
+            remove(folder / last)
     return Response(status_code=204)
 
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from loraloom.atomic_file import remove
 from loraloom.errors import InputError
 from loraloom.training.optimizers import optimizer_tensors, restore_optimizer
 from loraloom.training.settings import RunSettings, SampleSettings, Settings
@@ -59,7 +60,7 @@ def save_state(
     header = {"step": str(position.step), "settings": digest, "validations": json.dumps(position.validations)}
     write_tensors(state_path(folder, position.step), tensors, header)
     for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
+        remove(old)
 
 
 def last_state(folder: Path) -> Path | None:

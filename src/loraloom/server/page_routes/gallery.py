@@ -14,7 +14,7 @@ from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from loraloom.atomic_file import make_folder
+from loraloom.atomic_file import explained, make_folder, rename
 from loraloom.errors import InputError, LoraloomError
 from loraloom.server import paths
 from loraloom.server.page_routes.drawing import WorkflowForms, forms_in
@@ -222,6 +222,7 @@ def _move(source: Path, target: Path, prefix: str, names: list[str]) -> list[str
         free, count = place, 1
         while free.exists():
             free, count = place.with_name(f"{place.stem} ({count}){place.suffix}"), count + 1
-        os.rename(path, free)
+        with explained(free):
+            rename(path, free)
         moved.append("/".join([*([prefix] if prefix else []), *parts[:-1], free.name]))
     return moved
