@@ -5,8 +5,8 @@ Screenshots are kept where LORALOOM_SCREENSHOTS says, to be looked at.
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,18 +14,15 @@ from typing import Any, cast
 import httpx
 import pytest
 from tests.demo_models import write_demo_models
+from tests.server.browser import CHROMIUM, FLAGS, keep, needs_browser
 from tests.server.editor import serve
 from tests.server.running import ROOT
 
 from loraloom.server.page import package_folder
 from loraloom.workflow.sources import read_source
 
-playwright_api = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = Path(os.environ.get("LORALOOM_CHROMIUM", "/usr/bin/chromium"))
 pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}"),
+    *needs_browser,
     pytest.mark.skipif(
         package_folder("comfyui_frontend_package", "static") is None, reason="the extra 'ui' is not installed"
     ),
@@ -41,17 +38,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    playwright_api: Any = importlib.import_module("playwright.sync_api")
     with playwright_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield found
         found.close()
-
-
-def _shot(page: Any, name: str) -> None:
-    folder = os.environ.get("LORALOOM_SCREENSHOTS")
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 def _tutorial(number: int = 1) -> dict[str, Any]:
@@ -76,11 +67,11 @@ def test_the_editor_loads_runs_shows_saves_and_cancels(models: Path, browser: An
     try:
         page.goto(url)
         page.wait_for_function(
-            "window.app && window.app.graph && window.app.extensionManager", timeout=90_000
+            "window.app && window.app.graph && window.app.extensionManager", timeout=120_000
         )
         page.evaluate("w => window.app.loadGraphData(w)", _tutorial())
         page.wait_for_timeout(2_000)
-        _shot(page, "1-workflow")
+        keep(page, "editor-workflow")
         choices = page.evaluate(
             "() => window.app.graph.nodes.find(n => n.type === 'LoraLoader').widgets"
             ".find(w => w.name === 'lora_name').options.values"
@@ -107,15 +98,15 @@ def test_the_editor_loads_runs_shows_saves_and_cancels(models: Path, browser: An
         assert executed["output"]["images"][0]["filename"].endswith(".png")
         page.wait_for_function(
             "() => window.app.graph.nodes.some(n => n.type === 'SaveImage' && n.imgs?.[0].naturalWidth)",
-            timeout=30_000,
+            timeout=120_000,
         )
         page.wait_for_timeout(500)
-        _shot(page, "2-picture")
+        keep(page, "editor-picture")
         assert http.get("/jobs").json()["jobs"][0]["status"] == "completed"
         sidebar = "() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.{}')"
         page.evaluate(sidebar.format("assets"))
         page.wait_for_timeout(1_500)
-        _shot(page, "3-queue")
+        keep(page, "editor-queue")
         page.evaluate(
             "async () => { await window.app.api.storeUserData('workflows/rose.json',"
             " window.app.graph.serialize(), { overwrite: true, stringify: true }); }"
@@ -130,10 +121,10 @@ def test_the_editor_loads_runs_shows_saves_and_cancels(models: Path, browser: An
             " e => window.seen.push(['stopped', e.detail]));"
             " return window.app.queuePrompt(0, 1); }"
         )
-        page.wait_for_function("() => window.seen.some(([k]) => k === 'progress')", timeout=60_000)
-        _shot(page, "4-running")
+        page.wait_for_function("() => window.seen.some(([k]) => k === 'progress')", timeout=120_000)
+        keep(page, "editor-running")
         page.evaluate("() => window.app.api.interrupt()")
-        page.wait_for_function("() => window.seen.some(([k]) => k === 'stopped')", timeout=60_000)
+        page.wait_for_function("() => window.seen.some(([k]) => k === 'stopped')", timeout=120_000)
         assert problems == []
     finally:
         page.close()
@@ -148,7 +139,7 @@ def test_the_editor_runs_the_second_workflow(models: Path, browser: Any) -> None
     try:
         page.goto(url)
         page.wait_for_function(
-            "window.app && window.app.graph && window.app.extensionManager", timeout=90_000
+            "window.app && window.app.graph && window.app.extensionManager", timeout=120_000
         )
         page.evaluate("w => window.app.loadGraphData(w)", _tutorial(2))
         page.wait_for_timeout(2_000)
@@ -167,34 +158,46 @@ def test_the_editor_runs_the_second_workflow(models: Path, browser: Any) -> None
         assert kind == "execution_success", detail
         page.wait_for_function(
             "() => window.app.graph.nodes.some(n => n.type === 'SaveImage' && n.imgs?.[0].naturalWidth)",
-            timeout=30_000,
+            timeout=120_000,
         )
-        _shot(page, "6-second-workflow")
+        keep(page, "editor-second-workflow")
     finally:
         page.close()
         process.terminate()
         process.wait(30)
 
 
-def test_our_own_page_runs_a_workflow(models: Path, browser: Any) -> None:
+def test_without_the_editor_our_own_page_is_at_the_root(models: Path, browser: Any) -> None:
     process, url = serve(models, "--no-frontend", "--user-dir", "user2")
     page = browser.new_page(viewport={"width": 1000, "height": 1200})
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     try:
         page.goto(url)
-        page.fill("#workflow", json.dumps(_tutorial()))
-        page.click("#run")
-        page.wait_for_selector("#jobs strong:text('completed')", timeout=120_000)
-        page.wait_for_function("() => [...document.querySelectorAll('#jobs img')].some(i => i.naturalWidth)")
-        assert "1.5-dpo-LoRA" in page.inner_text("#jobs")
-        _shot(page, "5-own-page")
-        page.fill("#workflow", '{"1": {"class_type": "Nope", "inputs": {}}}')
-        page.click("#run")
-        page.wait_for_function("() => document.querySelector('#problem').textContent.includes('Nope')")
-        page.reload()
-        page.wait_for_selector("#jobs strong:text('completed')", timeout=20_000)
+        page.get_by_label("Prompt", exact=True).wait_for()
+        assert page.title() == "Draw · Loraloom"
+        keep(page, "own-page")
         assert problems == []
+    finally:
+        page.close()
+        process.terminate()
+        process.wait(30)
+
+
+def test_the_editor_offers_the_templates_that_can_run(models: Path, browser: Any) -> None:
+    process, url = serve(models, "--user-dir", "user4")
+    httpx.post(f"{url}/settings", json={"Comfy.TutorialCompleted": True})
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    try:
+        page.goto(url)
+        page.wait_for_function(
+            "window.app && window.app.graph && window.app.extensionManager", timeout=120_000
+        )
+        page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        page.get_by_text("Z-Image-Turbo: Text to Image").first.wait_for(timeout=120_000)
+        page.wait_for_timeout(2_000)
+        keep(page, "editor-templates")
+        assert page.get_by_text("Nano Banana").count() == 0
     finally:
         page.close()
         process.terminate()

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -227,3 +229,19 @@ def test_models_on_a_drive_of_another_machine(place: Path, monkeypatch: pytest.M
 def test_forgotten_variables() -> None:
     assert machine.brakes({"CUDA_LAUNCH_BLOCKING": "0"}) == []
     assert levels(machine.brakes({"CUDA_LAUNCH_BLOCKING": "1"})) == {"CUDA_LAUNCH_BLOCKING": "slow"}
+
+
+def test_the_limit_of_paths_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a registry that says what Windows' own may say."""
+    assert machine.limits_paths() is False
+    registry = {"LongPathsEnabled": (0, 4)}
+    said = SimpleNamespace(
+        HKEY_LOCAL_MACHINE=1,
+        OpenKey=lambda root, path: nullcontext(path),  # pyright: ignore[reportUnknownLambdaType]
+        QueryValueEx=lambda key, name: registry[name],  # pyright: ignore[reportUnknownLambdaType]
+    )
+    monkeypatch.setitem(sys.modules, "winreg", said)  # type: ignore[arg-type]
+    monkeypatch.setattr(machine.sys, "platform", "win32")
+    assert [f.level for f in machine.long_paths(machine.limits_paths())] == ["note"]
+    registry["LongPathsEnabled"] = (1, 4)
+    assert machine.long_paths(machine.limits_paths()) == []

@@ -79,6 +79,7 @@ def _without_torch(
     yield from machine.models(model_folders(models, extra_paths))
     yield machine.writable("output", output_dir)
     yield machine.writable("user", user_dir)
+    yield from machine.long_paths(machine.limits_paths())
     yield from machine.brakes(os.environ)
 
 

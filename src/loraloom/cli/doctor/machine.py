@@ -126,6 +126,28 @@ def writable(about: str, folder: Path) -> Finding:
     return Finding("ok", about, text)
 
 
+def long_paths(limited: bool) -> list[Finding]:
+    """limited: whether Windows lets programs use paths of up to 260 characters only."""
+    if not limited:
+        return []
+    text = "Windows opens paths of up to 260 characters: models in deeper folders are not found"
+    advice = "run the Python installer again and choose to disable the path length limit"
+    return [Finding("note", "paths", text, advice)]
+
+
+def limits_paths() -> bool:
+    """Whether Windows' limit of 260 characters is in force; elsewhere there is none."""
+    if sys.platform != "win32":
+        return False
+    import winreg
+
+    try:
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SYSTEM\CurrentControlSet\Control\FileSystem") as key:
+            return winreg.QueryValueEx(key, "LongPathsEnabled")[0] != 1
+    except OSError:
+        return True
+
+
 def brakes(environment: Mapping[str, str]) -> list[Finding]:
     """Variables that make torch slow."""
     return [

@@ -7,6 +7,9 @@ import { use } from "./draft.js";
 import { STATES, pictureUrl, progress, queue, refresh, show } from "./queue_state.js";
 import { attempt, go, tell, useStore } from "./state.js";
 
+/** What stands for a drawing that is over and has no picture. */
+const SIGNS = { completed: "check", cancelled: "close" };
+
 const act = async (path, body) => {
   await attempt(() => api.post(path, body));
   refresh();
@@ -65,7 +68,7 @@ function QueueRow({ card, index, cards }) {
     <button type="button" class="thumb big" aria-label=${`Show: ${name}`} onClick=${() => {
       show(card.id);
       go("/draw");
-    }}>${card.pictures[0] ? html`<img src=${pictureUrl(card.pictures[0], 128)} alt="" loading="lazy" />` : html`<${Icon} name=${waits ? "clock" : runs ? "draw" : card.status === "completed" ? "check" : "warning"} />`}</button>
+    }}>${card.pictures[0] ? html`<img src=${pictureUrl(card.pictures[0], 128)} alt="" loading="lazy" />` : html`<${Icon} name=${waits ? "clock" : runs ? "draw" : (SIGNS[card.status] ?? "warning")} />`}</button>
     <div class="grow stack tight">
       <p class="job-title">${name}</p>
       <p class="small soft numbers">${STATES[card.status]} · ${ago(card.finished ?? card.started ?? card.created)}${card.settings ? ` · ${card.settings.width} × ${card.settings.height}, seed ${card.settings.seed}` : ""}</p>
