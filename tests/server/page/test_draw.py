@@ -51,13 +51,15 @@ def set_up(watched: Watched, prompt: str, steps: int = 4) -> Any:
 
 def draw(page: Any) -> None:
     """Press the button and wait for the picture."""
+    press(page, re.compile("^Draw"))
+
+
+def press(page: Any, name: str | re.Pattern[str]) -> None:
+    """Press a button that draws, and wait for another picture than the one that is shown."""
     shown = page.locator("article.result img.picture:not(.preview)")
     before = shown.get_attribute("src") if shown.count() else None
-    page.get_by_role("button", name=re.compile("^Draw")).click()
-    page.wait_for_function(
-        ANOTHER,
-        arg=before,
-    )
+    page.get_by_role("button", name=name).click()
+    page.wait_for_function(ANOTHER, arg=before)
 
 
 def test_a_picture_with_a_lora_its_words_and_its_receipt(new_page: NewPage, http: httpx.Client) -> None:
@@ -168,9 +170,8 @@ def test_a_dropped_workflow_becomes_a_form_and_runs(new_page: NewPage, kind: str
     page.get_by_label("steps", exact=True).fill("3")
     page.get_by_label("steps", exact=True).press("Tab")
     watched.check(f"workflow-{kind}-wide-light")
-    page.get_by_role("button", name="Run workflow").click()
-    page.wait_for_selector("article.result img.picture:not(.preview)")
-    page.get_by_text("pixel_art, a heart").first.wait_for()
+    press(page, "Run workflow")
+    page.locator(".prompt-line", has_text="pixel_art, a heart").wait_for()
     card = http.get("/v1/cards").json()["finished"][0]
     assert (card["title"], card["settings"]["steps"]) == ("pixel_art, a heart", 3)
 
