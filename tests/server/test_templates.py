@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from tests.server.running import RunningServer, start
 
 from loraloom.cli.serve import _text_types, with_ours  # pyright: ignore[reportPrivateUsage]
+from loraloom.server import templates
 from loraloom.server.page import package_folder
-from loraloom.server.templates import Screen
+from loraloom.server.templates import Screen, Templates
 
 FOLDER = package_folder("comfyui_workflow_templates_json", "templates")
 installed = pytest.mark.skipif(FOLDER is None, reason="comfyui-workflow-templates-json is not installed")
@@ -50,6 +53,19 @@ def test_what_cannot(runs: Any) -> None:
 
 def test_one_that_is_not_there(tmp_path: Path) -> None:
     assert not Screen(tmp_path, {}, ()).runs("none")
+
+
+def test_pictures_are_there_where_their_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json").mkdir()
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "one-1.webp").write_bytes(b"RIFF")
+    monkeypatch.setattr(
+        templates, "package_folder", lambda name, _: tmp_path / name.rpartition("templates_")[2].split("_")[0]
+    )
+    with TestClient(Starlette(routes=Templates(frozenset).routes())) as client:
+        found = client.get("/templates/one-1.webp")
+        assert (found.content, found.headers["content-type"]) == (b"RIFF", "image/webp")
+        assert client.get("/templates/one-2.webp").status_code == 404
 
 
 @pytest.fixture(scope="module")
