@@ -26,7 +26,7 @@ from loraloom.engine.run import run as run_graph
 from loraloom.engine.together import Inside, Start, Told, run_together
 from loraloom.engine.validation import ClassChecks
 from loraloom.errors import Cancelled, InputError, LoraloomError
-from loraloom.folders import model_folders
+from loraloom.folders import ModelFolders, model_folders
 from loraloom.lora.load import Compat
 from loraloom.models.residency.memory import DtypeName, Memory
 from loraloom.models.residency.resident import Arithmetic
@@ -73,7 +73,8 @@ def _never() -> bool:
 class Session:
     """Models, LoRAs and results kept between runs. Not for several threads at once.
 
-    models: folders laid out like ComfyUI's `models/` (default: see `folders.default_roots`).
+    models: folders laid out like ComfyUI's `models/` (default: see `folders.default_roots`), or what was
+        found in such folders.
     device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps".
     dtype: "auto" (bfloat16 where the device multiplies it natively, else float32), "fp32", "bf16", "fp16".
     vram: bytes of the device's memory that may be used; None: what is free.
@@ -90,7 +91,7 @@ class Session:
 
     def __init__(
         self,
-        models: FilePath | Sequence[FilePath] | None = None,
+        models: FilePath | Sequence[FilePath] | ModelFolders | None = None,
         *,
         output_dir: FilePath = "output",
         input_dir: FilePath = "input",
@@ -106,12 +107,14 @@ class Session:
         custom_nodes: Sequence[FilePath] | Packs = (),
         cache: Cache | None = None,
     ) -> None:
-        roots = None if models is None else [models] if isinstance(models, str | os.PathLike) else models
-        self.folders = model_folders(
-            None if roots is None else [Path(r) for r in roots],
-            [Path(p) for p in extra_model_paths],
-            Path(input_dir),
-        )
+        if not isinstance(models, ModelFolders):
+            roots = [models] if isinstance(models, str | os.PathLike) else models
+            models = model_folders(
+                None if roots is None else [Path(r) for r in roots],
+                [Path(p) for p in extra_model_paths],
+                Path(input_dir),
+            )
+        self.folders = models
         self.packs = (
             custom_nodes
             if isinstance(custom_nodes, Packs)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from loraloom import __version__
 from loraloom.cli.main import COMMANDS, application, exit_code_of
+from loraloom.demo.files import LORAS, MODELS, WORKFLOW
 
 GRAPH = {
     "1": {
@@ -92,6 +94,17 @@ def test_missing_models_exit_with_3_and_are_named(graph: Path, capsys: pytest.Ca
     assert exit_code_of(["run", str(graph), "--models", "nowhere", "--json"]) == 3
     missing = json.loads(capsys.readouterr().out)["error"]["missing"]
     assert [(m["node"], m["folder"]) for m in missing] == [("3", "vae")]
+
+
+def test_a_lora_may_lie_anywhere_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(LORAS["pixel_art"].file, "mine.safetensors")
+    options = ["--models", str(MODELS), "--set", "KSampler.steps=1", "--lora", "mine.safetensors:0.5"]
+    assert exit_code_of(["run", str(WORKFLOW), *options, "--json"]) == 0
+    receipts = json.loads(capsys.readouterr().out)["loras"]
+    assert {r["name"]: r["strength_model"] for r in receipts}["mine.safetensors"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,14 @@ class Environment:
 
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
-        folders = model_folders(options.models, options.extra_paths, options.input_dir)
-        self._packs = load_packs(options.custom_nodes or (), folders=folders, output_dir=options.output_dir)
+        self._folders = model_folders(options.models, options.extra_paths, options.input_dir)
+        self._packs = load_packs(
+            options.custom_nodes or (), folders=self._folders, output_dir=options.output_dir
+        )
         for failure in self._packs.failed:
             typer.echo(f"warning: {failure}", err=True)
         runnable = {**self._packs.schemas, **implemented_schemas()}
-        self.preparation = Preparation(runnable, folders, ClassChecks(self._packs.nodes))
+        self.preparation = Preparation(runnable, self._folders, ClassChecks(self._packs.nodes))
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -60,8 +62,7 @@ class Environment:
         options = self._options
         with (
             Session(
-                options.models,
-                extra_model_paths=options.extra_paths or (),
+                self._folders,
                 output_dir=options.output_dir,
                 input_dir=options.input_dir,
                 device=options.device,
