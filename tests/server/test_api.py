@@ -197,3 +197,18 @@ def test_a_webhook_is_signed_and_tried_again(server: RunningServer) -> None:
     seconds, digest = (part.partition("=")[2] for part in signature.split(","))
     secret = (server.folder / "user" / "webhook.secret").read_bytes()
     assert hmac.new(secret, f"{seconds}.".encode() + body, hashlib.sha256).hexdigest() == digest
+
+
+def test_the_workers_are_shown_and_can_be_drained(server: RunningServer) -> None:
+    server.history(server.submit(prompt(value=11)))
+    found = server.http.get("/v1/workers").json()
+    (worker,) = found["workers"]
+    assert (worker["name"], worker["status"], found["nodes"]) == ("here-0", "idle", [])
+    assert worker["per_minute"] > 0
+    drained = server.http.post("/v1/workers/drain", params={"name": "here-0"}).json()
+    assert drained["workers"][0]["status"] == "draining"
+    job = server.submit(prompt(value=12))
+    assert server.http.get(f"/v1/jobs/{job}").json()["status"] == "pending"
+    server.http.post("/v1/workers/drain", params={"name": "here-0", "draining": "false"})
+    assert server.history(job)["status"]["status_str"] == "success"
+    assert server.http.post("/v1/workers/drain", params={"name": "nobody"}).status_code == 404

@@ -77,6 +77,12 @@ COMMANDS = {
         "doctor_command",
         "Check this installation: device, memory, folders, extras, versions, and what is slow and why.",
     ),
+    "cluster": Command(
+        "cluster",
+        "cluster_app",
+        "Let other machines drain a server's queue, and see what they do.",
+        group=True,
+    ),
     "lora": Command(
         "lora_commands", "lora_app", "Inspect, convert, merge, extract and resize LoRA files.", group=True
     ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from loraloom import __version__
+from loraloom.cli import cluster_head
 from loraloom.cli.settings import (
     CompatOption,
     CustomNodesOption,
@@ -86,6 +87,25 @@ def serve_command(
     storage: StorageOption = "native",
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="One worker on each: cuda:0,cuda:1. none: only those of the cluster."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            help="Let machines of a Ray cluster drain the queue too. auto starts its head here.",
+        ),
+    ] = None,
+    cluster_address: Annotated[
+        str | None,
+        typer.Option(help="This machine's address for the others. Default: the one Ray finds."),
+    ] = None,
+    cluster_port: Annotated[int, typer.Option(min=1, max=65535, help="Where Ray's head listens.")] = 6379,
+    cluster_most: Annotated[
+        int, typer.Option(min=0, help="How many workers Ray's autoscaler may bring; 0: it is not asked.")
+    ] = 0,
 ) -> None:
     """Serve ComfyUI's HTTP interface, with a queue that survives crashes."""
     from loraloom.jobs.database import move_aside
@@ -116,37 +136,53 @@ def serve_command(
     settings.check()
     if insecure and token is None:
         sys.stderr.write(f"WARNING: everybody who can reach {listen}:{port} may run jobs and read results.\n")
+    worker_settings: dict[str, JSON] = {
+        "models": None if models is None else [str(m.absolute()) for m in models],
+        "custom_nodes": [str(d.absolute()) for d in custom_nodes or ()],
+        "extra_model_paths": [str(p.absolute()) for p in extra_model_paths or ()],
+        "output_dir": str(settings.output_dir),
+        "input_dir": str(settings.input_dir),
+        "temp_dir": str(settings.temp_dir),
+        "device": device,
+        "dtype": dtype,
+        "vram": vram,
+        "storage": storage,
+        "compat": compat,
+        "strict_lora": strict_lora,
+        "cache": cache,
+        "cache_size": cache_size,
+    }
+    limits = Limits(stall=job_timeout)
+    factory = "loraloom.cli.worker:make_runner"
+    beside = None
+    if cluster is not None:
+        beside = cluster_head.beside(
+            cluster_head.ClusterOptions(cluster, cluster_address, cluster_port, cluster_most),
+            settings, factory, worker_settings, limits,
+        )  # fmt: skip
+    here = cluster_head.device_list(devices)
+    several = cluster is not None or (here is not None and len(here) > 1)
     lock = FolderLock(settings.user_dir)
     lock.acquire(_LOCK_WAIT_SECONDS)
     if new_queue and (former := move_aside(queue_file(settings.user_dir))) is not None:
         sys.stderr.write(f"the former queue is kept as {former}\n")
     packs = _Packs(custom_nodes, settings.user_dir) if custom_nodes else None
     kept = None if packs is None else packs.kept
+    schemas = with_ours({} if kept is None else kept.schemas)
     setup = Setup(
         settings=settings,
         folders=model_folders(models, extra_model_paths, settings.input_dir),
-        schemas=with_ours({} if kept is None else kept.schemas),
+        schemas=schemas,
         own=kept,
         learn=None if packs is None else packs.learn,
         awaits_classes=packs is not None and kept is None,
-        worker="loraloom.cli.worker:make_runner",
-        worker_settings={
-            "models": None if models is None else [str(m.absolute()) for m in models],
-            "custom_nodes": [str(d.absolute()) for d in custom_nodes or ()],
-            "extra_model_paths": [str(p.absolute()) for p in extra_model_paths or ()],
-            "output_dir": str(settings.output_dir),
-            "input_dir": str(settings.input_dir),
-            "temp_dir": str(settings.temp_dir),
-            "device": device,
-            "dtype": dtype,
-            "vram": vram,
-            "storage": storage,
-            "compat": compat,
-            "strict_lora": strict_lora,
-            "cache": cache,
-            "cache_size": cache_size,
-        },
-        limits=Limits(stall=job_timeout),
+        worker=factory,
+        worker_settings=worker_settings,
+        limits=limits,
+        devices=here,
+        beside=beside,
+        needs=cluster_head.needs_of(schemas) if several else None,
+        staging=None if beside is None else cluster_head.staging_of(settings.output_dir),
         start_paused=start_paused,
         previews=preview_method,
         max_pending=max_queue,

@@ -128,6 +128,10 @@ class Dispatcher:
         """The node classes that workers bring along; None until one is ready, or when it brings none."""
         return None if self._keeper is None else self._keeper.declared
 
+    def resident(self, worker: str) -> Needs:
+        """What a worker has loaded."""
+        return self._seating.resident(worker)
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` for every notice; the function that ends this."""
         self._listeners.append(listener)

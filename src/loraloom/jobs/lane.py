@@ -83,6 +83,11 @@ class Lane:
             return False
         return True
 
+    def drain(self, draining: bool) -> None:
+        """Take no further job, or jobs again."""
+        self.draining = draining
+        self._desk.free()
+
     def give(self, live: LiveJob) -> None:
         """Run a job that was claimed for an idle lane."""
         assert self._offer is not None

@@ -18,7 +18,7 @@ from loraloom.windows import crash
 from loraloom.workflow.graph import JSON
 
 # The worker runs code of node packs, which have no business with the server's own secrets.
-_SECRETS = frozenset({"LORALOOM_TOKEN"})
+_SECRETS = frozenset({"LORALOOM_TOKEN", "RAY_AUTH_TOKEN"})
 _SECONDS_TO_END = 5.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ from loraloom.atomic_file import make_folder
 from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
 from loraloom.jobs.dispatcher import Dispatcher
+from loraloom.jobs.job import Request as JobRequest
 from loraloom.jobs.notices import Limits, Notice
+from loraloom.jobs.placement import Needs
 from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread
@@ -41,7 +43,7 @@ from loraloom.server.lazy import LazyApp
 from loraloom.server.patience import Patience
 from loraloom.server.security import Security
 from loraloom.server.settings import ServerSettings
-from loraloom.server.state import Files, Learn, Log, ServerState, state_of
+from loraloom.server.state import Beside, Files, Learn, Log, ServerState, state_of
 from loraloom.server.templates import Templates
 from loraloom.server.webhooks import Webhooks, secret_of
 from loraloom.workflow.graph import JSON
@@ -53,7 +55,10 @@ from loraloom.workflow.validate import OwnChecks
 class Setup:
     """Everything a server is made of.
 
-    worker: the factory of the worker's runner, "module:function", and `worker_settings` for it.
+    worker: the factory of the workers' runners, "module:function", and `worker_settings` for it; `devices`
+        for several workers here, one on each; () for none here.
+    beside: what works beside the queue, such as a cluster; it is started and ended with it.
+    needs: what a job loads.
     own: which inputs the classes of node packs check themselves.
     learn: reads what the worker declares, when node packs bring classes along.
     awaits_classes: nothing is known of those yet.
@@ -76,6 +81,10 @@ class Setup:
     learn: Learn | None = None
     awaits_classes: bool = False
     text_types: Callable[[], Collection[str]] = frozenset
+    devices: Sequence[str] | None = None
+    beside: Callable[[Dispatcher], Beside] | None = None
+    needs: Callable[[JobRequest], Needs] | None = None
+    staging: Path | None = None
 
 
 def application(setup: Setup, state: ServerState) -> ASGIApp:
@@ -104,6 +113,8 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         app.state.server = state
         await state.dispatcher.start()
+        if state.beside is not None:
+            state.beside.start()
         stop = start_telling(state)
         calling = asyncio.create_task(state.webhooks.work())
         try:
@@ -115,6 +126,8 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
             await state.trainings.close()
             await state.library.stop()
             await state.dispatcher.stop()
+            if state.beside is not None:
+                await state.beside.stop()
 
     handlers = {
         HTTPException: _http_error,
@@ -140,13 +153,22 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
     store = StoreThread(
         queue_file(settings.user_dir), max_pending=setup.max_pending, max_finished=setup.max_finished
     )
-    worker = WorkerSettings(setup.worker, setup.worker_settings, write)
+    own = setup.worker_settings
+    each = [own] if setup.devices is None else [{**own, "device": device} for device in setup.devices]
     dispatcher = Dispatcher(
-        store, worker, limits=setup.limits, paused=setup.start_paused, previews=setup.previews
+        store,
+        [WorkerSettings(setup.worker, settings, write) for settings in each],
+        limits=setup.limits,
+        paused=setup.start_paused,
+        previews=setup.previews,
+        needs=setup.needs,
+        staging=setup.staging,
+        log=write,
     )
     files = Files(setup.folders)
     hooks = Webhooks(dispatcher, secret_of(settings.user_dir), settings.allow_webhooks, write)
     state = ServerState(settings, dispatcher, Hub(), files, setup.schemas, hooks, log, setup.own)
+    state.beside = None if setup.beside is None else setup.beside(dispatcher)
     state.reads_classes, state.awaits_classes = setup.learn, setup.awaits_classes
     return state, store
 

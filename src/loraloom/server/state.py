@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 from starlette.requests import HTTPConnection
 
@@ -19,6 +19,7 @@ from loraloom.server.events import EventLog
 from loraloom.server.hub import Hub, encoded
 from loraloom.server.library_process import LibraryProcess
 from loraloom.server.listing import QueueListing
+from loraloom.server.rates import Rates
 from loraloom.server.settings import ServerSettings
 from loraloom.server.trainings import Trainings
 from loraloom.server.webhooks import Webhooks
@@ -28,6 +29,17 @@ from loraloom.workflow.validate import OwnChecks
 
 Learn: TypeAlias = "Callable[[JSON], tuple[Mapping[str, NodeSchema], OwnChecks]]"
 """Reads the node classes that the worker declares; which inputs they check themselves."""
+
+
+class Beside(Protocol):
+    """What works beside the queue and brings it workers."""
+
+    def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    @property
+    def nodes(self) -> Mapping[str, Mapping[str, JSON]]: ...
+    @property
+    def trouble(self) -> str | None: ...
 
 
 class Log:
@@ -72,6 +84,8 @@ class ServerState:
     reads_classes: Learn | None = None
     awaits_classes: bool = False
     events: EventLog = field(default_factory=EventLog)
+    beside: Beside | None = None
+    rates: Rates = field(default_factory=Rates)
     queue_listing: QueueListing = field(init=False)
     trainings: Trainings = field(init=False)
 
@@ -100,6 +114,8 @@ class ServerState:
     def tell(self, notice: Notice) -> None:
         """Pass a notice on to the WebSocket client it concerns; nothing is made when it is not there."""
         job = notice.job
+        if notice.kind == "completed" and job is not None:
+            self.rates.count(job.place or "")
         if job is None or job.request.client_id is None:
             return
         client = self.hub.find(job.request.client_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from loraloom.server.page_routes import cards, drawing, gallery, library, training
+from loraloom.server.page_routes import cards, drawing, gallery, library, training, workers
 from loraloom.server.state import ServerState
 
 
@@ -15,3 +15,4 @@ def add_page_routes(api: FastAPI, state: ServerState) -> None:
     gallery.add(api, state)
     library.add(api, state)
     training.add(api, state)
+    workers.add(api, state)

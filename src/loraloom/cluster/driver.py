@@ -1,0 +1,258 @@
+"""The process that talks to Ray for the server, through frames on its standard input and output.
+
+It may end at any moment, as Ray ends programs that lose their cluster: the server goes on and starts another.
+Orders: start, to, ask, kill (each for a worker), want. What it says: ready, nodes, and of a worker said,
+alive, answer, ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+# Ray is an extra: types are checked where it is not installed, too.
+import ray  # pyright: ignore[reportMissingImports]
+from ray.exceptions import (  # pyright: ignore[reportMissingImports]
+    ActorUnavailableError,
+    RayError,
+)
+from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImports]
+    NodeAffinitySchedulingStrategy,
+)
+
+from loraloom import __version__
+from loraloom.cluster.node_worker import POLL_SECONDS, NodeWorker, Said
+from loraloom.cluster.ray_node import SLOT
+from loraloom.jobs import frames
+from loraloom.jobs.worker import die_with_parent
+from loraloom.workflow.graph import JSON
+
+SILENCE_SECONDS = 30.0
+"""A worker that does not answer for so long is given up."""
+_NODES_SECONDS = 1.0
+_NODES_TIMEOUT = 30.0
+
+
+class Driver:
+    """One connection to a cluster."""
+
+    def __init__(self, sink: IO[bytes], staging: Path) -> None:
+        self._sink, self._staging = sink, staging
+        self._sending = threading.Lock()
+        self._workers: dict[str, Any] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._alive: frozenset[str] = frozenset()
+        self._files = 0
+
+    async def serve(self, orders: asyncio.Queue[dict[str, Any] | None]) -> None:
+        """Do as the server says, until its end."""
+        self._say({"kind": "ready"})
+        watching = asyncio.create_task(self._watch_nodes())
+        while (order := await orders.get()) is not None and not watching.done():
+            task = asyncio.create_task(self._do(order))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        watching.cancel()
+
+    # ---- Orders ----
+
+    async def _do(self, order: Mapping[str, Any]) -> None:
+        match order["order"]:
+            case "start":
+                await self._start(order)
+            case "to":
+                await self._pass_on(order)
+            case "ask":
+                await self._ask(order)
+            case "kill":
+                await self._kill(str(order["worker"]))
+            case "want":
+                await asyncio.to_thread(_want, int(order["workers"]))
+            case _:
+                pass
+
+    async def _start(self, order: Mapping[str, Any]) -> None:
+        name = str(order["worker"])
+        where = NodeAffinitySchedulingStrategy(str(order["node"]), soft=False)
+        remote: Any = ray.remote(NodeWorker)
+        options = remote.options(
+            num_cpus=0,
+            num_gpus=order["gpus"],
+            resources={SLOT: 1},
+            scheduling_strategy=where,
+            max_restarts=0,
+            max_concurrency=16,
+        )
+        actor = options.remote(order["factory"], order["settings"], __version__)
+        self._workers[name] = actor
+        try:
+            await actor.start.remote()
+            await self._listen(name, actor)
+        except _GivenUp:
+            pass
+        except RayError as error:
+            await self._ended(name, str(order["node"]), error)
+        finally:
+            self._workers.pop(name, None)
+            await asyncio.to_thread(_kill, actor)
+
+    async def _pass_on(self, order: Mapping[str, Any]) -> None:
+        actor = self._workers.get(str(order["worker"]))
+        if actor is None:
+            return
+        try:
+            await actor.send.remote(order["message"])
+        except RayError:
+            # Whether it got it is not known; `_listen` tells what became of it, and if it lives, it is ended.
+            await asyncio.to_thread(_kill, actor)
+
+    async def _ask(self, order: Mapping[str, Any]) -> None:
+        actor = self._workers.get(str(order["worker"]))
+        if actor is None:
+            return
+        try:
+            answer = await actor.ask.remote(order["message"], order["seconds"])
+        except (RayError, TimeoutError):
+            return
+        self._say({"kind": "answer", "worker": order["worker"], "to": order["to"], "answer": answer})
+
+    async def _kill(self, name: str) -> None:
+        actor = self._workers.get(name)
+        if actor is not None:
+            await asyncio.to_thread(_kill, actor)
+
+    # ---- What workers say ----
+
+    async def _listen(self, name: str, actor: Any) -> None:
+        seen, heard = 0, time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(POLL_SECONDS + SILENCE_SECONDS):
+                    silent, said = await actor.receive.remote(seen)
+            except (ActorUnavailableError, TimeoutError) as error:
+                if time.monotonic() - heard < SILENCE_SECONDS:
+                    await asyncio.sleep(0.5)
+                    continue
+                reason = f"nothing was heard of its machine for {time.monotonic() - heard:.0f} s"
+                self._say({"kind": "ended", "worker": name, "reason": reason, "lost": True})
+                raise _GivenUp from error
+            heard = time.monotonic()
+            self._say({"kind": "alive", "worker": name, "silent": silent})
+            for number, message, tail, files in cast("list[Said]", said):
+                seen = number
+                if message["kind"] == "ended":
+                    self._say({"kind": "ended", "worker": name, "reason": message["reason"], "lost": False})
+                    return
+                names: list[JSON] = [[entry, self._stage(content)] for entry, content in files]
+                self._say({"kind": "said", "worker": name, "message": message, "files": names}, tail)
+
+    def _stage(self, content: bytes) -> str:
+        """Write a file, whole and flushed, under a passing name; that name."""
+        self._files += 1
+        path = self._staging / f"{os.getpid()}-{self._files}.part"
+        with open(path, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return str(path)
+
+    async def _ended(self, name: str, node: str, error: Exception) -> None:
+        await asyncio.sleep(2 * _NODES_SECONDS)  # by then it is known whether the whole node has gone
+        lost = node not in self._alive or isinstance(error, ActorUnavailableError) or "node" in str(error)
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        reason = "its machine is not heard of any more" if lost else f"its process ended ({said[-1].strip()})"
+        self._say({"kind": "ended", "worker": name, "reason": reason, "lost": lost})
+
+    # ---- Nodes ----
+
+    async def _watch_nodes(self) -> None:
+        former: list[dict[str, JSON]] | None = None
+        while True:
+            async with asyncio.timeout(_NODES_TIMEOUT):
+                nodes = await asyncio.to_thread(_nodes)
+            self._alive = frozenset(str(node["id"]) for node in nodes)
+            if nodes != former:
+                self._say({"kind": "nodes", "nodes": cast("JSON", nodes)})
+                former = nodes
+            await asyncio.sleep(_NODES_SECONDS)
+
+    def _say(self, message: Mapping[str, JSON], tail: bytes = b"") -> None:
+        with self._sending:
+            self._sink.write(frames.encode(message, tail))
+            self._sink.flush()
+
+
+class _GivenUp(Exception):
+    """The worker is not heard of any more, which is said already."""
+
+
+def _nodes() -> list[dict[str, JSON]]:
+    """The nodes that live and run workers."""
+    found: list[dict[str, JSON]] = []
+    for node in cast("list[dict[str, Any]]", ray.nodes()):
+        resources = cast("dict[str, float]", node.get("Resources") or {})
+        workers = int(resources.get(SLOT, 0))
+        if node.get("Alive") and workers:
+            found.append(
+                {
+                    "id": node["NodeID"],
+                    "address": node["NodeManagerAddress"],
+                    "host": node["NodeManagerHostname"],
+                    "workers": workers,
+                    "gpus": resources.get("GPU", 0.0),
+                    "memory": resources.get("memory", 0.0),
+                }
+            )
+    return sorted(found, key=lambda n: str(n["id"]))
+
+
+def _kill(actor: Any) -> None:
+    try:
+        ray.kill(actor)
+    except RayError:
+        return
+
+
+def _want(workers: int) -> None:
+    """Tell Ray's autoscaler, where there is one, how many workers there should be."""
+    from ray.autoscaler.sdk import request_resources  # pyright: ignore[reportMissingImports]
+
+    request_resources(bundles=[{SLOT: 1}] * workers)
+
+
+def main() -> None:
+    """Arguments: the cluster's address, the folder of passing names, this machine's address in it or ''."""
+    die_with_parent()
+    address, staging, own = sys.argv[1:4]
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what Ray prints must not get among the frames
+    more: dict[str, Any] = {"_node_ip_address": own} if own else {}
+    ray.init(
+        address=address, namespace="loraloom", log_to_driver=False, logging_level=logging.WARNING, **more
+    )
+    asyncio.run(_main(source, sink, Path(staging)))
+
+
+async def _main(source: IO[bytes], sink: IO[bytes], staging: Path) -> None:
+    orders: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        while (frame := frames.read(source)) is not None:
+            loop.call_soon_threadsafe(orders.put_nowait, cast("dict[str, Any]", frame[0]))
+        loop.call_soon_threadsafe(orders.put_nowait, None)
+
+    threading.Thread(target=read, name="loraloom-orders", daemon=True).start()
+    await Driver(sink, staging).serve(orders)
+    os._exit(0)  # its workers end with it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What runs on a node for each worker: the worker process of a single machine, relayed.
+
+An actor, of which Ray is told by the driver; it knows nothing of Ray itself. What the worker says is kept
+until the head has it, so that a connection that breaks for a moment loses nothing. Files that a run made
+travel with the message that names them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from loraloom import __version__
+from loraloom.cluster.ray_node import NODE_VARIABLE
+from loraloom.confined import parts_of, resolved
+from loraloom.errors import LoraloomError
+from loraloom.jobs.frames import BrokenFrame, Frame
+from loraloom.jobs.worker_process import WorkerProcess, WorkerSettings
+from loraloom.workflow.graph import JSON
+
+LEASE_SECONDS = 60.0
+"""A worker whose head asks for nothing for so long ends: its job has long been given to another."""
+POLL_SECONDS = 5.0
+_TOGETHER = 64
+
+Made: TypeAlias = "list[tuple[dict[str, JSON], bytes]]"
+"""The files that a message names: (as ComfyUI names a result, content)."""
+Said: TypeAlias = "tuple[int, dict[str, JSON], bytes, Made]"
+"""Number, message, tail, files."""
+
+
+class NodeWorker:
+    """One worker of a node."""
+
+    def __init__(self, factory: str, settings: Mapping[str, JSON], version: str) -> None:
+        """settings: those of the head's own workers; folders are this node's. Raises ValueError when the head
+        runs another version."""
+        if version != __version__:
+            raise ValueError(f"this node has Loraloom {__version__}, the head {version}; install the same")
+        self._node = cast("dict[str, Any]", json.loads(os.environ.get(NODE_VARIABLE, "{}")))
+        self._scratch = Path(tempfile.mkdtemp(prefix="loraloom-", dir=self._node.get("scratch")))
+        self._how = WorkerSettings(factory, self._own(settings), sys.stderr.write)
+        self._worker: WorkerProcess | None = None
+        self._kept: deque[Said] = deque()
+        self._count = 0
+        self._news = asyncio.Event()
+        self._asked = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the process."""
+        self._worker = await WorkerProcess.start(self._how)
+        self._tasks = [
+            asyncio.create_task(self._relay(self._worker)),
+            asyncio.create_task(self._watch(self._worker)),
+        ]
+
+    async def send(self, message: dict[str, JSON]) -> None:
+        """Pass an order on."""
+        if self._worker is not None:
+            await self._worker.send(message)
+
+    async def ask(self, message: dict[str, JSON], seconds: float) -> JSON:
+        """The process's answer to a question. Raises TimeoutError."""
+        if self._worker is None:
+            raise TimeoutError("there is no worker")
+        return await self._worker.ask(message, seconds)
+
+    async def receive(self, seen: int) -> tuple[float, list[Said]]:
+        """How long the process has been silent, and what it said after the message `seen`, which is waited
+        for a little."""
+        self._asked = time.monotonic()
+        while self._kept and self._kept[0][0] <= seen:
+            self._kept.popleft()
+        if not self._kept:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+        silent = 0.0 if self._worker is None else time.monotonic() - self._worker.last_sign
+        return silent, [self._kept[i] for i in range(min(_TOGETHER, len(self._kept)))]
+
+    async def end(self) -> None:
+        """End the process and delete what it left."""
+        if self._worker is not None:
+            await self._worker.kill()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # ---- The process ----
+
+    async def _relay(self, worker: WorkerProcess) -> None:
+        try:
+            while (frame := await worker.receive()) is not None:
+                self._keep(frame, self._files(frame[0]))
+        except (BrokenFrame, LoraloomError, OSError) as error:
+            await worker.kill()
+            self._keep(
+                ({"kind": "ended", "reason": f"it sent something that cannot be read ({error})"}, b""), []
+            )
+            return
+        self._keep(({"kind": "ended", "reason": await worker.gone()}, b""), [])
+
+    async def _watch(self, worker: WorkerProcess) -> None:
+        while time.monotonic() - self._asked < LEASE_SECONDS:
+            await asyncio.sleep(1.0)
+        await self.end()
+        os._exit(1)
+
+    def _keep(self, frame: Frame, files: Made) -> None:
+        self._count += 1
+        self._kept.append((self._count, *frame, files))
+        self._news.set()
+
+    def _own(self, settings: Mapping[str, JSON]) -> dict[str, JSON]:
+        folders = {f"{kind}_dir": str(self._scratch / kind) for kind in ("output", "temp", "input")}
+        for folder in folders.values():
+            Path(folder).mkdir()
+        own = {
+            name: self._node[name]
+            for name in ("models", "custom_nodes", "extra_model_paths", "device")
+            if name in self._node
+        }
+        return {**settings, **folders, **own}
+
+    def _files(self, message: Mapping[str, JSON]) -> Made:
+        """The files that the end of a node names, which leave this node."""
+        ui = message.get("ui") if message.get("kind") == "node_finished" else None
+        made: Made = []
+        for entry in named_files(ui):
+            root = self._scratch / str(entry["type"])
+            path = resolved(root, parts_of(f"{entry.get('subfolder', '')}/{entry['filename']}".lstrip("/")))
+            if path.is_file():
+                made.append((entry, path.read_bytes()))
+                path.unlink()
+        return made
+
+
+def named_files(ui: JSON) -> list[dict[str, JSON]]:
+    """The results in what a node gives to show that are files of the output or temporary folder."""
+    lists = [v for v in ui.values() if isinstance(v, list)] if isinstance(ui, dict) else []
+    entries = [entry for found in lists for entry in found if isinstance(entry, dict)]
+    return [e for e in entries if isinstance(e.get("filename"), str) and e.get("type") in ("output", "temp")]

@@ -1,0 +1,169 @@
+"""A head and its nodes as processes on one machine: each with an address of its own, in the loopback range or
+in a network namespace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from loraloom.cli.cluster_head import TOKEN_FILE
+
+ROOT = Path(__file__).parents[2]
+OBJECT_STORE = "80M"
+
+
+@dataclass
+class Machine:
+    """A node: its address, and what to put before its commands to run them there."""
+
+    name: str
+    address: str
+    inside: Sequence[str] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+
+@dataclass
+class TestCluster:
+    """A folder, a server that is the head, and nodes. nice: how much it gives way to others."""
+
+    __test__ = False
+
+    folder: Path
+    machines: list[Machine]
+    head_address: str = "127.0.0.2"
+    listen: str = "127.0.0.1"
+    port: int = 18300
+    ray_port: int = 6390
+    here: int = 0
+    server: subprocess.Popen[bytes] | None = None
+    _logs: list[Any] = field(default_factory=lambda: list[Any]())
+
+    # ---- Processes ----
+
+    def start_server(self) -> None:
+        command = [
+            *(sys.executable, "-m", "tests.cluster.cluster_server", str(self.folder)),
+            *("--port", str(self.port), "--listen", self.listen, "--address", self.head_address),
+            *("--cluster-port", str(self.ray_port), "--here", str(self.here)),
+            *("--ray-dir", str(self.folder / "ray")),
+        ]
+        self.server = self._begin(command, "server")
+        self.until(lambda: self.call("/prompt") is not None, 120)
+
+    def start_node(self, machine: Machine, *options: str) -> None:
+        command = [
+            *machine.inside,
+            *(sys.executable, "-m", "loraloom", "cluster", "worker", f"{self.head_address}:{self.ray_port}"),
+            *("--token-file", str(self.folder / "user" / TOKEN_FILE), "--devices", "cpu"),
+            *("--address", machine.address, "--object-store", OBJECT_STORE),
+            *(
+                "--cache",
+                str(self.folder / f"cache-{machine.name}"),
+                "--models",
+                str(self.folder / machine.name),
+            ),
+            *options,
+        ]
+        machine.process = self._begin(command, machine.name)
+
+    def kill(self, process: subprocess.Popen[bytes] | None) -> None:
+        """Kill a process with SIGKILL; what it started has to end by itself."""
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def stop(self) -> None:
+        """End everything; what does not end by itself is killed."""
+        processes = [p for p in (self.server, *(m.process for m in self.machines)) if p is not None]
+        started = [child for p in processes for child in self.tree(p)]
+        for process in processes:
+            process.terminate()
+        _, left = psutil.wait_procs(started, 20)
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        for process in processes:
+            process.wait(5)
+        for log in self._logs:
+            log.close()
+        shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+    @staticmethod
+    def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+        """A process and all that it has started."""
+        with suppress(psutil.Error):
+            own = psutil.Process(process.pid)
+            return [own, *own.children(recursive=True)]
+        return []
+
+    def workers_of(self, machine: Machine) -> list[psutil.Process]:
+        """The processes that run jobs on a machine."""
+        found: list[psutil.Process] = []
+        for process in self.tree(machine.process) if machine.process else []:
+            with suppress(psutil.Error):
+                if "loraloom.jobs.worker" in process.cmdline():
+                    found.append(process)
+        return found
+
+    def _begin(self, command: Sequence[str], name: str) -> subprocess.Popen[bytes]:
+        log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 - the child keeps it
+        self._logs.append(log)
+        path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+        return subprocess.Popen(
+            command, cwd=self.folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}
+        )
+
+    # ---- What it says ----
+
+    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON answer; None when there is no server."""
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(
+                f"http://{self.listen}:{self.port}{path}", data, timeout=20
+            ) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
+            return None
+
+    def submit(self, prompt: dict[str, Any], job_id: str | None = None) -> str | None:
+        """Queue a job; its id when that was acknowledged."""
+        more = {} if job_id is None else {"prompt_id": job_id}
+        answer = self.call("/prompt", {"prompt": prompt, **more})
+        return None if answer is None else answer.get("prompt_id")
+
+    def workers(self) -> list[dict[str, Any]]:
+        found = self.call("/v1/workers")
+        return [] if found is None else found["workers"]
+
+    def idle(self) -> int:
+        return sum(w["status"] in ("idle", "running") for w in self.workers())
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self.call(f"/v1/jobs/{job_id}") or {"status": "unknown"}
+
+    def done(self, job_id: str, seconds: float = 120) -> dict[str, Any]:
+        """The job, once it has ended."""
+        self.until(lambda: self.job(job_id)["status"] not in ("unknown", "pending", "running"), seconds)
+        return self.job(job_id)
+
+    def until(self, condition: Callable[[], Any], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                logs = [p.read_text("utf-8", "replace")[-1500:] for p in self.folder.glob("*.log")]
+                raise AssertionError(f"not within {seconds:g} s\n" + "\n---\n".join(logs))
+            time.sleep(0.1)

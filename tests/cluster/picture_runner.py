@@ -1,0 +1,98 @@
+"""A worker's runner that sleeps instead of computing, and writes real pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import psutil
+from PIL import Image
+
+from loraloom.engine.cache import Cache
+from loraloom.engine.events import Event
+from loraloom.engine.node import NodeResult, NodeRun, NodeType, Optional_, node, node_types
+from loraloom.engine.run import run
+from loraloom.jobs.job import Request
+from loraloom.runtime.output_files import OutputFolder
+from loraloom.workflow.api_format import parse_api
+from loraloom.workflow.graph import JSON
+
+
+@node("SleepAndDraw", category="test", output_node=True)
+def sleep_and_draw(
+    value: int,
+    seconds: Annotated[float, Optional_()] = 0.1,
+    name: Annotated[str, Optional_()] = "job",
+    fate: Annotated[str, Optional_()] = "",
+    *,
+    run: NodeRun,
+) -> NodeResult:
+    """fate: "crash" takes the process down."""
+    steps = max(1, int(seconds / 0.05))
+    for step in range(steps):
+        run.progress(step + 1, steps)
+        time.sleep(seconds / steps)
+    if fate == "crash":
+        psutil.Process().kill()
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), (value % 256, value // 256 % 256, 0)).save(picture, "PNG")
+    folders = cast("dict[str, OutputFolder]", run.services)
+    saved = folders["output"].save(name, ".png", picture.getvalue())
+    shown = folders["temp"].save("shown", ".png", picture.getvalue())
+    return NodeResult(ui={"images": [saved.as_ui(), shown.as_ui()]})
+
+
+@node("ReadFile", category="test", output_node=True)
+def read_file(lora_name: str, *, run: NodeRun) -> NodeResult:
+    """The size and place of a LoRA that must be on the worker's machine."""
+    folders = cast("dict[str, Any]", run.services)
+    for root in folders["models"]:
+        path = Path(root) / "loras" / lora_name
+        if path.exists():
+            return NodeResult(ui={"text": [str(path.stat().st_size), str(path)]})
+    raise FileNotFoundError(lora_name)
+
+
+NODES: dict[str, NodeType] = {t.name: t for f in (sleep_and_draw, read_file) for t in node_types(f)}
+
+
+class PictureRunner:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._services = {k: OutputFolder(Path(settings[f"{k}_dir"]), k) for k in ("output", "temp")}
+        self._models = settings.get("models") or []
+
+    def run(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
+        return run(
+            parse_api(dict(request.prompt)), NODES, targets=request.targets, cache=Cache("none"),
+            services={**self._services, "models": self._models}, cancel=cancel,
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, JSON]:
+        return {"devices": [], "pid": os.getpid()}
+
+    def declared(self) -> JSON:
+        return None
+
+    def check(self, request: Request) -> list[JSON]:
+        return []
+
+    def free(self, models: bool, results: bool) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def make(settings: Mapping[str, Any]) -> PictureRunner:
+    return PictureRunner(settings)
+
+
+def prompt(value: int, seconds: float = 0.1, name: str = "job", fate: str = "") -> dict[str, JSON]:
+    """A job of one picture, coloured by its value."""
+    inputs: dict[str, JSON] = {"value": value, "seconds": seconds, "name": name, "fate": fate}
+    return {"1": {"class_type": "SleepAndDraw", "inputs": inputs}}

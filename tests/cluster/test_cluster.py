@@ -1,0 +1,104 @@
+"""A real Ray cluster on the addresses of the loopback range: a head and two nodes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.cluster.harness import Machine, TestCluster
+from tests.cluster.picture_runner import prompt
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has every address of 127.0.0.0/8"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    machines = [Machine("a", "127.0.0.3"), Machine("b", "127.0.0.4")]
+    found = TestCluster(folder, machines)
+    try:
+        found.start_server()
+        for machine in machines:
+            found.start_node(machine)
+        found.until(lambda: found.idle() == 2, 180)
+        yield found
+    finally:
+        found.stop()
+
+
+def pictures(cluster: TestCluster, name: str) -> list[Path]:
+    found = sorted((cluster.folder / "output").glob(f"{name}_*.png"))
+    for path in found:
+        with Image.open(path) as picture:
+            picture.load()
+    return found
+
+
+def test_jobs_run_on_both_nodes_and_their_pictures_come_here(cluster: TestCluster) -> None:
+    jobs = [cluster.submit(prompt(i, 0.3, "plain")) for i in range(8)]
+    ended = [cluster.done(str(job)) for job in jobs]
+    assert {job["status"] for job in ended} == {"completed"}
+    assert len(pictures(cluster, "plain")) == 8
+    named = {f["filename"] for job in ended for f in job["outputs"] if f["type"] == "output"}
+    assert named == {p.name for p in pictures(cluster, "plain")}
+    assert [*(cluster.folder / "output/.incoming").iterdir()] == []
+    rates = [worker["per_minute"] for worker in cluster.workers()]
+    assert len(rates) == 2 and all(rates)
+
+
+def test_a_job_that_kills_two_workers_is_put_aside(cluster: TestCluster) -> None:
+    job = cluster.done(str(cluster.submit(prompt(1, 0.1, "crash", "crash"))))
+    assert (job["status"], job["worker_deaths"]) == ("quarantined", 2)
+    assert "signal 9" in job["error"]["message"]
+    assert pictures(cluster, "crash") == []
+    cluster.until(lambda: cluster.idle() == 2, 120)
+
+
+def test_a_job_of_a_killed_worker_runs_again(cluster: TestCluster) -> None:
+    job = str(cluster.submit(prompt(2, 3.0, "again")))
+    cluster.until(lambda: cluster.job(job)["status"] == "running", 60)
+    (running,) = [w["name"] for w in cluster.workers() if w["job"] == job]
+    machine = _machine_of(cluster, running)
+    cluster.workers_of(machine)[0].kill()
+    ended = cluster.done(job)
+    assert (ended["status"], ended["attempts"], ended["worker_deaths"]) == ("completed", 2, 1)
+    assert len(pictures(cluster, "again")) == 1
+
+
+def test_a_job_of_a_killed_node_runs_elsewhere_and_the_node_comes_back(cluster: TestCluster) -> None:
+    cluster.until(lambda: cluster.idle() == 2, 120)
+    job = str(cluster.submit(prompt(3, 3.0, "node")))
+    cluster.until(lambda: cluster.job(job)["status"] == "running", 60)
+    (running,) = [w["name"] for w in cluster.workers() if w["job"] == job]
+    machine = _machine_of(cluster, running)
+    cluster.kill(machine.process)
+    ended = cluster.done(job)
+    assert (ended["status"], ended["worker_deaths"]) == ("completed", 0)
+    assert len(pictures(cluster, "node")) == 1
+    cluster.start_node(machine)
+    cluster.until(lambda: cluster.idle() == 2, 180)
+
+
+def test_the_head_and_its_driver_may_be_killed(cluster: TestCluster) -> None:
+    jobs = [str(cluster.submit(prompt(i, 1.0, "head"))) for i in range(6)]
+    cluster.until(lambda: any(cluster.job(job)["status"] == "running" for job in jobs), 60)
+    cluster.kill(cluster.server)
+    cluster.start_server()
+    ended = [cluster.done(job, 240) for job in jobs]
+    assert {job["status"] for job in ended} == {"completed"}
+    assert len(pictures(cluster, "head")) == 6
+
+
+def _machine_of(cluster: TestCluster, worker: str) -> Machine:
+    nodes = cluster.call("/v1/workers")["nodes"]
+    (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][:6]}/")]
+    return next(m for m in cluster.machines if m.address == address)
