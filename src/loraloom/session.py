@@ -275,6 +275,7 @@ class Session:
     def close(self) -> None:
         """Let go of models, results and temporary pictures."""
         self._cache.clear()
+        self.services.encodings.clear()
         self.packs.close()
         self.memory.release()
         self._temp.cleanup()

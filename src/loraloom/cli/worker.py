@@ -84,6 +84,7 @@ class SessionRunner:
     def free(self, models: bool, results: bool) -> None:
         if results:
             self._cache.clear()
+            self._session.services.encodings.clear()
         if models:
             self._session.memory.release()
 

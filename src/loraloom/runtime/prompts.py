@@ -13,6 +13,7 @@ from loraloom.errors import InputError, LoraloomError
 from loraloom.models.handles import TextEncoders
 from loraloom.models.text.embeddings import embedding_names, embedding_state
 from loraloom.models.text.encode import encode_prompt
+from loraloom.runtime.encodings import Encoded, encoding_key
 from loraloom.runtime.services import services
 from loraloom.sampling.types import Conditioning
 
@@ -35,20 +36,30 @@ def encode(
     template: str = "",
     keep_pictures: bool = True,
 ) -> Conditioning:
-    """Encode a prompt (see `encode_prompt`) and put options and the encoders' hooks on; warnings are told."""
+    """Encode a prompt (see `encode_prompt`), once for each state of the encoders, and put options and the
+    encoders' hooks on; warnings are told."""
     found, encoders = services(run), loaded(clip)
-    conditioning, warnings = encode_prompt(
-        found.memory,
-        encoders,
-        text,
-        found.folders,
-        pictures,
-        template=template,
-        keep_pictures=keep_pictures,
-    )
+
+    def encoded() -> Encoded:
+        made, warnings = encode_prompt(
+            found.memory,
+            encoders,
+            text,
+            found.folders,
+            pictures,
+            template=template,
+            keep_pictures=keep_pictures,
+        )
+        _check_finite(made)
+        return made, warnings
+
+    if pictures:  # large, and seldom the same twice
+        conditioning, warnings = encoded()
+    else:
+        key = encoding_key(encoders, text, found.folders, template, keep_pictures)
+        conditioning, warnings = found.encodings.get(key, encoded)
     for warning in warnings:
         run.warn(warning.message)
-    _check_finite(conditioning)
     hooks = encoders.option("cond_hooks")
     if hooks is not None:
         options = {**options, "hooks": hooks}

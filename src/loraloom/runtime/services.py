@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraloom.folders import ModelFolders
+from loraloom.runtime.encodings import Encodings
 from loraloom.runtime.lora_shelf import LoraShelf
 from loraloom.runtime.output_files import OutputFolder
 from loraloom.runtime.previews import Previews
@@ -36,6 +37,7 @@ class Services:
     input_dir: Path
     settings: Settings = field(default_factory=Settings)
     previews: Previews = field(default_factory=Previews)
+    encodings: Encodings = field(default_factory=Encodings)
 
 
 def services(run: NodeRun) -> Services:

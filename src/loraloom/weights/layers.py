@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loraloom.weights.packed import Packed
+from loraloom.weights.picture_layers import PictureConv
 
 LowRank: TypeAlias = "tuple[Tensor, Tensor]"
 """down (R, in) and up (out, R)."""
@@ -123,7 +124,7 @@ _LAYERS: dict[type[nn.Module], type[PackedLayer]] = {
 
 def packed_layer(like: nn.Module, dtype: torch.dtype, native: bool) -> PackedLayer | None:
     """A layer for a quantised weight in the place of one without its values; None for other modules."""
-    made = _LAYERS.get(type(like))
+    made = _LAYERS.get(nn.Conv2d if isinstance(like, PictureConv) else type(like))
     if made is None or (isinstance(like, nn.Embedding) and (like.max_norm or like.sparse)):
         return None
     return made(like, tuple(like.weight.shape), dtype, native)  # pyright: ignore[reportArgumentType]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loraloom.sampling.inputs import Inputs
 
-UNET_MAPS = 30
+UNET_MAPS = 32
 """Maps as large as the first level's that a UNet holds at once: skips, and the gated feed-forward layer."""
 
 TRANSFORMER_SEQUENCES = 20

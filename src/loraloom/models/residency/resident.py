@@ -30,6 +30,7 @@ from loraloom.weights.layers import PackedLayer, PackedLinear, join_low_rank
 from loraloom.weights.meta import build_unfilled, complete
 from loraloom.weights.packed import narrowed
 from loraloom.weights.patch import Factors, Patch, Stack
+from loraloom.weights.picture_layers import with_less_work
 from loraloom.weights.source import WeightSource
 
 Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
@@ -169,6 +170,7 @@ class Resident:
                 raise ModelFileError(f"the weight {native!r} is empty: shape {list(shape)}")
         with from_shapes("a network that can be built"):
             module = build_unfilled(blueprint.build)
+        with_less_work(module)
         return module.eval().requires_grad_(False)
 
     @property
@@ -319,7 +321,10 @@ class Resident:
 
     def _is_mappable(self, native: str) -> bool:
         """Whether the file's own pages can serve as the weight."""
-        is_as_needed = self.source.dtypes[native] == self._dtype_of(native)
+        dtype = self._dtype_of(native)
+        is_as_needed = self.source.dtypes[native] == dtype and all(
+            slot.order(dtype, self.device) == torch.contiguous_format for slot in self._slots[native]
+        )
         return self.device.type == "cpu" and is_as_needed and not self.source.is_packed(native)
 
     def _stays_packed(self, native: str) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Blueprint, Placement
 from loraloom.weights.layers import PackedLayer, packed_layer
+from loraloom.weights.picture_layers import kernel_format
 from loraloom.weights.source import WeightSource
 
 
@@ -58,7 +59,7 @@ class Slot:
     def write(
         self, values: Tensor, dtype: torch.dtype, device: torch.device, *, in_place: bool, keep: bool
     ) -> None:
-        """Round the values once.
+        """Round the values once, in the order that the layer wants.
 
         in_place: into the memory that the slot has, where it fits. keep: the values' own memory may serve."""
         now = self.tensor
@@ -66,10 +67,17 @@ class Slot:
         is_there = in_place and now.device.type == device.type
         if is_there and now.dtype == values.dtype and now.data_ptr() == values.data_ptr() != 0:
             return  # built where it belongs
-        if is_there and now.shape == values.shape and now.dtype == dtype and now.is_contiguous():
+        order = self.order(dtype, device)
+        is_fit = now.shape == values.shape and now.dtype == dtype and now.is_contiguous(memory_format=order)
+        if is_there and is_fit:
             now.data.copy_(values)
         else:
-            self.put(values.to(device, dtype, copy=not keep).contiguous())
+            self.put(values.to(device, dtype, copy=not keep).contiguous(memory_format=order))
+
+    def order(self, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
+        """How the values lie in memory."""
+        is_kernel = self.attribute == "weight" and len(self.shape) == 4 and max(self.shape[2:]) > 1
+        return kernel_format(self.owner, dtype, device) if is_kernel else torch.contiguous_format
 
 
 Slots: TypeAlias = Mapping[str, tuple[Slot, ...]]

@@ -1,0 +1,200 @@
+"""Layers on pictures that do the same with less work on a processor: the same numbers but for rounding.
+
+- A kernel of 3×3 over a picture whose pixels were doubled sees two different pixels in each direction, never
+  three: four kernels of 2×2, one for each of the new pixels, on the picture as it was. 16 products for each
+  of its pixels instead of 36.
+- Where a picture is small and the kernel large, most of a convolution is bringing the kernel into the order
+  that its code wants; in a product of matrices it is read once, as it is.
+- A film of one frame is a picture: a kernel that looks back sees nothing but zeros.
+
+Kernels lie with the channels last where the processor's code is faster so. `with_less_work` makes layers of
+a new module such ones; on other devices, and while gradients are taken, they do what they always did.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SMALL = 0.5
+"""Pixels of all pictures, for each channel of the output, below which a product of matrices is faster than a
+convolution, and above which four kernels are worth making."""
+
+_LOOKS_AT = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
+"""For each of the two new pixels, in one direction: which of the kernel's three weights fall on the earlier
+and which on the later of the two old pixels that it sees."""
+
+if TYPE_CHECKING:
+    _Conv2d, _Conv3d, _Sequential, _Module = nn.Conv2d, nn.Conv3d, nn.Sequential, nn.Module
+else:
+    _Conv2d = _Conv3d = _Sequential = _Module = object
+
+
+@cache
+def is_channels_last(dtype: torch.dtype) -> bool:
+    """Whether convolutions on this machine's processor are faster with the channels last: with AVX-512 they
+    are, with AVX2 the other order is (docs/devices.md)."""
+    return dtype in (torch.float32, torch.bfloat16) and "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def kernel_format(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
+    """The order in which a layer wants its weight."""
+    is_kernel = isinstance(layer, PictureConv) and device.type == "cpu" and is_channels_last(dtype)
+    return torch.channels_last if is_kernel else torch.contiguous_format
+
+
+def with_less_work(module: nn.Module) -> None:
+    """Let the layers of a module choose how to compute. Their parameters stay as they are."""
+    for layer in module.modules():
+        kind = type(layer)
+        if kind is nn.Conv2d:
+            _become(layer, PictureConv)
+        elif isinstance(layer, nn.Sequential) and any(map(_doubles, layer)):
+            _become(layer, DoublingSequence)
+        elif kind.__name__ == "Upsample2D" and hasattr(layer, "conv"):  # of diffusers
+            _become(layer, Upsampler)
+        elif isinstance(layer, nn.Conv3d) and "CausalConv3d" in kind.__name__:
+            _become(layer, FrameConv)
+
+
+def _become(layer: nn.Module, choice: type[Any]) -> None:
+    layer.__class__ = _choosing(choice, type(layer))
+
+
+@cache
+def _choosing(choice: type[Any], kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (choice, kind), {"__module__": kind.__module__})
+
+
+class PictureConv(_Conv2d):
+    """A convolution of pictures."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if _is_free(input) and self.is_plain and self._pixels(input) < SMALL * self.out_channels:
+            return _product(input, self.weight, self.bias)
+        return super().forward(input)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is 3×3, of each pixel and its neighbours, without groups."""
+        return (
+            self.kernel_size == (3, 3)
+            and self.padding == self.stride == self.dilation == (1, 1)
+            and self.groups == 1
+            and self.padding_mode == "zeros"
+        )
+
+    def saves_doubling(self, input: Tensor) -> bool:
+        """Whether `doubled` is faster than to double the pixels first. What hooks into the layer is to see
+        its real input."""
+        is_hooked = bool(self._forward_hooks or self._forward_pre_hooks)
+        fits = _is_free(input) and self.is_plain and not is_hooked
+        return fits and self._pixels(input) >= SMALL * self.out_channels
+
+    def doubled(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, out, 2H, 2W): its output for the picture with each pixel doubled."""
+        batch, _, height, width = input.shape
+        order = torch.channels_last if _is_last(self.weight) else torch.contiguous_format
+        made = torch.empty(
+            (batch, self.out_channels, 2 * height, 2 * width), dtype=input.dtype, memory_format=order
+        )
+        for row in (0, 1):
+            for column in (0, 1):
+                kernel = _halved_kernel(self.weight, row, column)
+                part = F.conv2d(input, kernel, self.bias, padding=1)
+                made[..., row::2, column::2] = part[..., row : row + height, column : column + width]
+        return made
+
+    def _pixels(self, input: Tensor) -> int:
+        return input.numel() // self.in_channels
+
+
+class Upsampler(_Module):
+    """diffusers' Upsample2D: each pixel doubled in both directions, then a convolution."""
+
+    if TYPE_CHECKING:
+        conv: nn.Module | None
+        norm: nn.Module | None
+        interpolate: bool
+        use_conv_transpose: bool
+
+    def forward(self, hidden_states: Tensor, output_size: Any = None, *args: Any, **given: Any) -> Tensor:
+        is_usual = self.interpolate and self.norm is None and not self.use_conv_transpose
+        conv = self.conv if is_usual and output_size is None else None
+        if isinstance(conv, PictureConv) and conv.saves_doubling(hidden_states):
+            return conv.doubled(hidden_states)
+        return super().forward(hidden_states, output_size, *args, **given)
+
+
+class DoublingSequence(_Sequential):
+    """Layers of which some double the pixels for a convolution behind them."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        waiting = list(self)
+        while waiting:
+            layer = waiting.pop(0)
+            conv = waiting[0] if waiting and _doubles(layer) else None
+            if isinstance(conv, PictureConv) and conv.saves_doubling(input):
+                input = conv.doubled(input)
+                del waiting[0]
+            else:
+                input = layer(input)
+        return input
+
+
+class FrameConv(_Conv3d):
+    """A convolution over frames that looks back only."""
+
+    if TYPE_CHECKING:
+        _padding: tuple[int, ...]
+
+    def forward(self, input: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        columns, _, rows, _, back, _ = self._padding
+        is_picture = input.shape[2] == 1 and cache_x is None and back == self.kernel_size[0] - 1
+        if not is_picture or not _is_free(input):
+            return super().forward(input, cache_x)  # pyright: ignore[reportCallIssue]
+        order = torch.channels_last if is_channels_last(input.dtype) else torch.contiguous_format
+        kernel = self.weight[:, :, -1].contiguous(memory_format=order)
+        return F.conv2d(input[:, :, 0], kernel, self.bias, self.stride[1:], (rows, columns))[:, :, None]
+
+
+def _is_free(input: Tensor) -> bool:
+    """Whether the layer may compute as it likes."""
+    return input.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _doubles(layer: nn.Module) -> bool:
+    """Whether a layer doubles each pixel in both directions."""
+    is_nearest = isinstance(layer, nn.Upsample) and layer.mode in ("nearest", "nearest-exact")
+    return is_nearest and layer.scale_factor in (2.0, (2.0, 2.0))
+
+
+def _is_last(kernel: Tensor) -> bool:
+    return kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+def _product(input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """A plain convolution of 3×3 as one product of matrices."""
+    batch, channels, height, width = input.shape
+    if not _is_last(kernel):
+        made = kernel.flatten(1) @ F.unfold(input, 3, padding=1)
+        made = made.view(batch, -1, height, width)
+        return made if bias is None else made.add_(bias[:, None, None])
+    seen = F.pad(input.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+    rows = seen.permute(0, 1, 2, 4, 5, 3).reshape(batch * height * width, 9 * channels)
+    made = F.linear(rows, kernel.permute(0, 2, 3, 1).reshape(len(kernel), -1), bias)
+    return made.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _halved_kernel(kernel: Tensor, row: int, column: int) -> Tensor:
+    """(out, in, 3, 3) → (out, in, 2, 2): what makes one of the four new pixels of the picture as it was."""
+    down, across = (kernel.new_tensor(_LOOKS_AT[place]) for place in (row, column))
+    sums = torch.einsum("ia,jb->ijab", down, across).reshape(4, 9)
+    if not _is_last(kernel):
+        return (kernel.reshape(*kernel.shape[:2], 9) @ sums.T).view(*kernel.shape[:2], 2, 2)
+    taps = kernel.permute(0, 2, 3, 1).reshape(len(kernel), 9, -1)
+    return (sums @ taps).view(len(kernel), 2, 2, -1).permute(0, 3, 1, 2)

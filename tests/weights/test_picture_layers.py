@@ -1,0 +1,181 @@
+"""Layers that choose how to compute give what the plain ones give, with less work."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from loraloom.weights import picture_layers
+from loraloom.weights.picture_layers import (
+    DoublingSequence,
+    FrameConv,
+    PictureConv,
+    Upsampler,
+    is_channels_last,
+    kernel_format,
+    with_less_work,
+)
+
+ORDERS = (torch.contiguous_format, torch.channels_last)
+
+
+def filled(module: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return module.requires_grad_(False)
+
+
+def chosen(module: nn.Module, order: torch.memory_format = torch.contiguous_format) -> Any:
+    """The same module, free to choose."""
+    made = copy.deepcopy(module)
+    with_less_work(made)
+    for parameter in made.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=order)
+    return made
+
+
+def work(call: Callable[[], Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    assert one.shape == other.shape
+    assert (one - other).abs().max() <= 2e-5 * other.abs().max()
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("sides", [(4, 6), (1, 1), (5, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_small_picture_is_multiplied(
+    order: torch.memory_format, sides: tuple[int, int], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = filled(nn.Conv2d(8, 128, 3, padding=1, bias=bias))
+    layer = chosen(nn.Sequential(plain), order)[0]
+    assert isinstance(layer, PictureConv)
+    monkeypatch.setattr(nn.Conv2d, "forward", None)  # were it a convolution, it would fail
+    x = torch.randn(2, 8, *sides)
+    monkeypatch.undo()
+    expected = plain(x)
+    monkeypatch.setattr(nn.Conv2d, "forward", None)
+    close(layer(x), expected)
+    close(layer(x.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 64, 3),
+        nn.Conv2d(8, 64, 1),
+        nn.Conv2d(8, 64, 3, padding=1, stride=2),
+        nn.Conv2d(8, 64, 3, padding=1, groups=2),
+        nn.Conv2d(8, 64, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 64, 5, padding=2),
+    ],
+)
+def test_other_convolutions_stay_what_they_are(layer: nn.Conv2d) -> None:
+    plain, x = filled(layer), torch.randn(1, 8, 5, 5)
+    assert torch.equal(chosen(nn.Sequential(plain))(x), plain(x))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("height", "width"), [(6, 4), (5, 7), (1, 16)])
+def test_doubled_pixels_are_seen_once(order: torch.memory_format, height: int, width: int) -> None:
+    plain = filled(Upsample2D(6, use_conv=True, out_channels=5))
+    layer = chosen(plain, order)
+    assert isinstance(layer, Upsampler)
+    x = torch.randn(2, 6, height, width)
+    close(layer(x), plain(x))
+
+
+def test_large_pictures_take_four_ninths_of_the_work() -> None:
+    plain = filled(Upsample2D(8, use_conv=True))
+    x = torch.randn(1, 8, 64, 64)
+    layer = chosen(plain)
+    assert work(lambda: layer(x)) / work(lambda: plain(x)) == pytest.approx(4 / 9, abs=0.02)
+
+
+def test_a_wanted_size_is_made() -> None:
+    plain, x = filled(Upsample2D(6, use_conv=True)), torch.randn(1, 6, 8, 8)
+    assert torch.equal(chosen(plain)(x, (15, 16)), plain(x, (15, 16)))
+
+
+def test_hooks_of_the_convolution_see_the_doubled_picture() -> None:
+    layer, seen = chosen(filled(Upsample2D(6, use_conv=True))), list[torch.Size]()
+    layer.conv.register_forward_hook(lambda module, given, output: seen.append(given[0].shape))
+    layer(torch.randn(1, 6, 8, 8))
+    assert seen == [(1, 6, 16, 16)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_sequences_that_double(order: torch.memory_format) -> None:
+    plain = filled(
+        nn.Sequential(
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(6, 6, 3, padding=1, bias=False),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact"),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+        )
+    )
+    layer, x = chosen(plain, order), torch.randn(1, 4, 9, 8)
+    assert isinstance(layer, DoublingSequence)
+    close(layer(x), plain(x))
+    assert work(lambda: layer(x)) < work(lambda: plain(x))
+
+
+def test_one_frame_is_a_picture() -> None:
+    plain = filled(QwenImageCausalConv3d(6, 8, 3, padding=1))
+    layer, x = chosen(plain), torch.randn(1, 6, 1, 9, 8)
+    assert isinstance(layer, FrameConv) and isinstance(layer, QwenImageCausalConv3d)
+    close(layer(x), plain(x))
+    assert work(lambda: layer(x)) * 3 == work(lambda: plain(x))
+
+
+def test_several_frames_and_kept_ones_are_a_film() -> None:
+    plain = filled(QwenImageCausalConv3d(6, 8, 3, padding=1))
+    layer, one, three = chosen(plain), torch.randn(1, 6, 1, 9, 8), torch.randn(1, 6, 3, 9, 8)
+    assert torch.equal(layer(three), plain(three))
+    assert torch.equal(layer(one, three[:, :, :2]), plain(one, three[:, :, :2]))
+    every_other = filled(QwenImageCausalConv3d(6, 8, (3, 1, 1), stride=(2, 1, 1), padding=(0, 0, 0)))
+    assert torch.equal(chosen(every_other)(three), every_other(three))
+
+
+def test_with_gradients_nothing_is_chosen() -> None:
+    plain = filled(Upsample2D(6, use_conv=True))
+    layer, x = chosen(plain), torch.randn(1, 6, 8, 8)
+    with torch.enable_grad():
+        assert work(lambda: layer(x)) == work(lambda: plain(x))
+
+
+@pytest.mark.parametrize(("capability", "last"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_the_order_is_the_processors(capability: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    is_channels_last.cache_clear()
+    layer, cpu = chosen(nn.Sequential(nn.Conv2d(2, 2, 3)))[0], torch.device("cpu")
+    try:
+        expected = torch.channels_last if last else torch.contiguous_format
+        assert kernel_format(layer, torch.float32, cpu) == expected
+        assert kernel_format(layer, torch.float32, torch.device("meta")) == torch.contiguous_format
+        assert kernel_format(nn.Conv2d(2, 2, 3), torch.float32, cpu) == torch.contiguous_format
+    finally:
+        picture_layers.is_channels_last.cache_clear()
