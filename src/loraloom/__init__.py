@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Session", "__version__", "run"]
+__all__ = ["Computing", "Run", "Session", "__version__", "run"]
 
 if TYPE_CHECKING:
+    from loraloom.models.computing import Computing
     from loraloom.result import Run
     from loraloom.session import Session, run
 
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> object:
         from loraloom import session
 
         return getattr(session, name)
+    if name == "Computing":
+        from loraloom.models.computing import Computing
+
+        return Computing
     if name == "Run":
         from loraloom.result import Run
 

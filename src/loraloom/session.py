@@ -28,6 +28,7 @@ from loraloom.engine.validation import ClassChecks
 from loraloom.errors import Cancelled, InputError, LoraloomError
 from loraloom.folders import ModelFolders, model_folders
 from loraloom.lora.load import Compat
+from loraloom.models.computing import USUAL, Computing
 from loraloom.models.residency.memory import DtypeName, Memory
 from loraloom.models.residency.resident import Arithmetic
 from loraloom.models.residency.together import Together
@@ -80,6 +81,8 @@ class Session:
     vram: bytes of the device's memory that may be used; None: what is free.
     storage: "native" multiplies quantised weights as ComfyUI does for their format (for integers it rounds
         the inputs too), "widened" with their values in `dtype`.
+    computing: which attention, how narrow weights stay, what is compiled or left out; see
+        `models.computing.Computing`.
     compat: "trainer" applies LoRAs as their trainer meant; "comfyui" as ComfyUI does where that differs.
     strict_lora: a LoRA key without a place is an error.
     metadata: pictures carry their workflow and receipts.
@@ -100,6 +103,7 @@ class Session:
         dtype: DtypeName = "auto",
         vram: int | None = None,
         storage: Arithmetic = "native",
+        computing: Computing = USUAL,
         compat: Compat = "trainer",
         strict_lora: bool = False,
         metadata: bool = True,
@@ -130,7 +134,7 @@ class Session:
             **{name: found.schema for name, found in (nodes or {}).items()},
         }
         self._preparation = Preparation(runnable, self.folders, ClassChecks(self.nodes))
-        self.memory = Memory(device, dtype, vram, storage)
+        self.memory = Memory(device, dtype, vram, storage, computing)
         self._temp = tempfile.TemporaryDirectory(prefix="loraloom-")
         self.services = Services(
             folders=self.folders,
@@ -303,6 +307,7 @@ def run(
     dtype: DtypeName = "auto",
     vram: int | None = None,
     storage: Arithmetic = "native",
+    computing: Computing = USUAL,
     compat: Compat = "trainer",
     strict_lora: bool = False,
     metadata: bool = True,
@@ -318,6 +323,7 @@ def run(
         dtype=dtype,
         vram=vram,
         storage=storage,
+        computing=computing,
         compat=compat,
         strict_lora=strict_lora,
         metadata=metadata,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +19,7 @@ from loraloom.weights.picture_layers import (
     DoublingSequence,
     FrameConv,
     PictureConv,
+    ResidualBlock,
     Upsampler,
     is_channels_last,
     kernel_format,
@@ -141,6 +143,33 @@ def test_sequences_that_double(order: torch.memory_format) -> None:
     assert isinstance(layer, DoublingSequence)
     close(layer(x), plain(x))
     assert work(lambda: layer(x)) < work(lambda: plain(x))
+
+
+@pytest.mark.parametrize("time", [True, False])
+@pytest.mark.parametrize("width", [8, 16])
+def test_residual_blocks_change_their_own_maps_only(time: bool, width: int) -> None:
+    plain = filled(
+        ResnetBlock2D(
+            in_channels=8,
+            out_channels=width,
+            groups=4,
+            temb_channels=6 if time else None,  # pyright: ignore[reportArgumentType]
+        )
+    ).eval()
+    layer = chosen(plain)
+    assert isinstance(layer, ResidualBlock)
+    x, embedded = torch.randn(2, 8, 12, 12), torch.randn(2, 6) if time else None
+    before = x.clone(), None if embedded is None else embedded.clone()
+    close(layer(x, embedded), plain(x, embedded))
+    assert torch.equal(x, before[0])
+    assert embedded is None or torch.equal(embedded, before[1])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("other", [{"up": True}, {"down": True}, {"output_scale_factor": 2.0}])
+def test_other_residual_blocks_stay_what_they_are(other: dict[str, Any]) -> None:
+    plain = filled(ResnetBlock2D(in_channels=8, groups=4, temb_channels=6, **other)).eval()
+    x, embedded = torch.randn(2, 8, 12, 12), torch.randn(2, 6)
+    close(chosen(plain)(x, embedded), plain(x, embedded))
 
 
 def test_one_frame_is_a_picture() -> None:

@@ -15,6 +15,7 @@ from loraloom.cli.settings import Compat, Dtype, Storage
 from loraloom.custom_nodes.load import load_packs
 from loraloom.engine.validation import ClassChecks
 from loraloom.folders import model_folders
+from loraloom.models.computing import USUAL, Computing
 from loraloom.preparation.prepare import Preparation
 from loraloom.workflow.implemented import implemented_schemas
 
@@ -38,6 +39,7 @@ class SessionOptions:
     strict_lora: bool
     metadata: bool = True
     vram: int | None = None
+    computing: Computing = USUAL
 
 
 class Environment:
@@ -69,6 +71,7 @@ class Environment:
                 dtype=options.dtype,
                 vram=options.vram,
                 storage=options.storage,
+                computing=options.computing,
                 compat=options.compat,
                 strict_lora=options.strict_lora,
                 metadata=options.metadata,

@@ -13,19 +13,24 @@ from loraloom.cli.display import Display
 from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.run_command import stop_on_interrupt
 from loraloom.cli.settings import (
+    AttentionOption,
     BatchOption,
     CompatOption,
+    CompileOption,
     CustomNodesOption,
     DeviceOption,
     DtypeOption,
     ExtraPathsOption,
+    FastOption,
     InputDirOption,
     LoraOption,
     ModelsOption,
+    NarrowOption,
     OutputDirOption,
     StorageOption,
     StrictLoraOption,
     VramOption,
+    computing,
     rows_at_once,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
@@ -74,6 +79,10 @@ def grid_command(
     dtype: DtypeOption = "auto",
     vram: VramOption = None,
     storage: StorageOption = "native",
+    attention: AttentionOption = "auto",
+    narrow_weights: NarrowOption = False,
+    compiled: CompileOption = False,
+    fast: FastOption = None,
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
     batch: BatchOption = "auto",
@@ -95,6 +104,7 @@ def grid_command(
         compat,
         strict_lora,
         vram=vram,
+        computing=computing(attention, narrow_weights, compiled, fast),
     )
     environment = Environment(options)
     preparation = environment.preparation

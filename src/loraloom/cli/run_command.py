@@ -16,18 +16,23 @@ import typer
 from loraloom.cli.display import Display
 from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.settings import (
+    AttentionOption,
     CompatOption,
+    CompileOption,
     CustomNodesOption,
     DeviceOption,
     DtypeOption,
     ExtraPathsOption,
+    FastOption,
     InputDirOption,
     LoraOption,
     ModelsOption,
+    NarrowOption,
     OutputDirOption,
     StorageOption,
     StrictLoraOption,
     VramOption,
+    computing,
 )
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.errors import LoraloomError, MissingModelsError
@@ -53,6 +58,10 @@ def run_command(
     dtype: DtypeOption = "auto",
     vram: VramOption = None,
     storage: StorageOption = "native",
+    attention: AttentionOption = "auto",
+    narrow_weights: NarrowOption = False,
+    compiled: CompileOption = False,
+    fast: FastOption = None,
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
     no_metadata: Annotated[
@@ -66,6 +75,7 @@ def run_command(
         options = SessionOptions(
             models, extra_paths, custom_nodes, output_dir, input_dir,
             device, dtype, storage, compat, strict_lora, not no_metadata, vram,
+            computing(attention, narrow_weights, compiled, fast),
         )  # fmt: skip
         environment = Environment(options)
         changes = Changes(loras or (), assignments or (), seed)

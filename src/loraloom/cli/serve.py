@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,15 +13,20 @@ import typer
 from loraloom import __version__
 from loraloom.cli import cluster_head
 from loraloom.cli.settings import (
+    AttentionOption,
     CompatOption,
+    CompileOption,
     CustomNodesOption,
     DeviceOption,
     DtypeOption,
     ExtraPathsOption,
+    FastOption,
     ModelsOption,
+    NarrowOption,
     StorageOption,
     StrictLoraOption,
     VramOption,
+    computing,
 )
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
@@ -85,6 +91,10 @@ def serve_command(
     dtype: DtypeOption = "auto",
     vram: VramOption = None,
     storage: StorageOption = "native",
+    attention: AttentionOption = "auto",
+    narrow_weights: NarrowOption = False,
+    compiled: CompileOption = False,
+    fast: FastOption = None,
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
     devices: Annotated[
@@ -147,6 +157,7 @@ def serve_command(
         "dtype": dtype,
         "vram": vram,
         "storage": storage,
+        "computing": asdict(computing(attention, narrow_weights, compiled, fast)),
         "compat": compat,
         "strict_lora": strict_lora,
         "cache": cache,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, cast
 
 import typer
 
 from loraloom.errors import InputError
+from loraloom.models.computing import AttentionName, Computing, Fast
 
 Dtype: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Storage: TypeAlias = Literal["native", "widened"]
@@ -103,6 +104,37 @@ StorageOption = Annotated[
         "too), or with their values in the type to compute in."
     ),
 ]
+AttentionOption = Annotated[
+    AttentionName,
+    typer.Option(
+        "--attention",
+        help="What computes the attention of diffusion networks: PyTorch's choice, one of its kernels, or a "
+        "package that is installed. What cannot compute a model's attention is an error.",
+    ),
+]
+NarrowOption = Annotated[
+    bool,
+    typer.Option(
+        "--narrow-weights",
+        help="Keep weights as narrow as their file has them and widen each when it is used: half the memory "
+        "for a file of fp16 computed in fp32, and the same picture, but more time.",
+    ),
+]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the blocks of diffusion networks for this machine: minutes the first time, then less "
+        "time for each step.",
+    ),
+]
+FastOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fast",
+        help="Another picture, sooner. steps: leave out evaluations whose output would hardly differ.",
+    ),
+]
 CompatOption = Annotated[
     Compat,
     typer.Option(help="Whose result to give where ComfyUI computes a LoRA differently from its trainer."),
@@ -110,3 +142,10 @@ CompatOption = Annotated[
 StrictLoraOption = Annotated[
     bool, typer.Option("--strict-lora", help="Fail when any key of a LoRA finds no place.")
 ]
+
+
+def computing(
+    attention: AttentionName, narrow_weights: bool, compiled: bool, fast: list[str] | None
+) -> Computing:
+    """What the options say. InputError for names that are none."""
+    return Computing(attention, narrow_weights, compiled, tuple(cast("list[Fast]", fast or [])))

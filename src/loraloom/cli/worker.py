@@ -19,6 +19,7 @@ from loraloom.engine.validation import own_checks
 from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import problem
+from loraloom.models.computing import Computing
 from loraloom.models.library_class import import_ahead
 from loraloom.models.recognition import families
 from loraloom.runtime.output_files import OutputFolder
@@ -92,6 +93,11 @@ class SessionRunner:
         self._session.close()
 
 
+def computing_of(said: Mapping[str, Any]) -> Computing:
+    """As the server's settings, which have no tuples, say it."""
+    return Computing(said["attention"], said["narrow_weights"], said["compiled"], tuple(said["fast"]))
+
+
 def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
     """The runner of `loraloom serve`; the settings are those that the command makes."""
     models, cache = settings["models"], Cache(settings["cache"], settings["cache_size"])
@@ -104,6 +110,7 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         dtype=settings["dtype"],
         vram=settings["vram"],
         storage=settings["storage"],
+        computing=computing_of(settings["computing"]),
         compat=settings["compat"],
         strict_lora=settings["strict_lora"],
         custom_nodes=[Path(p) for p in settings["custom_nodes"]],

@@ -18,6 +18,7 @@ from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, Lat
 from loraloom.runtime.services import services
 from loraloom.sampling.guidance import CFG, Guidance, SamplingOptions
 from loraloom.sampling.noise import initial_noise
+from loraloom.sampling.reuse import Reusing
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import Method, method, sampler_names
 from loraloom.sampling.schedules import between, schedule_names, sigmas_for
@@ -116,9 +117,11 @@ def sample_latent(
         run.progress(step.index + 1, total, preview_of(step))
 
     with found.memory.apart() if sampler.adaptive else nullcontext():
+        network = found.memory.network(model)
+        reusing = Reusing(network) if "steps" in found.memory.computing.fast else None
         sampled = completed(
             sample(
-                found.memory.network(model),
+                reusing or network,
                 guidance,
                 latent=samples,
                 noise=noise,
@@ -133,6 +136,8 @@ def sample_latent(
         )
     if (joined := found.memory.joined) is not None and (said := joined.said()) is not None:
         run.note("batch", {**said})
+    if reusing is not None:
+        run.warn(f"--fast steps: {reusing.reused} of {reusing.asked} evaluations were left out")
     kept = latent.copy()
     kept.pop("downscale_ratio_spacial", None)  # said of empty latents only
     return {**kept, "samples": sampled.latent}, {**kept, "samples": sampled.denoised}

@@ -57,6 +57,8 @@ def with_less_work(module: nn.Module) -> None:
             _become(layer, DoublingSequence)
         elif kind.__name__ == "Upsample2D" and hasattr(layer, "conv"):  # of diffusers
             _become(layer, Upsampler)
+        elif kind.__name__ == "ResnetBlock2D" and isinstance(getattr(layer, "nonlinearity", 0), nn.SiLU):
+            _become(layer, ResidualBlock)
         elif isinstance(layer, nn.Conv3d) and "CausalConv3d" in kind.__name__:
             _become(layer, FrameConv)
 
@@ -128,6 +130,39 @@ class Upsampler(_Module):
         if isinstance(conv, PictureConv) and conv.saves_doubling(hidden_states):
             return conv.doubled(hidden_states)
         return super().forward(hidden_states, output_size, *args, **given)
+
+
+class ResidualBlock(_Module):
+    """diffusers' ResnetBlock2D, whose maps are changed where they lie: a new one for each sum and activation
+    takes memory, and the time to get it."""
+
+    if TYPE_CHECKING:
+        norm1: nn.Module
+        norm2: nn.Module
+        conv1: nn.Module
+        conv2: nn.Module
+        conv_shortcut: nn.Module | None
+        time_emb_proj: nn.Module | None
+        upsample: object
+        downsample: object
+        output_scale_factor: float
+        skip_time_act: bool
+        time_embedding_norm: str
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **given: Any) -> Tensor:
+        if not _is_free(input_tensor) or not self._is_usual(temb):
+            return super().forward(input_tensor, temb, *args, **given)
+        x: Tensor = self.conv1(F.silu(self.norm1(input_tensor), inplace=True))
+        if temb is not None and self.time_emb_proj is not None:
+            x.add_(self.time_emb_proj(F.silu(temb))[:, :, None, None])
+        x = self.conv2(F.silu(self.norm2(x), inplace=True))
+        return x.add_(input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor))
+
+    def _is_usual(self, temb: Tensor | None) -> bool:
+        """Whether the block is one of those that Stable Diffusion and the autoencoders have."""
+        keeps_size = self.upsample is None and self.downsample is None and self.output_scale_factor == 1
+        takes_time = (temb is None) == (self.time_emb_proj is None) and not self.skip_time_act
+        return keeps_size and takes_time and self.time_embedding_norm == "default" and not self.training
 
 
 class DoublingSequence(_Sequential):

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Hashable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from loraloom.errors import OutOfMemory
+from loraloom.models.attention import attention
 from loraloom.models.autoencoder_network import AutoencoderNetwork
+from loraloom.models.compiled import check_compiler, compile_blocks
+from loraloom.models.computing import USUAL, Computing
 from loraloom.models.diffusion_network import Around, DiffusionNetwork, Joining
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
@@ -73,7 +76,7 @@ class Memory:
     device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps". dtype: the type networks compute in; "auto" is
     bfloat16 where the device multiplies it natively, else float32. budget: bytes that may be used of the
     device in all (of the CPU: by weights); None: what it has. storage: how quantised weights are multiplied
-    (`resident.Arithmetic`).
+    (`resident.Arithmetic`). computing: see there.
     """
 
     def __init__(
@@ -82,11 +85,16 @@ class Memory:
         dtype: DtypeName = "auto",
         budget: int | None = None,
         storage: Arithmetic = "native",
+        computing: Computing = USUAL,
     ) -> None:
         self.device = device_named(device)
         self.dtype = dtype_named(dtype, self.device)
         self.budget = budget
         self.storage: Arithmetic = storage
+        self.computing = computing
+        self._attention = attention(computing.attention, self.device)
+        if computing.compiled:
+            check_compiler(self.device)
         self.tell: Callable[[str], None] = lambda message: None
         """Hears how runs are changed by what the device has."""
         self.joined: Joins | None = None
@@ -120,7 +128,7 @@ class Memory:
             unmerged = self.unmerged_of(model, beside)
         blueprint = model.family.blueprint(model.weights.shapes)
         width, pixels = hidden_width(model.weights.shapes), model.family.latents.pixels
-        key = _key("network", model.weights, self.dtype, storage_of(model))
+        key = _key("network", model.weights, self.dtype, self._narrow(storage_of(model)))
 
         def needed(x: Tensor, inputs: Inputs) -> int:
             return step_bytes(blueprint.config, width, pixels, x, inputs, self.dtype.itemsize)
@@ -132,7 +140,7 @@ class Memory:
             parametrisation=model.current_parametrisation(),
             dtype=self.dtype,
             device=self.device,
-            around=_around(model, unmerged),
+            around=_around(model, unmerged, self._attention),
             options=dict(model.options),
             reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
             has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
@@ -151,8 +159,9 @@ class Memory:
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
         blueprint = vae.kind.blueprint(vae.weights.shapes)
-        lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype)
-        key = _key("autoencoder", vae.weights, self.dtype)
+        storage = self._narrow("quantized")
+        lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype, storage)
+        key = _key("autoencoder", vae.weights, self.dtype, storage)
         return AutoencoderNetwork(
             vae.kind,
             lease,
@@ -201,10 +210,19 @@ class Memory:
 
     def _text_storage(self, part: TextPart | PictureEncoder | StyleModel) -> tuple[torch.dtype, Storage]:
         count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
-        return (self.dtype, "stored") if count > LARGE_TEXT_ENCODER else (torch.float32, "quantized")
+        return (
+            (self.dtype, "stored")
+            if count > LARGE_TEXT_ENCODER
+            else (torch.float32, self._narrow("quantized"))
+        )
+
+    def _narrow(self, storage: Storage) -> Storage:
+        """How weights are stored where users want them as narrow as their file has them."""
+        return "stored" if self.computing.narrow_weights and storage == "quantized" else storage
 
     def _network_lease(self, model: DiffusionModel, blueprint: Blueprint) -> Callable[[], nn.Module]:
-        return self._lease("network", blueprint, model.weights, model.stack, self.dtype, storage_of(model))
+        storage = self._narrow(storage_of(model))
+        return self._lease("network", blueprint, model.weights, model.stack, self.dtype, storage)
 
     def _lease(
         self,
@@ -220,7 +238,7 @@ class Memory:
         key = _key(kind, source, dtype, storage)
 
         def load(room: int | None) -> Resident:
-            return Resident(
+            made = Resident(
                 blueprint,
                 source,
                 dtype=dtype,
@@ -230,6 +248,9 @@ class Memory:
                 room=room,
                 has_spare=lambda needed: needed <= self._free() - MARGIN,
             )
+            if kind == "network" and self.computing.compiled:
+                compile_blocks(made.module)
+            return made
 
         def module() -> nn.Module:
             if key not in self._residents:
@@ -420,7 +441,9 @@ def _key(kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage 
     return kind, source, dtype, storage
 
 
-def _around(model: DiffusionModel, unmerged: Unmerged | None) -> Around:
+def _around(
+    model: DiffusionModel, unmerged: Unmerged | None, attention: Callable[[], AbstractContextManager[Any]]
+) -> Around:
     """What acts on a network's module during each call."""
     freeu = model.option("freeu")
     acting: list[Around] = []
@@ -432,6 +455,7 @@ def _around(model: DiffusionModel, unmerged: Unmerged | None) -> Around:
     @contextmanager
     def around(module: nn.Module, rows: int) -> Generator[None]:
         with ExitStack() as stack:
+            stack.enter_context(attention())
             for act in acting:
                 stack.enter_context(act(module, rows))
             yield

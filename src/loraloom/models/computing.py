@@ -1,0 +1,45 @@
+"""How networks compute, beside the device and the type: what users choose. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from loraloom.errors import InputError
+
+AttentionName: TypeAlias = Literal["auto", "math", "flash", "efficient", "cudnn", "flash-attn", "sage"]
+"""PyTorch's choice, one of its kernels, or a package."""
+
+Fast: TypeAlias = Literal["steps"]
+"""What makes another picture, sooner: see `Computing`."""
+
+ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
+FAST: tuple[Fast, ...] = get_args(Fast)
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """attention: of diffusion networks; never another than this one (`models.attention`).
+
+    narrow_weights: weights of layers stay as narrow as their file has them and are widened at each use. The
+        same picture, less memory, more time.
+    compiled: the blocks of diffusion networks are compiled for this machine (`models.compiled`).
+    fast: "steps": evaluations whose output would hardly differ from the last one's are left out
+        (`sampling.reuse`). Another picture; the run says how many.
+    """
+
+    attention: AttentionName = "auto"
+    narrow_weights: bool = False
+    compiled: bool = False
+    fast: tuple[Fast, ...] = ()
+
+    def __post_init__(self) -> None:
+        """InputError for names that are none."""
+        if self.attention not in ATTENTIONS:
+            raise InputError(f"no such attention: {self.attention!r}; use one of {', '.join(ATTENTIONS)}")
+        if unknown := [name for name in self.fast if name not in FAST]:
+            raise InputError(f"nothing fast is called {unknown[0]!r}; use {', '.join(FAST)}")
+
+
+USUAL = Computing()
+"""The same picture as ever, by the fastest way that is known to give it."""
