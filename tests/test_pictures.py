@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,21 @@ def test_wide_greys_keep_their_shades(mode: str) -> None:
     grey = np.asarray(in_8_bits(picture).convert("RGB"))
     assert np.abs(grey[..., 0] - RAMP / 255).max() <= 2
     assert (grey[..., 0] == grey[..., 2]).all()
+
+
+@pytest.mark.parametrize("top", [0.5, 1.0])
+def test_floats_that_glare_are_cut_off_and_not_taken_for_darkness(top: float) -> None:
+    values = (RAMP / 65535 * top * 2).astype(np.float32)
+    picture = np.asarray(in_8_bits(Image.fromarray(values)))
+    assert np.abs(picture - np.clip(values, 0, 1) * 255).max() <= 1
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("pipes are no files there")
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="no regular file"), opened(tmp_path / "a.png"):
+        pass
 
 
 @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])

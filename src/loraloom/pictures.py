@@ -15,10 +15,16 @@ from loraloom.errors import InputError
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
 
+# Floats in 0…1 may lie somewhat above 1 where a picture glares; those in 0…255 hardly stay below this.
+_BRIGHT = 16
+
+
 @contextmanager
 def opened(path: Path) -> Generator[Image.Image]:
     """A picture file; whatever is wrong with it, also while it is decoded, is an InputError with its path."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise InputError(f"{path} is no regular file; replace it by a picture, or take it away")
         with Image.open(path) as picture:
             yield picture
     except InputError:
@@ -37,6 +43,6 @@ def in_8_bits(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         values = np.nan_to_num(np.asarray(picture), nan=0.0, posinf=0.0, neginf=0.0)
         top = float(values.max(initial=0.0))
-        factor = 255.0 if top <= 1 else 1.0 if top <= 255 else 1 / 255
+        factor = 255.0 if top <= _BRIGHT else 1.0 if top <= 255 else 1 / 255
         return Image.fromarray(np.clip(values * factor, 0, 255).astype(np.uint8))
     return picture

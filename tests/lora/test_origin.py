@@ -45,6 +45,20 @@ def test_flux_by_its_image_attention_alone(tmp_path: Path) -> None:
     assert _base(tmp_path / "x.safetensors", modules, 3072) == "flux"
 
 
+@pytest.mark.parametrize(
+    ("path", "width", "family"),
+    [
+        ("transformer.transformer_blocks.1.norm1.linear", 3072, "flux"),
+        ("transformer.layers.1.norm1.linear", 1024, "lumina2"),
+        ("diffusion_model.noise_refiner.1.adaLN_modulation.1", 1024, "lumina2"),
+    ],
+)
+def test_modulation_alone_is_told_by_where_it_stands(
+    path: str, width: int, family: str, tmp_path: Path
+) -> None:
+    assert _base(tmp_path / "x.safetensors", [path], width) == family
+
+
 def test_what_the_metadata_says_counts_where_widths_are_silent(tmp_path: Path) -> None:
     modules = ["transformer_blocks.0.attn1.to_q"]
     said = {"modelspec.architecture": "wan2.1"}

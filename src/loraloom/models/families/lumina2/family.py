@@ -130,7 +130,12 @@ FAMILY = Family(
     blocks={"layers": "layers"},
     context_width=number("cap_feat_dim"),
     lora=LoraFacts(
-        signs=(LoraSign(r"adaLN_modulation_1$|feed_forward_linear_[123]|_norm1_linear$", weight=2.0),),
+        signs=(
+            LoraSign(
+                r"adaLN_modulation_1$|feed_forward_linear_[123]|(layers|refiner)_\d+_norm1_linear$",
+                weight=2.0,
+            ),
+        ),
         comfyui=comfyui_names,
     ),
 )
