@@ -26,8 +26,8 @@ BOTH = ("2.strength_model", "2.strength_clip")
 class Studio:
     """Draws the demo's workflow with changes, and lays pictures out."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, folder: Path) -> None:
+        self._session, self._folder = session, folder
 
     def draw(self, *strengths: str, loras: Sequence[str] = (), **more: Any) -> Image:
         """strengths: of the model and of the text encoder, or one for both."""
@@ -35,15 +35,15 @@ class Studio:
         return self._session.run(WORKFLOW, set={**changes, **more.get("set", {})}, loras=loras).images[0]
 
     def sheet(self, name: str, pictures: Sequence[Image], *axes: Axis) -> None:
-        path = PICTURES / f"{name}.webp"
+        path = self._folder / f"{name}.webp"
         contact_sheet(pictures, axes).save(path, "WEBP", quality=88, method=6)
-        print(path.relative_to(PICTURES.parents[1]), f"{path.stat().st_size / 1000:.0f} kB")
+        print(path, f"{path.stat().st_size / 1000:.0f} kB")
 
 
-def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
+def main(folder: Path = PICTURES) -> None:
+    folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as output, Session(MODELS, output_dir=output, dtype="fp32") as session:
-        studio = Studio(session)
+        studio = Studio(session, folder)
         with_it, without = studio.draw("1"), studio.draw("0")
         studio.sheet("first", [with_it], Axis("", ("workflow.json as it is",)))
         studio.sheet("on-off", [with_it, without], Axis("", ("with the LoRA", "without it")))

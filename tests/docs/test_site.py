@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,12 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert listed == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
+def test_pages_link_to_each_other() -> None:
+    """A page's file name in a sentence is nothing that a reader of the site could click."""
+    for page in DOCS.rglob("*.md"):
+        assert not re.findall(r"`docs/[\w/]+\.md`", page.read_text("utf-8")), page.name
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
@@ -71,5 +78,14 @@ def test_pictures_say_what_is_on_them() -> None:
             assert (page.parent / path).is_file()
 
 
-def test_the_pictures_are_small() -> None:
-    assert sum(path.stat().st_size for path in (DOCS / "pictures").glob("*")) < 1_000_000
+def test_the_pictures_are_small_and_used() -> None:
+    pictures = list((DOCS / "pictures").iterdir())
+    assert sum(path.stat().st_size for path in pictures) < 1_000_000
+    pages = "".join(page.read_text("utf-8") for page in DOCS.rglob("*.md"))
+    assert all(f"pictures/{path.name})" in pages for path in pictures)
+
+
+@pytest.mark.heavy
+def test_one_script_draws_all_pictures(tmp_path: Path) -> None:
+    runpy.run_path(str(ROOT / "scripts/tutorial_pictures.py"))["main"](tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "pictures").iterdir()}
