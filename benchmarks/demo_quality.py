@@ -197,16 +197,16 @@ class References:
         labels = [concept.label for concept in concepts]
         return cls(names, labels, styles, dataset.held_out(concepts), drawn)
 
-    def cases(self) -> tuple[list[Case], list[Case]]:
-        """100 training pairs, the famous concepts first, and the held-out ones."""
+    def cases(self, most: int) -> tuple[list[Case], list[Case]]:
+        """At most so many training pairs, the famous concepts first, and held-out ones."""
         order = [self.labels.index(label) for label in FAMOUS]
         order += [i for i in range(len(self.names)) if i not in order]
         training = [
             Case(self._caption(c, 0 if c in self.held else rank % len(self.styles)), c)
-            for rank, c in enumerate(order[:100])
+            for rank, c in enumerate(order[:most])
         ]
         flat = self.styles.index("flat")
-        return training, [Case(self._caption(c, flat), c) for c in sorted(self.held)]
+        return training, [Case(self._caption(c, flat), c) for c in sorted(self.held)[:most]]
 
     def _caption(self, concept: int, style: int) -> str:
         return f"{self.names[concept]}, {self.styles[style]} style"
@@ -263,7 +263,8 @@ def lora_effect(painter: Painter, prompts: list[str], trigger: str, out: Path) -
         values = [pixels(picture) for picture in drawn]
         grid, greyness = np.mean([on_grid(v, CELL) for v in values]), np.mean([grey(v) for v in values])
         print(f"{name}: edges on the grid {grid:.4f}, greyness {greyness:.4f}", flush=True)
-    sheet([(pictures[i], True) for pictures in rows.values() for i in range(20)], out / f"{trigger}.png")
+    shown = [(picture, True) for pictures in rows.values() for picture in pictures[:20]]
+    sheet(shown, out / f"{trigger}.png", columns=min(20, len(prompts)))
     famous = [(p, s) for p in prompts[: len(FAMOUS)] for s in STRENGTHS]
     swept = [painter.draw(f"{trigger}, {prompt}", 0, strength) for prompt, strength in famous]
     sheet([(picture, True) for picture in swept], out / f"{trigger}-strengths.png", columns=len(STRENGTHS))
@@ -283,10 +284,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the recipe's work folder")
     parser.add_argument("--lora", type=Path)
     parser.add_argument("--trigger", default="pixel_art")
+    parser.add_argument("--most", type=int, default=100, help="captions of each kind; fewer for a quick look")
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     options = parser.parse_args()
     references = References.of(options.work, side_of(options.checkpoint))
-    training, unseen = references.cases()
+    training, unseen = references.cases(options.most)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         painter = Painter(options.checkpoint, options.lora, Path(folder))

@@ -1,4 +1,8 @@
-"""The demo's autoencoder: SD1.5 topology with narrow widths, trained on crops, then on whole pictures."""
+"""The demo's autoencoder: SD1.5 topology with narrow widths, trained on whole pictures.
+
+Not on crops: the norms at the ends of both halves take their statistics from the whole, and a picture on
+white has others than its middle. What was trained on crops gave pale pictures.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ import workers
 from dataset import Pictures
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from identity import begin_as_identity
 from pictures import SIDE
 from state import Training, follow, read_tensors, resume, save, write_tensors
 from torch import Tensor, nn
@@ -36,26 +41,19 @@ class AutoencoderRecipe:
     widths: tuple[int, int, int, int] = (64, 64, 128, 192)
     """Not 32 anywhere: 32 norm groups of one channel each would take away how bright a picture is. Wide only
     where there are few pixels: most of the time goes into the two levels of 64."""
-    crop: int = 96
-    crop_steps: int = 2700
-    """Steps on crops: a quarter of the cost of a picture and four times the variety."""
-    whole_steps: int = 300
-    """Steps on whole pictures, so that norms and the attention in the middle meet their final size."""
-    crop_batch: int = 4
-    whole_batch: int = 1
-    """Of each process."""
+    steps: int = 4000
+    batch: int = 1
+    """Pictures a step, in each process."""
     rate: float = 1.5e-3
     kl_weight: float = 4e-5
     """Per latent value: keeps the latents' values from growing beyond the noise."""
-    colour_steps: int = 500
-    """Steps over which the first three channels are drawn towards the mean colours of their 8×8 pixels, ever
-    more weakly: without it the first thousand steps are grey."""
-    colour_floor: float = 0.002
+    pull_steps: int = 200
+    """Steps over which the latents are drawn towards colours and contrast of their 8×8 pixels (`coarse`),
+    ever more weakly: without it the first thousand steps are grey, and a channel may stay unused."""
+    pull_floor: float = 0.002
     """The weight of that pull afterwards: latents that look like pictures are easier to denoise."""
     decoder_steps: int = 4000
     """Steps of the decoder alone, once the latents stand and the diffusion trains on them."""
-    decoder_crops: float = 0.85
-    """Share of them on crops."""
     latent_noise: float = 0.06
     """Deviation of the noise on latents that the decoder alone is trained with: samples are not exact."""
     feature_weight: float = 0.1
@@ -81,6 +79,7 @@ def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
         sample_size=SIDE,
         scaling_factor=SCALE,
     )
+    begin_as_identity(network)
     fix_variance(network)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -109,44 +108,28 @@ def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> T
     return loss
 
 
-def crops(
-    sources: tuple[Tensor, ...], scales: tuple[int, ...], side: int, generator: torch.Generator
-) -> tuple[Tensor, ...]:
-    """The same squares of `side` pixels out of tensors (N, C, H, W) of which one value spans so many pixels.
-
-    At multiples of eight pixels, as in whole pictures, and rather in the middle: corners are white."""
-    free = (SIDE - side) // 8
-    place = torch.rand(len(sources[0]), 2, 2, generator=generator).mean(-1) * (free + 1)
-    corners = [(min(int(y), free) * 8, min(int(x), free) * 8) for y, x in place.tolist()]
-    return tuple(
-        torch.stack(
-            [
-                part[:, y // scale : (y + side) // scale, x // scale : (x + side) // scale]
-                for part, (y, x) in zip(source, corners, strict=True)
-            ]
-        )
-        for source, scale in zip(sources, scales, strict=True)
-    )
-
-
 def seeded(seed: int, step: int) -> torch.Generator:
     """Random numbers of one step in one process, so that a resumed run draws the same."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + workers.number())
 
 
 def _batch(pictures: Pictures, step: int, recipe: AutoencoderRecipe) -> tuple[Tensor, Tensor]:
-    """Pictures (or crops) of step `step` in -1…1, and noise for their latents."""
+    """Pictures of step `step` in -1…1, and noise for their latents."""
     generator = seeded(recipe.seed, step)
-    crop = step < recipe.crop_steps
-    count = recipe.crop_batch if crop else recipe.whole_batch
-    chosen = pictures.seen[torch.multinomial(pictures.weights, count, replacement=True, generator=generator)]
-    if crop:
-        (chosen,) = crops((chosen,), (1,), recipe.crop, generator)
+    choice = torch.multinomial(pictures.weights, recipe.batch, replacement=True, generator=generator)
+    chosen = pictures.seen[choice]
     if torch.rand((), generator=generator) < 0.5:
         chosen = chosen.flip(-1)
     batch = (chosen.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
-    side = batch.shape[-1] // 8
-    return batch, torch.randn((len(batch), 4, side, side), generator=generator)
+    return batch, torch.randn((len(batch), 4, SIDE // 8, SIDE // 8), generator=generator)
+
+
+def coarse(batch: Tensor) -> Tensor:
+    """(B, 3, H, W) → (B, 4, H/8, W/8): twice the mean colours of 8×8 pixels, and how uneven their grey is."""
+    colours = F.avg_pool2d(batch, 8)
+    grey = batch.mean(1, keepdim=True)
+    uneven = F.avg_pool2d((grey - F.interpolate(colours.mean(1, keepdim=True), scale_factor=8)).abs(), 8)
+    return torch.cat([2.0 * colours, 8.0 * uneven - 1.0], 1)
 
 
 class Objective(nn.Module):
@@ -165,8 +148,8 @@ class Objective(nn.Module):
         output = network.decoder(network.post_quant_conv(latent)).float()
         fit = reconstruction_loss(output, batch, recipe.edge_weight)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
-        colour = F.mse_loss(mean[:, :3], 2.0 * F.avg_pool2d(batch, 8))
-        return fit + recipe.kl_weight * divergence + pull * colour, fit, divergence
+        likeness = F.mse_loss(mean, coarse(batch))
+        return fit + recipe.kl_weight * divergence + pull * likeness, fit, divergence
 
 
 def falling_rate(step: int, total: int, warm_up: int) -> float:
@@ -186,7 +169,7 @@ def train(
     )
     training = Training({"vae": network}, {"vae": average}, optimizer)
     path = work / STATE
-    first, total = resume(path, training), recipe.crop_steps + recipe.whole_steps
+    first, total = resume(path, training), recipe.steps
     objective = Objective(network, recipe)
     if compiled:
         objective = torch.compile(objective, dynamic=False)
@@ -194,7 +177,7 @@ def train(
     for step in range(first, total):
         optimizer.param_groups[0]["lr"] = recipe.rate * falling_rate(step, total, 100)
         batch, noise = _batch(pictures, step, recipe)
-        pull = torch.tensor(max(recipe.colour_floor, 1.0 - step / recipe.colour_steps))
+        pull = torch.tensor(max(recipe.pull_floor, 0.5 * (1.0 - step / recipe.pull_steps)))
         with torch.autocast("cpu", torch.bfloat16):
             loss, fit, divergence = objective(batch, noise, pull)
         loss.backward()

@@ -13,7 +13,6 @@ from autoencoder import (
     SCALE,
     AutoencoderRecipe,
     build,
-    crops,
     falling_rate,
     quality,
     reconstruction_loss,
@@ -97,14 +96,10 @@ def train(
 
 
 def _draw(latents: Tensor, pictures: Pictures, step: int, recipe: AutoencoderRecipe) -> tuple[Tensor, Tensor]:
-    """Crops of latents and pictures, the latents with the noise of sampling; at last whole pictures."""
+    """Latents with the noise of sampling, and their pictures in -1…1."""
     generator = seeded(recipe.seed + 1, step)
-    whole = step >= recipe.decoder_crops * recipe.decoder_steps
-    count = recipe.whole_batch if whole else recipe.crop_batch
-    chosen = torch.multinomial(pictures.weights, count, replacement=True, generator=generator)
+    chosen = torch.multinomial(pictures.weights, recipe.batch, replacement=True, generator=generator)
     latent, picture = latents[chosen], pictures.seen[chosen]
-    if not whole:
-        latent, picture = crops((latent, picture), (8, 1), recipe.crop, generator)
     noise = recipe.latent_noise / SCALE * torch.randn(latent.shape, generator=generator)
     picture = (picture.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
     return latent + noise, picture

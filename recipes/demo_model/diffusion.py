@@ -16,6 +16,7 @@ from autoencoder import SCALE, Encoded, seeded
 from captions import Captioner, stack
 from dataset import training_pairs
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from identity import begin_as_identity
 from pictures import SIDE, STYLES, Concept
 from state import Training, follow, read_tensors, resume, save
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 class DiffusionRecipe:
     """Sizes and numbers of the diffusion training."""
 
-    widths: tuple[int, int, int, int] = (64, 128, 128, 128)
+    widths: tuple[int, int, int, int] = (64, 128, 128, 160)
     text: ClipConfig = ClipConfig(
         vocabulary=49408, positions=77, width=64, layers=3, inner=256, quick_gelu=True
     )
@@ -61,13 +62,17 @@ def step_weights(recipe: DiffusionRecipe) -> Tensor:
 
 
 def build_unet(recipe: DiffusionRecipe) -> UNet2DConditionModel:
-    """The UNet with fresh weights: Stable Diffusion 1.5's topology."""
-    return UNet2DConditionModel(
+    """The UNet with fresh weights: Stable Diffusion 1.5's topology. It begins by predicting nothing."""
+    unet = UNet2DConditionModel(
         sample_size=SIDE // 8,
         block_out_channels=recipe.widths,
         cross_attention_dim=recipe.text.width,
         attention_head_dim=8,
-    ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    )
+    begin_as_identity(unet)
+    nn.init.zeros_(unet.conv_out.weight)
+    nn.init.zeros_(unet.conv_out.bias)
+    return unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def build_text(recipe: DiffusionRecipe) -> ClipText:
