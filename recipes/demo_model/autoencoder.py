@@ -174,6 +174,7 @@ def train(
     if compiled:
         objective = torch.compile(objective, dynamic=False)
     began = saved = judged = time.monotonic()
+    mean_fit = 0.0
     for step in range(first, total):
         optimizer.param_groups[0]["lr"] = recipe.rate * falling_rate(step, total, 100)
         batch, noise = _batch(pictures, step, recipe)
@@ -189,11 +190,10 @@ def train(
         follow(average, network, min(recipe.average_decay, (step + 1) / (step + 10)))
         if workers.number():
             continue
+        mean_fit += (fit.item() - mean_fit) * max(0.02, 1 / (step - first + 1))
         if step % 50 == 0:
             pace = (time.monotonic() - began) / (step - first + 1)
-            log.info(
-                "vae %d/%d fit %.4f kl %.3f %.2f s/step", step, total, fit.item(), divergence.item(), pace
-            )
+            log.info("vae %d/%d fit %.4f kl %.3f %.2f s/step", step, total, mean_fit, divergence.item(), pace)
         if time.monotonic() - saved > save_every or step + 1 == total:
             save(path, training, step + 1)
             saved = time.monotonic()

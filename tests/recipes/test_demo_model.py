@@ -66,7 +66,7 @@ def small(recipe: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(dataset, "fetch", lambda folder: {"labels": folder})
     monkeypatch.setattr(dataset, "read_concepts", lambda table, labels: concepts)
     monkeypatch.setattr(recipe("text"), "STEPS", 2)
-    vae = recipe("autoencoder").AutoencoderRecipe(widths=(32, 32, 32, 32), steps=2, decoder_steps=2)
+    vae = recipe("autoencoder").AutoencoderRecipe(widths=(32, 32, 32, 32), steps=3, decoder_steps=2)
     text = ClipConfig(vocabulary=49408, positions=77, width=64, layers=1, inner=32, quick_gelu=True)
     unet = recipe("diffusion").DiffusionRecipe(widths=(32, 32, 32, 32), text=text, steps=2, batch=2)
     return stages.Run(work, 0.0, False, vae, unet)
