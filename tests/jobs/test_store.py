@@ -295,3 +295,28 @@ def test_what_no_json_can_hold_does_not_keep_a_result_from_being_kept(store: Sto
     given: dict[str, JSON] = {"outputs": {"9": {"loss": [float("nan"), 1e999], "text": ["\ud800x"]}}}
     store.change(job.id, lambda j: j.succeed(1.0, given))
     assert store.get(job.id).result == {"outputs": {"9": {"loss": [None, None], "text": ["\ufffdx"]}}}
+
+
+def test_the_end_of_a_job_costs_no_more_when_many_have_ended(tmp_path: Path) -> None:
+    """Not a look at every job that is remembered."""
+
+    def cost(finished: int) -> int:
+        store = Store(tmp_path / f"{finished}.db")
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        with store.transaction():
+            for number in range(finished + 1):
+                store.submit(Request({}), job_id=str(number))
+                assert store.claim() is not None
+                if number == finished:
+                    store._db.set_progress_handler(count, 10)  # pyright: ignore[reportPrivateUsage]
+                store.change(str(number), lambda j: j.succeed(1.0, {}))
+        store.close()
+        return steps
+
+    assert cost(600) < 2 * cost(20)

@@ -380,7 +380,8 @@ class Store(Connection):
         self._db.execute(
             "UPDATE jobs SET number = ?, priority = ?, status = ?, started = ?, finished = ?, claims = ?, "
             "deaths = ?, result = ?, error = ?, place = ?, losses = ?, "
-            "ended = CASE WHEN ? THEN coalesce((SELECT max(ended) FROM jobs), 0) + 1 END WHERE id = ?",
+            "ended = CASE WHEN ? THEN coalesce((SELECT max(ended) FROM jobs WHERE ended IS NOT NULL), 0) + 1 "
+            "END WHERE id = ?",
             (
                 job.number, job.priority, job.status, job.started, job.finished, job.claims, job.deaths,
                 _text(job.result), _text(job.error), job.place, job.losses,
