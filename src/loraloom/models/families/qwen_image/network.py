@@ -19,17 +19,18 @@ from loraloom.models.parts.rotations import rotations
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
-METHODS = ("index", "offset", "negative_index", "index_timestep_zero")
+METHODS = ("index", "offset", "negative_index", "index_timestep_zero", "uxo")
 """Where reference pictures stand: at frames 1, 2 …; at frame 1 side by side; at frames -1, -2 …; as the
-first, and seen at time 0."""
+first, and seen at time 0; as the second (it is another model's, and ComfyUI takes it for that)."""
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
     """The prompt's hidden states and the reference pictures, placed as the conditioning says or the model."""
+    method = placing(cond, METHODS, _usual(run))
     return Inputs(
         {"context": Tokens(cond.context)},
         references=references(cond, run),
-        placing=placing(cond, METHODS, _usual(run)),
+        placing="offset" if method == "uxo" else method,
     )
 
 

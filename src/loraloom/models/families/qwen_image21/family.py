@@ -14,6 +14,7 @@ from loraloom.models.family import (
     LoraSign,
     Module,
     Shapes,
+    TrainingFacts,
     count_blocks,
     number,
     prefixed,
@@ -161,4 +162,5 @@ FAMILY = Family(
         ),
         comfyui=prefixed("diffusion_model.", "transformer.", "lycoris_", ""),
     ),
+    training=TrainingFacts(architecture="qwen-image-2.1/lora", flat="lycoris_"),
 )
