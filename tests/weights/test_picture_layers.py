@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import QwenImage21CausalConv3d
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from loraloom.weights import picture_layers
 from loraloom.weights.picture_layers import (
     DoublingSequence,
     FrameConv,
+    OneFrameConv,
     PictureConv,
     ResidualBlock,
     Upsampler,
@@ -189,6 +191,16 @@ def test_several_frames_and_kept_ones_are_a_film() -> None:
     assert torch.equal(chosen(every_other)(three), every_other(three))
 
 
+@pytest.mark.parametrize(("taps", "width"), [(3, 8), (3, 400), (1, 8)])
+def test_frames_of_models_for_pictures(taps: int, width: int) -> None:
+    plain = filled(QwenImage21CausalConv3d(6, width, taps, padding=taps // 2))
+    layer, x = chosen(plain), torch.randn(1, 6, 1, 9, 8)
+    assert isinstance(layer, OneFrameConv)
+    close(layer(x), plain(x))
+    with pytest.raises(ValueError, match="cannot take a feature cache"):
+        layer(x, x)
+
+
 def test_with_gradients_nothing_is_chosen() -> None:
     plain = filled(Upsample2D(6, use_conv=True))
     layer, x = chosen(plain), torch.randn(1, 6, 8, 8)
@@ -196,7 +208,7 @@ def test_with_gradients_nothing_is_chosen() -> None:
         assert work(lambda: layer(x)) == work(lambda: plain(x))
 
 
-@pytest.mark.parametrize(("capability", "last"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+@pytest.mark.parametrize(("capability", "last"), [("AVX512", True), ("AVX2", True), ("DEFAULT", False)])
 def test_the_order_is_the_processors(capability: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     is_channels_last.cache_clear()

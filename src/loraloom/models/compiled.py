@@ -23,6 +23,10 @@ BESIDE = frozenset({"ResnetBlock2D"})
 """Blocks that repeat in diffusers' UNets beside those that they name themselves."""
 
 
+FORMS = 64
+"""Shapes of weights and pictures for which one kind of block may be compiled anew."""
+
+
 def check_compiler(device: torch.device) -> None:
     """InputError where nothing can be compiled."""
     if device.type == "cpu":
@@ -39,6 +43,8 @@ def compile_blocks(module: nn.Module) -> int:
     """Let the blocks of which a network mostly consists be compiled when they first run; how many."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(base) / "loraloom" / "compiled"))
+    config: Any = importlib.import_module("torch._dynamo.config")
+    config.recompile_limit = max(config.recompile_limit, FORMS)
     blocks = list(_blocks(module))
     for block in blocks:
         block.compile()

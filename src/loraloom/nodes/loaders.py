@@ -61,6 +61,11 @@ def load_diffusion_model(
     run: NodeRun,
 ) -> Model:
     """Open a diffusion model from a file of its own, optionally keeping its weights in fp8."""
+    if weight_dtype == "fp8_e4m3fn_fast":
+        run.warn(
+            f"{weight_dtype} is read as fp8_e4m3fn: weights are stored in 8 bits and widened when they are"
+            " used; nothing is multiplied in 8 bits"
+        )
     return open_diffusion_model(services(run).folders.resolve("diffusion_models", unet_name), weight_dtype)
 
 

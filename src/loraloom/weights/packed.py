@@ -101,7 +101,16 @@ class Packed:
         return self.format.rounded(values, self.parts, self.settings)
 
     def to(self, device: torch.device) -> Packed:
-        return replace(self, parts={role: part.to(device) for role, part in self.parts.items()})
+        """Pinned parts cross while the host goes on."""
+        moved = {
+            role: part.to(device, non_blocking=part.is_pinned() if part.is_cpu else False)
+            for role, part in self.parts.items()
+        }
+        return replace(self, parts=moved)
+
+    def pinned(self) -> Packed:
+        """In the host's memory where a device can fetch it by itself."""
+        return replace(self, parts={role: part.pin_memory() for role, part in self.parts.items()})
 
     def _each(self, change: Any, rows: int) -> Packed:
         parts = {

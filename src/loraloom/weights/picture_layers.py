@@ -5,6 +5,7 @@
   of its pixels instead of 36.
 - Where a picture is small and the kernel large, most of a convolution is bringing the kernel into the order
   that its code wants; in a product of matrices it is read once, as it is.
+- In float32, wide convolutions on pictures that are not small take a quarter of the products (`winograd`).
 - A film of one frame is a picture: a kernel that looks back sees nothing but zeros.
 
 Kernels lie with the channels last where the processor's code is faster so. `with_less_work` makes layers of
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from loraloom.weights import winograd
 
 SMALL = 0.5
 """Pixels of all pictures, for each channel of the output, below which a product of matrices is faster than a
@@ -36,14 +39,16 @@ else:
 
 @cache
 def is_channels_last(dtype: torch.dtype) -> bool:
-    """Whether convolutions on this machine's processor are faster with the channels last: with AVX-512 they
-    are, with AVX2 the other order is (docs/devices.md)."""
-    return dtype in (torch.float32, torch.bfloat16) and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    """Whether convolutions on this machine's processor are faster with the channels last, as those of Intel
+    and AMD are (docs/performance.md)."""
+    return dtype in (torch.float32, torch.bfloat16) and "AVX" in torch.backends.cpu.get_cpu_capability()
 
 
 def kernel_format(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
     """The order in which a layer wants its weight."""
-    is_kernel = isinstance(layer, PictureConv) and device.type == "cpu" and is_channels_last(dtype)
+    is_kernel = (
+        isinstance(layer, PictureConv | OneFrameConv) and device.type == "cpu" and is_channels_last(dtype)
+    )
     return torch.channels_last if is_kernel else torch.contiguous_format
 
 
@@ -59,8 +64,8 @@ def with_less_work(module: nn.Module) -> None:
             _become(layer, Upsampler)
         elif kind.__name__ == "ResnetBlock2D" and isinstance(getattr(layer, "nonlinearity", 0), nn.SiLU):
             _become(layer, ResidualBlock)
-        elif isinstance(layer, nn.Conv3d) and "CausalConv3d" in kind.__name__:
-            _become(layer, FrameConv)
+        elif isinstance(layer, nn.Conv2d | nn.Conv3d) and kind.__name__.endswith("CausalConv3d"):
+            _become(layer, FrameConv if isinstance(layer, nn.Conv3d) else OneFrameConv)
 
 
 def _become(layer: nn.Module, choice: type[Any]) -> None:
@@ -76,8 +81,8 @@ class PictureConv(_Conv2d):
     """A convolution of pictures."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _is_free(input) and self.is_plain and self._pixels(input) < SMALL * self.out_channels:
-            return _product(input, self.weight, self.bias)
+        if _is_free(input) and self.is_plain:
+            return _convolved(input, self.weight, self.bias)
         return super().forward(input)
 
     @property
@@ -194,7 +199,23 @@ class FrameConv(_Conv3d):
             return super().forward(input, cache_x)  # pyright: ignore[reportCallIssue]
         order = torch.channels_last if is_channels_last(input.dtype) else torch.contiguous_format
         kernel = self.weight[:, :, -1].contiguous(memory_format=order)
+        is_plain = kernel.shape[2:] == (3, 3) and rows == columns == 1 and self.stride == (1, 1, 1)
+        if is_plain:
+            return _convolved(input[:, :, 0], kernel, self.bias)[:, :, None]
         return F.conv2d(input[:, :, 0], kernel, self.bias, self.stride[1:], (rows, columns))[:, :, None]
+
+
+class OneFrameConv(_Conv2d):
+    """The same where the model knows pictures only: input and output have a frame, the kernel none."""
+
+    if TYPE_CHECKING:
+        _padding: tuple[int, ...]
+
+    def forward(self, input: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        is_plain = self.kernel_size == (3, 3) and self.stride == (1, 1) and set(self._padding) == {1}
+        if is_plain and cache_x is None and input.shape[2] == 1 and _is_free(input):
+            return _convolved(input[:, :, 0], self.weight, self.bias)[:, :, None]
+        return super().forward(input, cache_x)  # pyright: ignore[reportCallIssue]
 
 
 def _is_free(input: Tensor) -> bool:
@@ -210,6 +231,15 @@ def _doubles(layer: nn.Module) -> bool:
 
 def _is_last(kernel: Tensor) -> bool:
     return kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+def _convolved(input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution of 3×3, of each pixel and its neighbours, in the fastest way."""
+    if input.numel() // input.shape[1] < SMALL * len(kernel):
+        return _product(input, kernel, bias)
+    if winograd.saves(input, len(kernel)):
+        return winograd.convolved(input, kernel, bias)
+    return F.conv2d(input, kernel, bias, padding=1)
 
 
 def _product(input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:

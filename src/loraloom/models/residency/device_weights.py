@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from loraloom.weights.capacity import available_memory
+from loraloom.weights.packed import Packed
 from loraloom.weights.patch import Factors, Patch, Rows
 from loraloom.weights.source import WeightSource
 
@@ -49,6 +50,7 @@ class DeviceWeights:
         self._pristine: dict[str, Tensor] = {}
         self._patches: dict[Hashable, Patch] = {}
         self._pinned: dict[str, Tensor] = {}
+        self._pinned_packed: dict[str, Packed] = {}
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +67,7 @@ class DeviceWeights:
         if native in self._pristine:
             return self._pristine[native]
         if self._source.is_packed(native):
-            packed = self._source.packed(native, mapped=True)
+            packed = self.packed(native)
             if packed is not None:
                 return packed.to(self._device).widened(torch.float32)
             return self._source.read(native, torch.float32).to(self._device)
@@ -74,13 +76,23 @@ class DeviceWeights:
             return pinned.to(self._device, non_blocking=True)
         return self._source.map(native).to(self._device)
 
+    def packed(self, native: str) -> Packed | None:
+        """A quantised weight in the host's memory; None where its values are all that the file gives."""
+        return self._pinned_packed.get(native) or self._source.packed(native, mapped=True)
+
     def pin(self, native: str) -> None:
         """Keep a weight in the host's memory where the device can fetch it by itself, if it is one that does
         and there is room."""
-        fetches = self._device.type in ("cuda", "xpu") and not self._source.is_packed(native)
-        room = fetches and 2 * self._source.stored_bytes(native) < available_memory(torch.device("cpu"))
-        if room and native not in self._pinned:
+        fetches = self._device.type in ("cuda", "xpu")
+        is_new = native not in self._pinned and native not in self._pinned_packed
+        if not fetches or not is_new:
+            return
+        if 2 * self._source.stored_bytes(native) >= available_memory(torch.device("cpu")):
+            return
+        if not self._source.is_packed(native):
             self._pinned[native] = self._source.map(native).pin_memory()
+        elif (packed := self._source.packed(native, mapped=True)) is not None:
+            self._pinned_packed[native] = packed.pinned()
 
     def pristine(self, native: str) -> Tensor | None:
         return self._pristine.get(native)

@@ -338,7 +338,7 @@ class Resident:
 
     def _hold_packed(self, native: str) -> None:
         """Give a weight's layers its values as they are stored."""
-        packed = self.source.packed(native, mapped=self.device.type == "cpu")
+        packed = self._kept.packed(native)
         if packed is None and isinstance(self.storage, torch.dtype):
             limit = torch.finfo(self.storage).max
             packed = narrowed(self.source.read(native, torch.float32).clamp_(-limit, limit).to(self.storage))
