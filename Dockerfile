@@ -7,6 +7,8 @@ FROM ${BASE} AS build
 # A build of torch: the last part of an index at download.pytorch.org/whl (cpu, cu126, cu130, rocm6.4, xpu).
 ARG TORCH=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/${TORCH}
+# Another version of torch than that of constraints.txt, for indexes that do not have it.
+ARG TORCH_VERSION
 ARG EXTRAS=ui
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN apt-get update \
@@ -16,11 +18,13 @@ RUN apt-get update \
 WORKDIR /source
 # torch by itself: it is by far the largest part, and stays in the cache while Loraloom changes.
 COPY constraints.txt ./
-RUN /opt/loraloom/bin/pip install --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"
+RUN grep -v '^torch==' constraints.txt > others.txt \
+    && version="${TORCH_VERSION:-$(sed -n 's/^torch==//p' constraints.txt)}" \
+    && /opt/loraloom/bin/pip install --index-url "${TORCH_INDEX}" "torch==${version}"
 COPY pyproject.toml MANIFEST.in README.md CHANGELOG.md LICENSE NOTICE ./
 COPY src ./src
 RUN case "${TORCH}" in cu*) extras="${EXTRAS:+${EXTRAS},}cuda" ;; *) extras="${EXTRAS}" ;; esac \
-    && /opt/loraloom/bin/pip install -c constraints.txt ".${extras:+[${extras}]}" einops \
+    && /opt/loraloom/bin/pip install -c others.txt ".${extras:+[${extras}]}" einops \
     && /opt/loraloom/bin/pip install --no-deps spandrel==0.4.2
 
 FROM ${BASE}

@@ -199,6 +199,14 @@ def test_packages_that_are_missing_or_too_old() -> None:
     assert (ui.level, ui.advice) == ("note", 'pip install "loraloom[ui]"')
 
 
+def test_a_tool_of_uv_is_told_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "uv-receipt.toml").touch()
+    monkeypatch.setattr(packages.sys, "prefix", str(tmp_path))
+    found = packages.judged([Requirement("typer>=900"), Requirement('nothing; extra == "ui"')], ["ui"])
+    advice = [finding.advice for finding in found.findings[:2]]
+    assert advice == ["uv tool install --reinstall loraloom", 'uv tool install "loraloom[ui]"']
+
+
 def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [f.level for f in machine.python()] == ["ok"]
     monkeypatch.setattr(machine, "translated", lambda: True)

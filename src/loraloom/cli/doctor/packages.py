@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
@@ -45,7 +47,8 @@ def judged(requirements: Sequence[Requirement], extras: Sequence[str]) -> Packag
     wrong = [said for r in needed if (said := _fault(r)) is not None]
     if wrong:
         names = " ".join(f'"{r.name}{r.specifier}"' for r in needed if _fault(r) is not None)
-        found = [Finding("problem", "packages", "; ".join(wrong), f"pip install {names}")]
+        again = f"--reinstall {NAME}" if installer() != "pip install" else names
+        found = [Finding("problem", "packages", "; ".join(wrong), f"{installer()} {again}")]
     else:
         found = [Finding("ok", "packages", f"all {len(needed)} that are required")]
     states: dict[str, bool] = {}
@@ -69,7 +72,12 @@ def _of_extra(extra: str, faults: Sequence[str]) -> list[Finding]:
 
 
 def _install(extra: str) -> str:
-    return f'pip install "{NAME}[{extra}]"'
+    return f'{installer()} "{NAME}[{extra}]"'
+
+
+def installer() -> str:
+    """The command that installs into this environment: a tool of uv's has no pip."""
+    return "uv tool install" if (Path(sys.prefix) / "uv-receipt.toml").exists() else "pip install"
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
