@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
 
@@ -57,6 +57,13 @@ class Reader:
         assert code == block.exit_code, (
             f"{block.where}: ends with {code}, not {block.exit_code}:\n{block.text}\n{self.printed[-2000:]}"
         )
+
+    def read_all(self, blocks: Sequence[Block]) -> None:
+        """Read a page; its server ends where nothing asks for it any more."""
+        for number, block in enumerate(blocks):
+            self.read(block)
+            if not any(PORT.search(later.text) for later in blocks[number + 1 :]):
+                self.close()
 
     def close(self) -> None:
         """End the server, if one runs."""

@@ -53,19 +53,21 @@ def _seen(picture: Image.Image) -> None:
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_the_commands_of_a_page_run(name: str, reader: Reader) -> None:
     left_out = False
+    blocks: list[Block] = []
     for block in blocks_of(PAGES[name]):
         if "printed" not in block.marks:
             left_out = "slow" in block.marks
         if not left_out:
-            reader.read(block)
+            blocks.append(block)
+    reader.read_all(blocks)
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(3600)
 @needs_bash
 @pytest.mark.parametrize("name", SLOW)
 def test_all_commands_of_a_page_run(name: str, reader: Reader) -> None:
-    for block in blocks_of(PAGES[name]):
-        reader.read(block)
+    reader.read_all(blocks_of(PAGES[name]))
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))

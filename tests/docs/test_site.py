@@ -86,6 +86,7 @@ def test_the_pictures_are_small_and_used() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(3600)
 def test_one_script_draws_all_pictures(tmp_path: Path) -> None:
     runpy.run_path(str(ROOT / "scripts/tutorial_pictures.py"))["main"](tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "pictures").iterdir()}
