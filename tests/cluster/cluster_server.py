@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.cluster.picture_runner import NODES
 
-from loraloom.cli.cluster_head import TOKEN_FILE, needs_of, staging_of
+from loraloom.cli.cluster_head import TOKEN_FILE, needs_of, offer_of, staging_of
 from loraloom.cluster.head import ClusterSettings, Head
 from loraloom.cluster.ray_node import NodeLimits, cluster_token
 from loraloom.folders import ModelFolders
@@ -37,6 +37,7 @@ if __name__ == "__main__":
     worker = {f"{kind}_dir": str(folder / kind) for kind in ("output", "temp", "input")}
     factory = "tests.cluster.picture_runner:make"
     schemas = {name: t.schema for name, t in NODES.items()}
+    folders = ModelFolders([folder / "models"], input_dir=folder / "input")
     cluster = ClusterSettings(
         address=options.cluster,
         factory=factory,
@@ -48,6 +49,7 @@ if __name__ == "__main__":
         port=options.cluster_port,
         token=cluster_token(folder / "user" / TOKEN_FILE),
         limits=NodeLimits(OBJECT_STORE, options.ray_dir),
+        offer=offer_of(folders, lambda: schemas, folder / "user"),
     )
     serve(
         Setup(
@@ -61,7 +63,7 @@ if __name__ == "__main__":
                 port=options.port,
                 frontend=False,
             ),
-            folders=ModelFolders([folder / "models"], input_dir=folder / "input"),
+            folders=folders,
             schemas=schemas,
             worker=factory,
             worker_settings=worker,

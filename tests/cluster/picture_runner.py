@@ -15,6 +15,7 @@ from PIL import Image
 
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
+from loraloom.engine.markers import Files
 from loraloom.engine.node import NodeResult, NodeRun, NodeType, Optional_, node, node_types
 from loraloom.engine.run import run
 from loraloom.jobs.job import Request
@@ -48,7 +49,7 @@ def sleep_and_draw(
 
 
 @node("ReadFile", category="test", output_node=True)
-def read_file(lora_name: str, *, run: NodeRun) -> NodeResult:
+def read_file(lora_name: Annotated[str, Files("loras")], *, run: NodeRun) -> NodeResult:
     """The size and place of a LoRA that must be on the worker's machine."""
     folders = cast("dict[str, Any]", run.services)
     for root in folders["models"]:

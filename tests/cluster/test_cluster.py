@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -29,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
         found.start_server()
         for machine in machines:
             found.start_node(machine)
-        found.until(lambda: found.idle() == 2, 180)
+        found.until(lambda: found.idle() == 2, 300)
         yield found
     finally:
         found.stop()
@@ -53,6 +55,17 @@ def test_jobs_run_on_both_nodes_and_their_pictures_come_here(cluster: TestCluste
     assert [*(cluster.folder / "output/.incoming").iterdir()] == []
     rates = [worker["per_minute"] for worker in cluster.workers()]
     assert len(rates) == 2 and all(rates)
+
+
+def test_a_file_that_nodes_lack_comes_from_the_head(cluster: TestCluster) -> None:
+    file = cluster.folder / "models/loras/hat.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(os.urandom(40_000_000))
+    prompt: dict[str, Any] = {"1": {"class_type": "ReadFile", "inputs": {"lora_name": "hat.safetensors"}}}
+    job = cluster.done(str(cluster.submit(prompt)))
+    assert job["status"] == "completed", job
+    copies = [*cluster.folder.glob("cache-*/loras/hat.safetensors")]
+    assert len(copies) == 1 and copies[0].read_bytes() == file.read_bytes()
 
 
 def test_a_job_that_kills_two_workers_is_put_aside(cluster: TestCluster) -> None:
@@ -85,7 +98,7 @@ def test_a_job_of_a_killed_node_runs_elsewhere_and_the_node_comes_back(cluster: 
     assert (ended["status"], ended["worker_deaths"]) == ("completed", 0)
     assert len(pictures(cluster, "node")) == 1
     cluster.start_node(machine)
-    cluster.until(lambda: cluster.idle() == 2, 180)
+    cluster.until(lambda: cluster.idle() == 2, 300)
 
 
 def test_the_head_and_its_driver_may_be_killed(cluster: TestCluster) -> None:

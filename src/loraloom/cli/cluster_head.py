@@ -13,6 +13,8 @@ from loraloom.errors import InputError
 
 if TYPE_CHECKING:
     from loraloom.cluster.head import Head
+    from loraloom.cluster.shared_files import Offer
+    from loraloom.folders import ModelFolders
     from loraloom.jobs.dispatcher import Dispatcher
     from loraloom.jobs.job import Request
     from loraloom.jobs.notices import Limits
@@ -33,6 +35,14 @@ class ClusterOptions:
     own_address: str | None
     port: int
     most: int
+
+    def checked(self) -> ClusterOptions:
+        """These options. Raises InputError where they cannot be meant, or Ray is not installed."""
+        require_ray()
+        if self.cluster != "auto":
+            checked_address(self.cluster)
+        checked_ip(self.own_address)
+        return self
 
 
 def require_ray() -> None:
@@ -95,26 +105,35 @@ def beside(
     factory: str,
     worker: Mapping[str, JSON],
     limits: Limits,
+    offer: Offer,
 ) -> Callable[[Dispatcher], Head]:
     """What makes the head of a cluster beside a server's queue. Raises InputError."""
-    require_ray()
     from loraloom.cluster.head import AUTO, ClusterSettings, Head
     from loraloom.cluster.ray_node import cluster_token
 
     own_ray = options.cluster == AUTO
     settings = ClusterSettings(
-        address=options.cluster if own_ray else checked_address(options.cluster),
+        address=options.cluster,
         factory=factory,
         worker={**worker, "device": "cpu" if worker["device"] == "cpu" else "auto"},
         output=server.output_dir,
         temp=server.temp_dir,
         staging=staging_of(server.output_dir),
-        own_address=checked_ip(options.own_address),
+        own_address=options.own_address,
         port=options.port,
         token=cluster_token(server.user_dir / TOKEN_FILE) if own_ray else None,
         most=options.most,
+        offer=offer,
     )
     return lambda dispatcher: Head(settings, dispatcher, limits)
+
+
+def offer_of(folders: ModelFolders, schemas: Callable[[], Mapping[str, NodeSchema]], user_dir: Path) -> Offer:
+    """The files of this machine that other machines may fetch."""
+    from loraloom.cluster.digests import Digests
+    from loraloom.cluster.shared_files import Offer
+
+    return Offer(folders, schemas, Digests(user_dir / "digests.json"))
 
 
 def staging_of(output: Path) -> Path:

@@ -165,12 +165,9 @@ def serve_command(
     }
     limits = Limits(stall=job_timeout)
     factory = "loraloom.cli.worker:make_runner"
-    beside = None
+    asked = None
     if cluster is not None:
-        beside = cluster_head.beside(
-            cluster_head.ClusterOptions(cluster, cluster_address, cluster_port, cluster_most),
-            settings, factory, worker_settings, limits,
-        )  # fmt: skip
+        asked = cluster_head.ClusterOptions(cluster, cluster_address, cluster_port, cluster_most).checked()
     here = cluster_head.device_list(devices)
     several = cluster is not None or (here is not None and len(here) > 1)
     lock = FolderLock(settings.user_dir)
@@ -180,9 +177,14 @@ def serve_command(
     packs = _Packs(custom_nodes, settings.user_dir) if custom_nodes else None
     kept = None if packs is None else packs.kept
     schemas = with_ours({} if kept is None else kept.schemas)
+    folders = model_folders(models, extra_model_paths, settings.input_dir)
+    beside = None
+    if asked is not None:
+        offer = cluster_head.offer_of(folders, lambda: schemas, settings.user_dir)
+        beside = cluster_head.beside(asked, settings, factory, worker_settings, limits, offer)
     setup = Setup(
         settings=settings,
-        folders=model_folders(models, extra_model_paths, settings.input_dir),
+        folders=folders,
         schemas=schemas,
         own=kept,
         learn=None if packs is None else packs.learn,

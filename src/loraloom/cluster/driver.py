@@ -30,6 +30,7 @@ from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImp
 from loraloom import __version__
 from loraloom.cluster.node_worker import POLL_SECONDS, NodeWorker, Said
 from loraloom.cluster.ray_node import SLOT
+from loraloom.cluster.shared_files import FileSource
 from loraloom.jobs import frames
 from loraloom.jobs.worker import die_with_parent
 from loraloom.workflow.graph import JSON
@@ -46,6 +47,8 @@ class Driver:
     def __init__(self, sink: IO[bytes], staging: Path) -> None:
         self._sink, self._staging = sink, staging
         self._sending = threading.Lock()
+        self._source: Any = None
+        self._offered: set[str] = set()
         self._workers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._alive: frozenset[str] = frozenset()
@@ -53,6 +56,9 @@ class Driver:
 
     async def serve(self, orders: asyncio.Queue[dict[str, Any] | None]) -> None:
         """Do as the server says, until its end."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        remote: Any = ray.remote(FileSource)
+        self._source = remote.options(num_cpus=0, scheduling_strategy=here).remote()
         self._say({"kind": "ready"})
         watching = asyncio.create_task(self._watch_nodes())
         while (order := await orders.get()) is not None and not watching.done():
@@ -90,7 +96,7 @@ class Driver:
             max_restarts=0,
             max_concurrency=16,
         )
-        actor = options.remote(order["factory"], order["settings"], __version__)
+        actor = options.remote(order["factory"], order["settings"], __version__, self._source)
         self._workers[name] = actor
         try:
             await actor.start.remote()
@@ -108,6 +114,10 @@ class Driver:
         if actor is None:
             return
         try:
+            for digest, path in order.get("paths", {}).items():
+                if digest not in self._offered:
+                    await self._source.offer.remote(digest, path)
+                    self._offered.add(digest)
             await actor.send.remote(order["message"])
         except RayError:
             # Whether it got it is not known; `_listen` tells what became of it, and if it lives, it is ended.

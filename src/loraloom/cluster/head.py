@@ -14,6 +14,7 @@ from typing import Any, cast
 from loraloom.cluster.incoming import Incoming
 from loraloom.cluster.ray_node import DEFAULT_PORT, NodeLimits, RayNode, head_arguments, ray_environment
 from loraloom.cluster.remote_worker import RemoteWorker
+from loraloom.cluster.shared_files import Offer
 from loraloom.jobs import frames
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.frames import BrokenFrame
@@ -33,7 +34,8 @@ class ClusterSettings:
     machine's within the cluster, None: as Ray finds. token: the secret that Ray's machines share. factory,
     worker: the runner of the workers' processes and its settings. most: how many workers Ray's autoscaler may
     bring, 0 for none.
-    staging: where files lie until they get their names; on the disk of `output`.
+    staging: where files lie until they get their names; on the disk of `output`. offer: files that nodes may
+    fetch.
     """
 
     address: str
@@ -47,6 +49,7 @@ class ClusterSettings:
     token: str | None = None
     most: int = 0
     limits: NodeLimits = NodeLimits()
+    offer: Offer | None = None
     log: Callable[[str], object] = sys.stderr.write
 
 
@@ -184,7 +187,7 @@ class Head:
         await self._forget([*former], former)
 
     async def _start_worker(self, node: Mapping[str, Any]) -> RemoteWorker:
-        worker = RemoteWorker(self._send, self._incoming)
+        worker = RemoteWorker(self._send, self._incoming, self.settings.offer)
         self._workers[worker.name] = worker
         self._send(
             {

@@ -21,9 +21,12 @@ from typing import Any, TypeAlias, cast
 
 from loraloom import __version__
 from loraloom.cluster.ray_node import NODE_VARIABLE
+from loraloom.cluster.shared_files import Cache
 from loraloom.confined import parts_of, resolved
 from loraloom.errors import LoraloomError
+from loraloom.folders import model_folders
 from loraloom.jobs.frames import BrokenFrame, Frame
+from loraloom.jobs.messages import describe
 from loraloom.jobs.worker_process import WorkerProcess, WorkerSettings
 from loraloom.workflow.graph import JSON
 
@@ -41,13 +44,19 @@ Said: TypeAlias = "tuple[int, dict[str, JSON], bytes, Made]"
 class NodeWorker:
     """One worker of a node."""
 
-    def __init__(self, factory: str, settings: Mapping[str, JSON], version: str) -> None:
-        """settings: those of the head's own workers; folders are this node's. Raises ValueError when the head
-        runs another version."""
+    def __init__(self, factory: str, settings: Mapping[str, JSON], version: str, source: Any = None) -> None:
+        """settings: those of the head's own workers, but for this node's folders. source: the head's
+        `FileSource`. Raises ValueError when the head runs another version."""
         if version != __version__:
             raise ValueError(f"this node has Loraloom {__version__}, the head {version}; install the same")
         self._node = cast("dict[str, Any]", json.loads(os.environ.get(NODE_VARIABLE, "{}")))
         self._scratch = Path(tempfile.mkdtemp(prefix="loraloom-", dir=self._node.get("scratch")))
+        folders = model_folders(_paths(self._node.get("models")), _paths(self._node.get("extra_model_paths")))
+        root = Path(self._node.get("cache") or self._scratch / "models")
+        root.mkdir(parents=True, exist_ok=True)
+        self._models: list[JSON] = [str(folder) for folder in (root, *folders.roots)]
+        self._cache = Cache(root, self._scratch / "input", folders)
+        self._source = source
         self._how = WorkerSettings(factory, self._own(settings), sys.stderr.write)
         self._worker: WorkerProcess | None = None
         self._kept: deque[Said] = deque()
@@ -65,9 +74,20 @@ class NodeWorker:
         ]
 
     async def send(self, message: dict[str, JSON]) -> None:
-        """Pass an order on."""
+        """Pass an order on; to run a job, once the files that it names are here."""
+        if message["order"] == "run":
+            files = cast("list[dict[str, Any]]", message.pop("files", None) or [])
+            try:
+                await self._cache.provide(files, self._fetch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the job cannot run here
+                failed: dict[str, JSON] = {"kind": "failed", "job": message["job"]}
+                self._keep(({**failed, "error": describe(error)}, b""), [])
+                return
         if self._worker is not None:
             await self._worker.send(message)
+
+    async def _fetch(self, digest: str, offset: int) -> bytes:
+        return await self._source.read.remote(digest, offset)
 
     async def ask(self, message: dict[str, JSON], seconds: float) -> JSON:
         """The process's answer to a question. Raises TimeoutError."""
@@ -126,11 +146,8 @@ class NodeWorker:
         folders = {f"{kind}_dir": str(self._scratch / kind) for kind in ("output", "temp", "input")}
         for folder in folders.values():
             Path(folder).mkdir()
-        own = {
-            name: self._node[name]
-            for name in ("models", "custom_nodes", "extra_model_paths", "device")
-            if name in self._node
-        }
+        chosen = ("custom_nodes", "extra_model_paths", "device")
+        own = {name: self._node[name] for name in chosen if name in self._node} | {"models": self._models}
         return {**settings, **folders, **own}
 
     def _files(self, message: Mapping[str, JSON]) -> Made:
@@ -144,6 +161,10 @@ class NodeWorker:
                 made.append((entry, path.read_bytes()))
                 path.unlink()
         return made
+
+
+def _paths(names: list[str] | None) -> list[Path] | None:
+    return None if names is None else [Path(name) for name in names]
 
 
 def named_files(ui: JSON) -> list[dict[str, JSON]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from loraloom.cluster.incoming import Incoming
+from loraloom.cluster.shared_files import Offer
 from loraloom.errors import LoraloomError
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.publishing import discard
@@ -22,11 +23,11 @@ class RemoteWorker:
     """Files that its job makes are held back with the messages that name them, until the job ends: its result
     and its files are committed together. Temporary ones come at once."""
 
-    def __init__(self, send: Send, incoming: Incoming) -> None:
-        """send: gives an order to the driver."""
+    def __init__(self, send: Send, incoming: Incoming, offer: Offer | None = None) -> None:
+        """send: gives an order to the driver. offer: files of this machine that jobs name."""
         self.name = uuid.uuid4().hex
         self.last_sign = time.monotonic()
-        self._send, self._incoming = send, incoming
+        self._send, self._incoming, self._offer = send, incoming, offer
         self._said: asyncio.Queue[Frame | Exception | None] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[JSON]] = {}
         self._held: list[dict[str, Any]] = []
@@ -43,9 +44,16 @@ class RemoteWorker:
         return self._lost
 
     async def send(self, message: Mapping[str, JSON]) -> None:
+        order: dict[str, JSON] = {"order": "to", "worker": self.name, "message": dict(message)}
         if message["order"] == "run":
             self._forget()
-        self._send({"order": "to", "worker": self.name, "message": dict(message)})
+            request = cast("dict[str, Any]", message["request"])
+            offered = (
+                [] if self._offer is None else await asyncio.to_thread(self._offer.of, request["prompt"])
+            )
+            order["message"] = {**message, "files": [file.to_json() for file, _ in offered]}
+            order["paths"] = {file.digest: str(path) for file, path in offered}
+        self._send(order)
 
     async def receive(self) -> Frame | None:
         said = await self._said.get()

@@ -209,7 +209,13 @@ class Store(Connection):
         self._db.execute("DELETE FROM jobs WHERE ended IS NOT NULL")
 
     def prune(self) -> None:
-        """Forget the jobs that ended first, beyond the limit."""
+        """Forget the jobs that ended first, beyond the limit, a hundredth of it at once, as this looks at
+        all that are remembered."""
+        ended = "FROM jobs WHERE ended IS NOT NULL"
+        (first,) = self._db.execute(f"SELECT min(ended) {ended}").fetchone()
+        (last,) = self._db.execute(f"SELECT max(ended) {ended}").fetchone()
+        if first is None or last - first < self._max_finished + self._max_finished // 100:
+            return
         self._db.execute(
             "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE ended IS NOT NULL "
             "ORDER BY ended DESC LIMIT -1 OFFSET ?)",

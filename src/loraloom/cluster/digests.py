@@ -1,0 +1,54 @@
+"""What files hold, by BLAKE3, computed once for each state of a file."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+from blake3 import blake3
+
+from loraloom.atomic_file import write_file
+from loraloom.folders import FileIdentity
+
+DIGEST_CHARACTERS = 64
+
+
+def digest_of(path: Path) -> str:
+    """The BLAKE3 of a file, in hexadecimal."""
+    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+
+
+class Digests:
+    """Digests, remembered in a file; for several threads."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._known = _read(file)
+
+    def of(self, path: Path) -> str:
+        """The digest of a file as it is now. Raises OSError."""
+        identity = FileIdentity.of(path)
+        state = [identity.size, identity.mtime_ns, identity.inode]
+        known = self._known.get(identity.path)
+        if known is not None and known[:-1] == state:
+            return str(known[-1])
+        digest = digest_of(path)
+        with self._lock:
+            self._known[identity.path] = [*state, digest]
+            write_file(self._file, json.dumps(self._known).encode())
+        return digest
+
+
+def _read(file: Path) -> dict[str, list[Any]]:
+    """What was remembered; nothing when that cannot be read."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    known = cast("dict[str, Any]", found)
+    return {path: entry for path, entry in known.items() if isinstance(entry, list)}

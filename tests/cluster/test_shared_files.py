@@ -1,0 +1,133 @@
+"""Files that come to a node once, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loraloom.cluster import shared_files
+from loraloom.cluster.digests import Digests
+from loraloom.cluster.shared_files import Cache, FileSource, NotTheSame, Offer
+from loraloom.errors import InputError
+from loraloom.folders import ModelFolders
+from loraloom.workflow.implemented import implemented_schemas
+
+CONTENT = bytes(range(256)) * 20
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_files, "PIECE_BYTES", 1000)
+
+
+class Head:
+    def __init__(self, folder: Path, content: bytes = CONTENT) -> None:
+        self.file = folder / "head/loras/people/hat.safetensors"
+        self.file.parent.mkdir(parents=True)
+        self.file.write_bytes(content)
+        (folder / "head/input").mkdir()
+        (folder / "head/input/cat.png").write_bytes(b"a cat")
+        folders = ModelFolders([folder / "head"], input_dir=folder / "head/input")
+        self.offer = Offer(folders, implemented_schemas, Digests(folder / "digests.json"))
+        self.source, self.pieces = FileSource(), 0
+
+    def files(self, **more: Any) -> list[dict[str, Any]]:
+        prompt: dict[str, Any] = {
+            "1": {"class_type": "LoraLoader", "inputs": {"lora_name": "people/hat.safetensors"}},
+            "2": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+            "3": {"class_type": "LoraLoader", "inputs": {"lora_name": "only on nodes.safetensors"}},
+        }
+        found = self.offer.of(prompt)
+        for file, path in found:
+            self.source.offer(file.digest, str(path))
+        return [{**file.to_json(), **more} for file, _ in found]
+
+    async def fetch(self, digest: str, offset: int) -> bytes:
+        self.pieces += 1
+        return self.source.read(digest, offset)
+
+
+def node(folder: Path, name: str = "node") -> Cache:
+    (folder / name).mkdir(exist_ok=True)
+    return Cache(folder / name, folder / f"{name}-input", ModelFolders([folder / "own"]))
+
+
+def test_a_file_comes_once_and_is_the_same(tmp_path: Path) -> None:
+    head, cache = Head(tmp_path), node(tmp_path)
+    asyncio.run(cache.provide(head.files(), head.fetch))
+    assert (tmp_path / "node/loras/people/hat.safetensors").read_bytes() == CONTENT
+    assert (tmp_path / "node-input/cat.png").read_bytes() == b"a cat"
+    pieces = head.pieces
+    assert pieces == 7
+    asyncio.run(cache.provide(head.files(), head.fetch))
+    asyncio.run(node(tmp_path).provide(head.files()[:1], head.fetch))
+    assert head.pieces == pieces
+
+
+def test_a_file_that_the_node_has_is_not_fetched_and_another_of_that_name_is(tmp_path: Path) -> None:
+    head, cache = Head(tmp_path), node(tmp_path)
+    own = tmp_path / "own/loras/people/hat.safetensors"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(CONTENT)
+    asyncio.run(cache.provide(head.files()[:1], head.fetch))
+    assert head.pieces == 0
+    own.write_bytes(CONTENT[::-1])
+    asyncio.run(cache.provide(head.files()[:1], head.fetch))
+    assert (tmp_path / "node/loras/people/hat.safetensors").read_bytes() == CONTENT
+    assert own.read_bytes() == CONTENT[::-1]
+
+
+def test_a_file_that_changed_on_the_head_comes_anew(tmp_path: Path) -> None:
+    head, cache = Head(tmp_path), node(tmp_path)
+    asyncio.run(cache.provide(head.files(), head.fetch))
+    head.file.write_bytes(b"new")
+    asyncio.run(cache.provide(head.files(), head.fetch))
+    assert (tmp_path / "node/loras/people/hat.safetensors").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("how", ["damaged", "short", "gone"])
+def test_what_does_not_come_whole_has_no_name(tmp_path: Path, how: str) -> None:
+    head, cache = Head(tmp_path), node(tmp_path)
+    files = head.files()[:1]
+
+    async def fetch(digest: str, offset: int) -> bytes:
+        if how == "gone" and offset:
+            raise OSError("the link is cut")
+        piece = await head.fetch(digest, offset)
+        return (
+            piece[:-1] if how == "short" else piece.replace(b"\x07", b"\x08") if how == "damaged" else piece
+        )
+
+    with pytest.raises((NotTheSame, OSError)):
+        asyncio.run(cache.provide(files, fetch))
+    assert [p.name for p in (tmp_path / "node/loras/people").iterdir()] == []
+    asyncio.run(cache.provide(files, head.fetch))
+    assert (tmp_path / "node/loras/people/hat.safetensors").read_bytes() == CONTENT
+
+
+def test_two_workers_of_a_node_fetch_a_file_once(tmp_path: Path) -> None:
+    head = Head(tmp_path)
+    files = head.files()[:1]
+
+    async def both() -> None:
+        await asyncio.gather(*(node(tmp_path).provide(files, head.fetch) for _ in range(2)))
+
+    asyncio.run(both())
+    assert head.pieces == 6
+
+
+@pytest.mark.parametrize(
+    "more", [{"name": "../x"}, {"kind": "configs/../x"}, {"kind": "input", "name": "/etc/x"}]
+)
+def test_no_file_leads_out(tmp_path: Path, more: dict[str, Any]) -> None:
+    head, cache = Head(tmp_path), node(tmp_path)
+    with pytest.raises(InputError):
+        asyncio.run(cache.provide(head.files(**more, digest="0" * 64)[:1], head.fetch))
+
+
+def test_only_what_is_offered_can_be_read(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        FileSource().read(str(tmp_path), 0)
