@@ -114,6 +114,15 @@ def open_inside(root: Path, parts: Sequence[str]) -> BinaryIO:
             descriptor = os.open(folder / inner[-1], _FILE)
     except OSError as error:
         raise FileNotFoundError(f"{path} is no file that can be read") from error
+    return _regular(descriptor, path)
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """A file, opened for reading; a pipe or device is a FileNotFoundError and not waited for. OSError."""
+    return _regular(os.open(path, _FILE & ~getattr(os, "O_NOFOLLOW", 0)), path)
+
+
+def _regular(descriptor: int, path: Path | str) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FileNotFoundError(f"{path} is no file")

@@ -327,11 +327,16 @@ def _walk(directory: Path) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
+_MAX_NAME = 4000
+
+
 def _relative(name: str) -> PurePosixPath | None:
     """A file name as a safe relative path, or None where it is not one."""
     text = name.replace("\\", "/")
     path = PurePosixPath(text)
     if not path.parts or "\0" in text or path.is_absolute() or ".." in path.parts:
         return None
+    if len(text) > _MAX_NAME or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        return None  # no file system has such a name, and asking for it is an error
     drive = re.fullmatch(r"[A-Za-z]:", path.parts[0]) or (os.name == "nt" and ":" in text)
     return None if drive else path

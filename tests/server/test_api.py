@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import pytest
 from tests.jobs.tiny_runner import prompt
 from tests.server.running import RunningServer
+
+from loraloom.server.api import WorkflowRefusal, WorkflowTrouble
 
 
 def submit(server: RunningServer, graph: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -149,6 +152,35 @@ def test_the_schema_names_the_refusals_too(server: RunningServer) -> None:
         answer = server.http.patch(f"/v1/jobs/{job}", content=body, headers=headers)
         assert str(answer.status_code) in schema["paths"]["/jobs/{job_id}"]["patch"]["responses"]
         assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"workflow": {"1": {"class_type": "Number", "inputs": {"value": 1}}}}, "prompt_no_outputs"),
+        ({"workflow": {"9": {"class_type": "Save", "inputs": {}}}}, "prompt_outputs_failed_validation"),
+        ({"workflow": {"9": {"class_type": "Nothing", "inputs": {}}}}, None),
+        ({"workflow": {"a": 1}}, None),
+        ({"workflow": {"nodes": [], "links": []}}, None),
+        ({"workflow": {}}, None),
+        ({"workflow": prompt(), "targets": []}, None),
+        ({"workflow": prompt(), "targets": ["1"]}, "prompt_no_outputs"),
+        ({"workflow": prompt(), "id": "a/b"}, None),
+        ({"workflow": prompt(), "webhook": "file:///etc/passwd"}, None),
+        ({"workflow": prompt(), "priority": 5000}, None),
+        ({"workflow": prompt(), "odd": 1}, None),
+    ],
+)
+def test_the_schema_describes_how_a_workflow_is_refused(
+    server: RunningServer, body: dict[str, Any], kind: str | None
+) -> None:
+    answer = server.http.post("/v1/jobs", json=body)
+    assert answer.status_code == 400
+    detail = WorkflowRefusal.model_validate(answer.json()).detail
+    assert kind is None or (isinstance(detail, WorkflowTrouble) and detail.error.type == kind)
+    described = server.http.get("/v1/openapi.json").json()["paths"]["/jobs"]["post"]["responses"]["400"]
+    assert "no output node" in described["description"]
+    assert described["content"]["application/json"]["schema"]["$ref"].endswith("/WorkflowRefusal")
 
 
 def test_a_path_says_all_its_methods(server: RunningServer) -> None:

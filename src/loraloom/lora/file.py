@@ -169,9 +169,11 @@ def _in_directory(folder: Path) -> Path:
 
 def _read_config(path: Path) -> Mapping[str, object]:
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        with os.fdopen(open_regular(path), "rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
             raise ModelFileError(f"{path}: {path.stat().st_size} bytes; a PEFT config is a few kilobytes")
-        found: object = json.loads(path.read_text("utf-8"))
+        found: object = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: not a PEFT config: {error}") from None
     if not isinstance(found, dict):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from loraloom.confined import open_regular
+
 MAX_BYTES = 16_000_000
 PREVIEWS = ("png", "jpg", "jpeg", "webp", "gif")
 SUFFIXES = (
@@ -50,11 +52,11 @@ def read_sidecars(path: Path) -> Sidecars:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return ""
-        return path.read_text("utf-8", errors="replace")
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError:
         return ""
+    return content.decode("utf-8", errors="replace") if len(content) <= MAX_BYTES else ""
 
 
 def _json(path: Path) -> Mapping[str, object]:

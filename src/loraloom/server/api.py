@@ -37,6 +37,39 @@ class Refusal(BaseModel):
     type: str | None = Field(None, description="Of what goes away by itself; try again after Retry-After.")
 
 
+class Trouble(BaseModel):
+    """One reason why a workflow cannot run, in ComfyUI's words."""
+
+    type: str
+    message: str
+    details: str
+    extra_info: dict[str, Any]
+
+
+class NodeTrouble(BaseModel):
+    errors: list[Trouble]
+    dependent_outputs: list[str] = Field(description="Output nodes that cannot run for it.")
+    class_type: str
+
+
+class WorkflowTrouble(BaseModel):
+    error: Trouble
+    node_errors: dict[str, NodeTrouble] = Field(description="By node id.")
+
+
+class WorkflowRefusal(BaseModel):
+    """Why a workflow is not queued, though it fits the schema."""
+
+    detail: WorkflowTrouble | list[dict[str, Any]] | str
+
+
+_REFUSED_WORKFLOW: dict[str, Any] = {
+    "model": WorkflowRefusal,
+    "description": "The body is no JSON, or the workflow cannot run: it has no output node, an input is"
+    " missing or out of its range, a link leads nowhere or in a circle, a node class or a model file is not"
+    " there. No schema says this beforehand: what a node takes depends on the server's node packs and files.",
+}
+
 # What any operation may answer instead of its own answers.
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "The body or a parameter cannot be used."},
@@ -51,11 +84,11 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 class Submission(BaseModel):
-    """A job to run. Give `workflow`, in the editor's or in API format."""
+    """A job to run. Give `workflow`, in the editor's or in API format, with at least one output node."""
 
     model_config = ConfigDict(extra="forbid")
-    workflow: dict[str, Any]
-    targets: list[str] | None = Field(None, description="Output nodes to run; all by default.")
+    workflow: dict[str, Any] = Field(min_length=1)
+    targets: list[str] | None = Field(None, min_length=1, description="Output nodes to run; all by default.")
     priority: int = Field(0, ge=-1000, le=1000, description="Higher ones run first.")
     front: bool = Field(False, description="Before the other waiting jobs of its priority.")
     id: str | None = Field(None, description="Your own id for the job: letters, digits, dashes.")
@@ -175,7 +208,7 @@ def create_api(state: ServerState) -> FastAPI:
 def _add_jobs(api: FastAPI, state: ServerState) -> None:
     dispatcher = state.dispatcher
 
-    @api.post("/jobs", status_code=201, responses={409: {}, 429: {}},
+    @api.post("/jobs", status_code=201, responses={400: _REFUSED_WORKFLOW, 409: {}, 429: {}},
               openapi_extra={"requestBody": {"required": True, "content": {"application/json": {
                   "schema": Submission.model_json_schema()}}}})  # fmt: skip
     async def submit(request: Request) -> JobView:
@@ -300,9 +333,10 @@ def _add_queue(api: FastAPI, dispatcher: Dispatcher) -> None:
 
 
 async def _other_methods(request: Request, _error: Exception) -> Answer:
-    """Every method that the path has: each is a route of its own."""
+    """Every method that the path has, as the schema lists them: each is a route of its own."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     routes = [r for r in request.app.routes if isinstance(r, APIRoute) and r.path_regex.match(path)]
+    routes = [r for r in routes if r.path == path] or routes
     allowed = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
     return Answer({"detail": "Method Not Allowed"}, 405, {"Allow": allowed})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from loraloom.confined import open_regular
 from loraloom.server.decoding import in_turn
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"})
@@ -45,7 +46,7 @@ def _small(path: str, _changed: int, width: int, max_pixels: int) -> bytes:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
             if picture.width * picture.height > max_pixels:
                 raise HTTPException(404, f"the picture has more than {max_pixels} pixels")
             picture.draft("RGB", (width, width))

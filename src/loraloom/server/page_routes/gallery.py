@@ -118,12 +118,12 @@ def _add_reading(api: FastAPI, state: ServerState) -> None:
 def _add_bin(api: FastAPI, state: ServerState) -> None:
     root = state.settings.output_dir
 
-    @api.post("/pictures/delete")
+    @api.post("/pictures/delete", responses={404: {}})
     async def delete(which: Names) -> Moved:
         """Move pictures into the bin."""
         return Moved(names=await asyncio.to_thread(_move, root, root / BIN, BIN, which.names))
 
-    @api.post("/pictures/restore")
+    @api.post("/pictures/restore", responses={404: {}})
     async def restore(which: Names) -> Moved:
         """Move pictures out of the bin, to where they were ("folder/name.png", without the bin)."""
         return Moved(names=await asyncio.to_thread(_move, root / BIN, root, "", which.names))
@@ -158,14 +158,20 @@ def listed(root: Path, prefix: str) -> list[Picture]:
             inner = f"{subfolder}/{entry.name}".strip("/")
             if entry.is_dir(follow_symlinks=False):
                 waiting.append((entry.path, inner))
-            elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and entry.is_file():
-                stat = entry.stat()
-                found.append(
-                    Picture(
-                        filename=entry.name, subfolder=subfolder, modified=stat.st_mtime, size=stat.st_size
-                    )
-                )
+            elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:
+                found += _listed(entry, subfolder)
     return sorted(found, key=lambda p: (-p.modified, p.filename))
+
+
+def _listed(entry: os.DirEntry[str], subfolder: str) -> list[Picture]:
+    """A file; nothing for pipes, links in a circle, and what is being deleted."""
+    try:
+        if not entry.is_file():
+            return []
+        stat = entry.stat()
+    except OSError:
+        return []
+    return [Picture(filename=entry.name, subfolder=subfolder, modified=stat.st_mtime, size=stat.st_size)]
 
 
 def facts_of(state: ServerState, path: Path, name: str) -> PictureFacts:

@@ -132,23 +132,23 @@ def _add_runs(api: FastAPI, state: ServerState) -> None:
         await trainings.start(plan_of(wanted, state))
         return view(trainings, wanted.name)
 
-    @api.get("/trainings/{name}", responses={400: {}})
+    @api.get("/trainings/{name}", responses={400: {}, 404: {}})
     async def one(name: str) -> TrainingView:
         """A run as it stands, with its losses and samples."""
         return await asyncio.to_thread(view, trainings, name)
 
-    @api.post("/trainings/{name}/stop", status_code=202, responses={400: {}, 409: {}})
+    @api.post("/trainings/{name}/stop", status_code=202, responses={400: {}, 404: {}, 409: {}})
     async def stop(name: str) -> None:
         """Stop behind the present step; the run can go on later."""
         await trainings.stop(name)
 
-    @api.post("/trainings/{name}/resume", responses={400: {}, 409: {}})
+    @api.post("/trainings/{name}/resume", responses={400: {}, 404: {}, 409: {}})
     async def resume(name: str) -> TrainingView:
         """Go on from the last saved state."""
         await trainings.resume(name)
         return view(trainings, name)
 
-    @api.delete("/trainings/{name}", status_code=204, responses={400: {}, 409: {}})
+    @api.delete("/trainings/{name}", status_code=204, responses={400: {}, 404: {}, 409: {}})
     async def delete(name: str) -> None:
         """Forget a run, its states and samples. What has landed in the library stays."""
         await trainings.delete(name)
