@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -16,9 +17,11 @@ from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
 from loraloom.engine.node import NodeResult, NodeRun, NodeType, Optional_, Socket, node, node_types
 from loraloom.engine.run import run
+from loraloom.engine.together import Start, Told, run_together
 from loraloom.engine.validation import own_checks
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import problem
+from loraloom.turns import Turns
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON
 
@@ -91,8 +94,23 @@ def hang(value: Any_) -> Annotated[object, Socket("*")]:
     return value
 
 
+@node("Meet", category="test")
+def meet(
+    value: Any_, times: Annotated[int, Optional_()] = 1, *, run: NodeRun
+) -> Annotated[object, Socket("*")]:
+    """Asks so many times together with others; gives how many there were in all."""
+    turns = TURNS[-1] if TURNS else None
+    met = 0
+    for time_ in range(times):
+        met += turns.ask(1) if turns is not None and turns.is_here() else 1
+        run.progress(time_ + 1, times)
+        time.sleep(0.02)
+    return met
+
+
+TURNS: list[Turns[int, int]] = []
 NODES: dict[str, NodeType] = {
-    t.name: t for f in (number, save, wait, even, fail, crash, hang) for t in node_types(f)
+    t.name: t for f in (number, save, wait, even, fail, crash, hang, meet) for t in node_types(f)
 }
 
 
@@ -106,6 +124,20 @@ class TinyRunner:
             parse_api(dict(request.prompt)), NODES, targets=request.targets, cache=self._cache,
             services=self._output, cancel=cancel,
         )  # fmt: skip
+
+    def run_together(
+        self, requests: Sequence[Request], cancels: Sequence[threading.Event], rows: int
+    ) -> Iterator[Told]:
+        TURNS.append(Turns(len(requests), lambda asked: dict.fromkeys(asked, len(asked))))
+
+        def starting(request: Request, cancel: threading.Event) -> Start:
+            return lambda inside: run(
+                parse_api(dict(request.prompt)), NODES, targets=request.targets, cache=self._cache,
+                services=self._output, cancel=cancel, inside=inside,
+            )  # fmt: skip
+
+        starts = [starting(request, cancel) for request, cancel in zip(requests, cancels, strict=True)]
+        return run_together(TURNS[-1], starts, [cancel.is_set for cancel in cancels], nullcontext)
 
     def describe(self) -> dict[str, JSON]:
         return {"devices": [], "pid": os.getpid(), "environment": [*os.environ]}

@@ -14,6 +14,7 @@ from loraloom import __version__
 from loraloom.cli import cluster_head
 from loraloom.cli.settings import (
     AttentionOption,
+    BatchOption,
     CompatOption,
     CompileOption,
     CustomNodesOption,
@@ -27,6 +28,7 @@ from loraloom.cli.settings import (
     StrictLoraOption,
     VramOption,
     computing,
+    rows_at_once,
 )
 from loraloom.errors import InputError
 from loraloom.folders import model_folders
@@ -77,6 +79,7 @@ def serve_command(
         Literal["none", "auto", "latent2rgb", "taesd"],
         typer.Option(help="Pictures of unfinished work, for clients that leave the choice to the server."),
     ] = "none",
+    batch: BatchOption = "auto",
     cache: Annotated[
         Literal["classic", "lru", "none"],
         typer.Option(
@@ -125,6 +128,7 @@ def serve_command(
     from loraloom.server.run import serve
     from loraloom.server.settings import ServerSettings
 
+    rows = rows_at_once(batch)
     if token is not None and len(token) < 8:
         raise InputError("a --token has at least 8 characters")
     settings = ServerSettings(
@@ -198,6 +202,7 @@ def serve_command(
         staging=None if beside is None else cluster_head.staging_of(settings.output_dir),
         start_paused=start_paused,
         previews=preview_method,
+        rows=rows,
         max_pending=max_queue,
         max_finished=max_history,
         text_types=_text_types,

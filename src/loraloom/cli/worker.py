@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
 from loraloom.engine.plan import order
 from loraloom.engine.run import output_nodes, run
+from loraloom.engine.together import Inside, Start, Told
 from loraloom.engine.validation import own_checks
 from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
@@ -25,7 +27,7 @@ from loraloom.models.recognition import families
 from loraloom.runtime.output_files import OutputFolder
 from loraloom.session import Session
 from loraloom.workflow.api_format import parse_api
-from loraloom.workflow.graph import JSON
+from loraloom.workflow.graph import JSON, Graph
 
 
 class SessionRunner:
@@ -35,15 +37,35 @@ class SessionRunner:
         self._session, self._cache = session, cache
 
     def run(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
-        info = request.extra_data.get("extra_pnginfo")
-        extra = cast("dict[str, JSON]", info if isinstance(info, dict) else {})
-        session = self._session
-        graph = parse_api(dict(request.prompt))
+        return self._begun(request, self._checked(request), cancel, torch.inference_mode)
+
+    def run_together(
+        self, requests: Sequence[Request], cancels: Sequence[threading.Event], rows: int
+    ) -> Iterator[Told]:
+        starts: list[Start] = []
+        for request, cancel in zip(requests, cancels, strict=True):
+            try:
+                starts.append(partial(self._begun, request, self._checked(request), cancel))
+            except Exception as error:  # noqa: BLE001 - it is the end of this job alone
+                starts.append(partial(_failed, error))
+        return self._session.together(starts, [cancel.is_set for cancel in cancels], rows)
+
+    def _checked(self, request: Request) -> Graph:
+        """The graph of a request. Raises WorkflowError for what its nodes object to."""
+        session, graph = self._session, parse_api(dict(request.prompt))
         # Only here is the code of node packs at hand, and with it their own checks.
         needed = order(graph.nodes, output_nodes(graph, session.nodes, request.targets))
         objections = own_checks(graph, session.nodes, needed)
         if objections:
             raise WorkflowError("; ".join(problem.line() for problem in objections))
+        return graph
+
+    def _begun(
+        self, request: Request, graph: Graph, cancel: threading.Event, inside: Inside
+    ) -> Iterator[Event]:
+        info = request.extra_data.get("extra_pnginfo")
+        extra = cast("dict[str, JSON]", info if isinstance(info, dict) else {})
+        session = self._session
         return run(
             graph,
             session.nodes,
@@ -53,7 +75,7 @@ class SessionRunner:
             extra_pnginfo=extra,
             cancel=cancel,
             find_file=session.folders.find,
-            inside=torch.inference_mode,
+            inside=inside,
         )
 
     def describe(self) -> dict[str, JSON]:
@@ -91,6 +113,10 @@ class SessionRunner:
 
     def close(self) -> None:
         self._session.close()
+
+
+def _failed(error: Exception, inside: Inside) -> Iterator[Event]:
+    raise error
 
 
 def computing_of(said: Mapping[str, Any]) -> Computing:

@@ -53,12 +53,15 @@ class Dispatcher:
         previews: str = "none",
         needs: Callable[[Request], Needs] | None = None,
         staging: Path | None = None,
+        likeness: Callable[[Request], str | None] | None = None,
+        rows: int = 1,
         log: Callable[[str], object] = sys.stderr.write,
     ) -> None:
         """workers: those of this machine, one process each. paused: start no jobs until told to, whatever a
         former server was told. previews: how pictures of unfinished work are made for jobs that do not say it
         themselves. needs: what a job loads; without, jobs go in the order of the queue to whoever is idle.
-        staging: where files of jobs lie that ran elsewhere, until they get their names."""
+        staging: where files of jobs lie that ran elsewhere, until they get their names. likeness: equal for
+        jobs that are worth running together, of which a worker of this machine gets up to `rows` at once."""
         self._store, self._limits = store, limits or Limits()
         here = [workers] if isinstance(workers, WorkerSettings) else workers
         self._log = here[0].log if here else log
@@ -68,13 +71,13 @@ class Dispatcher:
         self.running: dict[str, LiveJob] = {}
         self.changes = 0
         self._pruning = self._recovered = False
-        self._seating = Seating(needs)
+        self._seating = Seating(needs, likeness)
         self._trouble: str | None = None
         self._wake = asyncio.Event()
         self._listeners: list[Listener] = []
         self._task: asyncio.Task[None] | None = None
         for number, how in enumerate(here):
-            self._lane(f"here-{number}", partial(WorkerProcess.start, how), self._limits)
+            self._lane(f"here-{number}", partial(WorkerProcess.start, how), self._limits, rows)
 
     async def start(self) -> None:
         """Recover what a former server left running, then begin."""
@@ -102,13 +105,13 @@ class Dispatcher:
         self._seating.forget(name)
         self.tell(Notice("worker"))
 
-    def _lane(self, name: str, make: Maker, limits: Limits) -> Lane:
+    def _lane(self, name: str, make: Maker, limits: Limits, rows: int = 1) -> Lane:
         def started() -> None:
             self._seating.forget(name)
             self.tell(Notice("worker"))
 
         keeper = WorkerKeeper(make, limits, self._log, started)
-        self.lanes[name] = lane = Lane(name, keeper, limits, self)
+        self.lanes[name] = lane = Lane(name, keeper, limits, self, rows)
         return lane
 
     @property
@@ -198,10 +201,7 @@ class Dispatcher:
 
     async def interrupt(self, job_id: str | None = None) -> bool:
         """Stop what is running (only that job, if one is named); whether there was any."""
-        lanes = [x for x in self.lanes.values() if x.live and job_id in (None, x.live.job.id)]
-        for lane in lanes:
-            await lane.interrupt()
-        return bool(lanes)
+        return any([await lane.interrupt(job_id) for lane in self.lanes.values()])
 
     async def retry(self, job_id: str) -> Job:
         """Queue a job again that failed, was cancelled or put aside. Raises UnknownJob, WrongStatus."""
@@ -271,26 +271,35 @@ class Dispatcher:
             idle = [] if self.paused else [name for name, lane in self.lanes.items() if lane.idle]
             if not idle:
                 continue
-            claim = partial(self._seating.claim, idle=idle, alone=len(self.lanes) == 1)
+            rows = {name: self.lanes[name].rows for name in idle}
+            claim = partial(self._seating.claim, idle=rows, alone=len(self.lanes) == 1)
             jobs = await self.commit(claim)
             self._trouble = None
+            by_place: dict[str, list[Job]] = {}
             for job in jobs:
-                await self._begin(job)
-            if len(jobs) == len(idle):
+                by_place.setdefault(job.place or "", []).append(job)
+            for place, of in by_place.items():
+                await self._begin(place, of)
+            if len(by_place) == len(idle):
                 continue
             if await self.commit(lambda s: s.count(Status.PENDING)):
                 self._wake.set()
 
-    async def _begin(self, job: Job) -> None:
-        asked = job.request.extra_data.get("preview_method")
-        method = self._previews if asked in (None, "default") else str(asked)
-        lane = self.lanes.get(job.place or "")
+    async def _begin(self, place: str, jobs: Sequence[Job]) -> None:
+        lane = self.lanes.get(place)
         if lane is None or not lane.idle:  # it has gone in this moment
-            await self.commit(lambda s: s.settle(job, Job.interrupted))
+            for job in jobs:
+                await self.commit(lambda s, job=job: s.settle(job, Job.interrupted))
             self._wake.set()
             return
-        self.running[job.id] = live = LiveJob(job, "" if method == "none" else method)
-        lane.give(live)
+        lives = [LiveJob(job, self._preview_method(job)) for job in jobs]
+        self.running |= {live.job.id: live for live in lives}
+        lane.give(lives)
+
+    def _preview_method(self, job: Job) -> str:
+        asked = job.request.extra_data.get("preview_method")
+        method = self._previews if asked in (None, "default") else str(asked)
+        return "" if method == "none" else method
 
     async def failed(self, error: Exception, hit: Job | None = None) -> None:
         """A fault of our own: it is shown, and costs the job it hit an attempt."""

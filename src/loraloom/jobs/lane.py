@@ -1,4 +1,4 @@
-"""One worker and the job that it runs.
+"""One worker and the job that it runs, or those that it runs together.
 
 The order is always the same: first the store has committed it, then it is told. A worker that ends, hangs or
 talks nonsense costs its job an attempt, never the queue.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from loraloom.jobs.frames import BrokenFrame, Frame
@@ -19,6 +20,7 @@ from loraloom.jobs.notices import Limits, Notice
 from loraloom.jobs.place import Place
 from loraloom.jobs.publishing import discard, publish, with_names
 from loraloom.jobs.store import JobEvent, LeaseOver, Store
+from loraloom.workflow.graph import JSON
 
 _FAULT_PAUSE_SECONDS = 1.0
 
@@ -40,15 +42,21 @@ class _WorkerEnded(Exception):
     """The worker is gone, or had to be ended; the text says why."""
 
 
-class Lane:
-    """Runs the jobs that it is given, one after the other. name: what leases call it."""
+def _order(live: LiveJob) -> dict[str, JSON]:
+    return {"job": live.job.id, "request": live.job.request.to_json(), "previews": live.previews}
 
-    def __init__(self, name: str, keeper: WorkerKeeper, limits: Limits, desk: Desk) -> None:
-        self.name, self.keeper = name, keeper
-        self.live: LiveJob | None = None
+
+class Lane:
+    """Runs the jobs that it is given, one after the other, or some together. name: what leases call it.
+
+    rows: how many it may be given at once; lives: those that run, by id."""
+
+    def __init__(self, name: str, keeper: WorkerKeeper, limits: Limits, desk: Desk, rows: int = 1) -> None:
+        self.name, self.keeper, self.rows = name, keeper, rows
+        self.lives: dict[str, LiveJob] = {}
         self.draining = False
         self._limits, self._desk = limits, desk
-        self._offer: asyncio.Future[LiveJob | None] | None = None
+        self._offer: asyncio.Future[Sequence[LiveJob]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_progress = 0.0
         self._cancel_by: float | None = None
@@ -67,7 +75,7 @@ class Lane:
         """Take no further job, give back the one that is running, and end."""
         self.draining = True
         await self.keeper.kill()
-        while self.live is not None:
+        while self.lives:
             await asyncio.sleep(0.02)
         await self.stop()
 
@@ -79,7 +87,7 @@ class Lane:
         if self._offer is None or self._offer.done() or self.draining:
             return False
         if self.keeper.worker is None or not self.keeper.worker.alive:
-            self._offer.set_result(None)  # it goes for another worker
+            self._offer.set_result(())  # it goes for another worker
             return False
         return True
 
@@ -88,20 +96,23 @@ class Lane:
         self.draining = draining
         self._desk.free()
 
-    def give(self, live: LiveJob) -> None:
-        """Run a job that was claimed for an idle lane."""
+    def give(self, lives: Sequence[LiveJob]) -> None:
+        """Run jobs that were claimed for an idle lane."""
         assert self._offer is not None
-        self.live = live
-        self._offer.set_result(live)
+        self.lives = {live.job.id: live for live in lives}
+        self._offer.set_result(lives)
 
-    async def interrupt(self) -> None:
-        """Stop the job that is running."""
-        live, worker = self.live, self.keeper.worker
-        if live is None or live.cancelling or worker is None:
-            return
-        live.cancelling = True
-        self._cancel_by = time.monotonic() + self._limits.cancel
-        await worker.send({"order": "cancel", "job": live.job.id})
+    async def interrupt(self, job_id: str | None = None) -> bool:
+        """Stop what is running (only that job, if one is named); whether there was any."""
+        found = [live for live in self.lives.values() if job_id in (None, live.job.id)]
+        worker = self.keeper.worker
+        for live in found:
+            if live.cancelling or worker is None:
+                continue
+            live.cancelling = True
+            self._cancel_by = time.monotonic() + self._limits.cancel
+            await worker.send({"order": "cancel", "job": live.job.id})
+        return bool(found)
 
     # ---- The loop ----
 
@@ -111,9 +122,9 @@ class Lane:
                 await self._next_job()
             except Exception as error:  # noqa: BLE001 - it costs the job an attempt, and the lane goes on
                 await self.keeper.kill()
-                hit = None if self.live is None else self.live.job
-                self._over()
-                if hit is not None:
+                hits = [live.job for live in self.lives.values()]
+                self._all_over()
+                for hit in hits:
                     await self._desk.failed(error, hit)
                 await asyncio.sleep(_FAULT_PAUSE_SECONDS)
 
@@ -121,47 +132,75 @@ class Lane:
         worker = await self.keeper.ready()
         self._offer = asyncio.get_running_loop().create_future()
         self._desk.free()
-        live = await self._offer
-        if live is None:
+        lives = await self._offer
+        if not lives:
             return
         try:
-            await self._run(worker, live)
+            await self._run(worker, lives)
         except _WorkerEnded as error:
-            await self._lost(worker, live, str(error))
+            for live in [*self.lives.values()]:
+                with self._noted():
+                    await self._lost(worker, live, str(error))
         except LeaseOver as error:
             await worker.kill()
-            self.keeper.log(f"{error}; what came of it is thrown away\n")
-        self._over()
+            self._note(error)
+        self._all_over()
         await self._desk.done()
 
-    def _over(self) -> None:
-        live, self.live = self.live, None
-        if live is not None:
+    @contextmanager
+    def _noted(self) -> Generator[None]:
+        try:
+            yield
+        except LeaseOver as error:
+            self._note(error)
+
+    def _note(self, error: LeaseOver) -> None:
+        self.keeper.log(f"{error}; what came of it is thrown away\n")
+
+    def _all_over(self) -> None:
+        for live in [*self.lives.values()]:
+            self._over(live)
+
+    def _over(self, live: LiveJob) -> None:
+        if self.lives.pop(live.job.id, None) is not None:
             self._desk.over(live.job)
 
-    async def _run(self, worker: Place, live: LiveJob) -> None:
-        job = live.job
+    async def _run(self, worker: Place, lives: Sequence[LiveJob]) -> None:
         self._cancel_by = None
         self._last_progress = time.monotonic()
-        self._tell("started", live, {}, live.add("started", {"attempt": job.claims}))
-        self._desk.tell(Notice("queue", job))
-        await worker.send(
-            {"order": "run", "job": job.id, "request": job.request.to_json(), "previews": live.previews}
-        )
-        while True:
+        for live in lives:
+            self._tell("started", live, {}, live.add("started", {"attempt": live.job.claims}))
+            self._desk.tell(Notice("queue", live.job))
+        orders: list[dict[str, JSON]] = [_order(live) for live in lives]
+        if len(orders) == 1:
+            await worker.send({"order": "run", **orders[0]})
+        else:
+            await worker.send({"order": "run_together", "rows": self.rows, "jobs": [*orders]})
+        while self.lives:
             message, tail = await self._next(worker)
-            if message.get("job") != job.id:
+            live = self.lives.get(str(message.get("job")))
+            if live is None:
                 continue
             try:
                 kind = str(message["kind"])
                 if kind in ("completed", "failed", "cancelled"):
-                    await self._finish(live, kind, message)
-                    return
+                    await self._ended(live, kind, message)
+                    continue
                 event = live.see(message)
             except (KeyError, TypeError, AttributeError) as error:
                 await worker.kill()
                 raise _WorkerEnded(f"it sent something that cannot be read ({error!r})") from error
             self._tell(kind, live, message, event, tail)
+
+    async def _ended(self, live: LiveJob, kind: str, message: Mapping[str, Any]) -> None:
+        """A job has ended; others may go on."""
+        if len(self.lives) == 1:
+            await self._finish(live, kind, message)
+            return
+        with self._noted():
+            await self._finish(live, kind, message)
+        self._over(live)
+        await self._desk.done()
 
     async def _next(self, worker: Place) -> Frame:
         """The worker's next message about its job; raises _WorkerEnded when there will be none."""
@@ -187,7 +226,9 @@ class Lane:
 
     def _overdue(self, worker: Place) -> str | None:
         now = time.monotonic()
-        if self._cancel_by is not None and now > self._cancel_by:
+        # A step of many rows takes its time: those that go on must not pay for one that is to stop.
+        is_due = self._cancel_by is not None and now > self._cancel_by
+        if is_due and all(live.cancelling for live in self.lives.values()):
             return f"it did not stop within {self._limits.cancel:g} s of being cancelled"
         if now - self._last_progress > self._limits.stall:
             return f"it made no progress for {self._limits.stall:g} s"
@@ -249,7 +290,7 @@ class Lane:
             others = await publish(self._desk.commit, job.id, files)
             held = [(with_names(m, others), seen) for m, seen in held or ()]
             job = await self._desk.commit(lambda s: s.find(job.id)) or job
-        self._over()
+        self._over(live)
         for message, seen in held or ():
             self._tell(str(message["kind"]), live, message, seen)
         self._desk.tell(Notice(kind, job, payload, event))

@@ -1,4 +1,4 @@
-"""The worker process: runs one job at a time and tells the server what happens.
+"""The worker process: runs one job at a time, or several together, and tells the server what happens.
 
 Started as `python -m loraloom.jobs.worker MODULE:FACTORY`. The factory gets the settings of the first frame
 and makes the `Runner`. Frames go through the process's original standard input and output; whatever nodes
@@ -14,9 +14,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from queue import SimpleQueue
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol, TypeAlias, cast
 
 from loraloom.engine.events import Event
 from loraloom.jobs import frames
@@ -34,6 +35,13 @@ class Runner(Protocol):
 
     def run(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
         """The events of a job, the last of which says how it ended."""
+        ...
+
+    def run_together(
+        self, requests: Sequence[Request], cancels: Sequence[threading.Event], rows: int
+    ) -> Iterator[tuple[int, Event]]:
+        """The events of several jobs, each with the number of its job, which share what they can: at most so
+        many rows of a batch. Each job's last event says how it ended, whatever becomes of the others."""
         ...
 
     def describe(self) -> dict[str, JSON]:
@@ -55,6 +63,11 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+Job: TypeAlias = Mapping[str, JSON]
+"""What an order says of a job: "job", its id; "request"; "previews"."""
+
+Run: TypeAlias = "Callable[[Sequence[Request], Sequence[threading.Event]], Iterator[tuple[int, Event]]]"
+
 Factory = Callable[[Mapping[str, JSON]], Runner]
 
 
@@ -65,8 +78,7 @@ class Worker:
         self._source, self._sink = source, sink
         self._sending = threading.Lock()
         self._orders: SimpleQueue[dict[str, JSON]] = SimpleQueue()
-        self._cancel = threading.Event()
-        self._current: str | None = None
+        self._cancels: dict[str, threading.Event] = {}  # of the jobs that run
 
     def work(self, factory: Factory) -> None:
         """Serve until the input ends."""
@@ -80,39 +92,44 @@ class Worker:
         while (order := self._orders.get())["order"] != "end":
             if order["order"] == "free":
                 runner.free(bool(order.get("models")), bool(order.get("results")))
+            elif order["order"] == "run_together":
+                self._run(cast("list[Job]", order["jobs"]), partial(_together, runner, _rows(order)))
             else:
-                self._run(runner, order)
+                self._run([order], partial(_alone, runner))
         runner.close()
 
-    def _run(self, runner: Runner, order: Mapping[str, JSON]) -> None:
-        encoder = Encoder(previews=str(order.get("previews") or ""))
-        message: dict[str, JSON] = {}
+    def _run(self, jobs: Sequence[Job], run: Run) -> None:
+        """Run jobs and send what happens; each of them ends, whatever happens."""
+        names = [str(job["job"]) for job in jobs]
+        encoders = [Encoder(previews=str(job.get("previews") or "")) for job in jobs]
+        going = dict.fromkeys(names)
+        last: JSON = {"type": "incomplete", "message": "the run ended without saying how"}
         try:
-            request = Request.from_json(cast("dict[str, Any]", order["request"]))
-            for event in runner.run(request, self._cancel):
-                message, tail = encoder.frame(event)
-                self._send(({**message, "job": order["job"]}, tail))
-        except Exception as error:  # noqa: BLE001 - the job fails, the worker goes on
-            message = {"kind": "failed", "error": cast("JSON", describe(error))}
-            self._send(({**message, "job": order["job"]}, b""))
-        if message.get("kind") not in _FINAL:
-            error_said: JSON = {"type": "incomplete", "message": "the run ended without saying how"}
-            self._send(({"kind": "failed", "error": error_said, "job": order["job"]}, b""))
+            requests = [Request.from_json(cast("dict[str, Any]", job["request"])) for job in jobs]
+            for number, event in run(requests, [self._cancels[name] for name in names]):
+                message, tail = encoders[number].frame(event)
+                self._send(({**message, "job": names[number]}, tail))
+                if message["kind"] in _FINAL:
+                    going.pop(names[number], None)
+        except Exception as error:  # noqa: BLE001 - the jobs fail, the worker goes on
+            last = cast("JSON", describe(error))
+        for name in going:
+            self._send(({"kind": "failed", "error": last, "job": name}, b""))
 
     def _listen(self, runner: Runner) -> None:
         while (frame := frames.read(self._source)) is not None:
             order = frame[0]
             if order["order"] == "cancel":
-                if order["job"] == self._current:
-                    self._cancel.set()
+                if (cancel := self._cancels.get(str(order["job"]))) is not None:
+                    cancel.set()
                 continue
             if order["order"] == "ask":
                 self._answer(runner, order)
                 continue
-            if order["order"] == "run":
-                # The server sends the next job only after the end of the one before.
-                self._cancel.clear()
-                self._current = str(order["job"])
+            if order["order"] in ("run", "run_together"):
+                # The server sends the next jobs only after the end of those before.
+                jobs = cast("list[Job]", order.get("jobs") or [order])
+                self._cancels = {str(job["job"]): threading.Event() for job in jobs}
             self._orders.put(order)
             if order["order"] == "end":
                 return
@@ -139,6 +156,22 @@ class Worker:
                 self._sink.flush()
         except (BrokenPipeError, ValueError):
             os._exit(0)
+
+
+def _alone(
+    runner: Runner, requests: Sequence[Request], cancels: Sequence[threading.Event]
+) -> Iterator[tuple[int, Event]]:
+    return ((0, event) for event in runner.run(requests[0], cancels[0]))
+
+
+def _together(
+    runner: Runner, rows: int, requests: Sequence[Request], cancels: Sequence[threading.Event]
+) -> Iterator[tuple[int, Event]]:
+    return runner.run_together(requests, cancels, rows)
+
+
+def _rows(order: Mapping[str, JSON]) -> int:
+    return cast(int, order["rows"])
 
 
 def die_with_parent() -> None:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from loraloom.atomic_file import make_folder
+from loraloom.engine.likeness import likeness as alike
 from loraloom.errors import LoraloomError
 from loraloom.folders import ModelFolders
 from loraloom.jobs.dispatcher import Dispatcher
@@ -46,6 +47,7 @@ from loraloom.server.settings import ServerSettings
 from loraloom.server.state import Beside, Files, Learn, Log, ServerState, state_of
 from loraloom.server.templates import Templates
 from loraloom.server.webhooks import Webhooks, secret_of
+from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
 from loraloom.workflow.validate import OwnChecks
@@ -65,6 +67,7 @@ class Setup:
     text_types: gives the types of text encoders (the loaders' `type`) that a family here has.
     start_paused: start no jobs until told to.
     previews: how pictures of unfinished work are made for jobs that do not say it themselves.
+    rows: jobs that are variants of one workflow and run together, at most.
     """
 
     settings: ServerSettings
@@ -75,6 +78,7 @@ class Setup:
     limits: Limits = Limits()
     start_paused: bool = False
     previews: str = "none"
+    rows: int = 1
     max_pending: int = MAX_PENDING
     max_finished: int = MAX_FINISHED
     own: OwnChecks | None = None
@@ -155,6 +159,14 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
     )
     own = setup.worker_settings
     each = [own] if setup.devices is None else [{**own, "device": device} for device in setup.devices]
+    state: ServerState | None = None
+
+    def likeness(request: JobRequest) -> str | None:
+        schemas = setup.schemas if state is None else state.schemas
+        with suppress(LoraloomError):
+            return alike(parse_api(dict(request.prompt)), schemas, request.targets)
+        return None
+
     dispatcher = Dispatcher(
         store,
         [WorkerSettings(setup.worker, settings, write) for settings in each],
@@ -163,6 +175,8 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
         previews=setup.previews,
         needs=setup.needs,
         staging=setup.staging,
+        likeness=likeness,
+        rows=setup.rows,
         log=write,
     )
     files = Files(setup.folders)
