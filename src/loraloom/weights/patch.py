@@ -37,7 +37,8 @@ NameTable: TypeAlias = Mapping[str, Target]
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """A patch as y += strength · B(A x): down (r, in) and up (out, r) hold alpha and rank already."""
+    """A patch as y += strength · B(A x): down (r, in) and up (out, r) hold alpha and rank already. For a
+    convolution, A has its kernel: down is (r, in · kernel)."""
 
     down: Tensor
     up: Tensor

@@ -20,7 +20,7 @@ from tests.models.residency.test_together import Runs, model
 __all__ = ["model"]
 
 BESIDE = {"lora", "tucker"}
-"""Algebras that have factors for a linear layer; there, LoCon has no core."""
+"""Algebras that have factors."""
 
 
 def loaded(folder: Path, algorithm: str, model: DiffusionModel) -> LoadedLora:

@@ -123,6 +123,22 @@ def test_different_loras_and_strengths_are_one_batch(model: DiffusionModel, lora
     assert "beside the weights, each for its rows" in str((runs.said[1] or {})["loras"])
 
 
+@pytest.mark.parametrize("strides", [False, True])
+def test_convolutions_row_by_row(model: DiffusionModel, strides: bool) -> None:
+    """Kernels of one pixel and wider, with the stride of the layer."""
+    shapes = {
+        name: shape
+        for name, shape in model.weights.shapes.items()
+        if len(shape) == 4 and name.startswith("input_blocks") and (".op." in name) == strides
+    }
+    assert {shape[2] for shape in shapes.values()} == ({3} if strides else {1, 3})
+    a, b = plain_lora("a", shapes), plain_lora("b", shapes)
+    runs = Runs()
+    runs.held(model, [a.at(0.3), b.at(-0.2), a.at(0.1) + b.at(0.1), ()])
+    runs.held(model, [a.at(0.1), a.at(0.2), a.at(0.3)])
+    assert runs.calls == [4, 4, 4, 3, 3, 3]
+
+
 def test_strengths_of_one_lora_are_one_batch(model: DiffusionModel, loras: list[PlainLora]) -> None:
     runs = Runs()
     runs.held(model, [loras[0].at(n / 8) for n in range(1, 9)])

@@ -54,8 +54,6 @@ class LowRank(Additive):
         return abs(self.gamma) * math.sqrt(max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0))
 
     def factors(self) -> Factors | None:
-        if len(self.shape) != 2 and self.down.shape[1] != self.shape[1]:
-            return None  # a kernel wider than 1×1 is no matrix product over channels
         return Factors(self.down.float(), self.up.float() * self.gamma)
 
 
@@ -72,6 +70,10 @@ class Tucker(Additive):
     def delta(self, weight: Tensor) -> Tensor:
         made = self.up.to(weight) @ through(self.core.to(weight), self.down.to(weight))
         return made.mul_(self.gamma).view(self.shape)
+
+    def factors(self) -> Factors | None:
+        down = through(self.core.float(), self.down.float())
+        return Factors(down, self.up.float() * self.gamma)
 
 
 def _enlarge(weight: Tensor, shape: Shape) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from loraloom.models.family import Placements
+from loraloom.models.family import Placements, Shapes
 from loraloom.models.residency.row_products import Work
 from loraloom.models.residency.unmerged import unfactored
 from loraloom.weights.patch import Stack
@@ -53,12 +53,12 @@ def signed(stack: Stack) -> tuple[object, ...]:
     return tuple(use.signature for use in stack)
 
 
-def planned(stacks: Sequence[Stack], placements: Placements) -> list[Way]:
+def planned(stacks: Sequence[Stack], placements: Placements, shapes: Shapes) -> list[Way]:
     """The ways of runs with these stacks, as far as the LoRAs alone decide."""
     if len({signed(stack) for stack in stacks}) < 2:
         return [Way(stack, (), "all rows have the same LoRAs") for stack in stacks]
     plain = _common(stacks)
-    whole = [unfactored(stack[len(plain) :], placements) for stack in stacks]
+    whole = [unfactored(stack[len(plain) :], placements, shapes) for stack in stacks]
     factored = [stack for stack, native in zip(stacks, whole, strict=True) if native is None]
     if len({signed(stack) for stack in factored}) < 2:
         return [Way(stack, (), _said_whole(native)) for stack, native in zip(stacks, whole, strict=True)]

@@ -28,7 +28,8 @@ class Work:
 
 @dataclass(slots=True)
 class RowFactors:
-    """down (r, in) and up (out, r) of one patch, and its strength in each part of the batch; 0: not there.
+    """down (r, in · kernel) and up (out, r) of one patch, and its strength in each part of the batch; 0: not
+    there.
 
     is_extra: whether the products are counted as work."""
 
@@ -62,7 +63,7 @@ def _counter(factors: Sequence[RowFactors], work: Work) -> Work | None:
 
 
 def _padded(factors: Sequence[RowFactors], parts: int) -> tuple[Tensor, Tensor]:
-    """(parts, r, in) and (parts, out, r), strengths in them, ranks filled up with zeros."""
+    """(parts, r, in · kernel) and (parts, out, r), strengths in them, ranks filled up with zeros."""
     own = [[one for one in factors if one.strengths[part] != 0] for part in range(parts)]
     rank = max(sum(len(one.down) for one in of) for of in own)
     first = factors[0]
@@ -80,7 +81,7 @@ def _padded(factors: Sequence[RowFactors], parts: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(slots=True)
 class _Common:
-    """down (r, in), up (out, r), strengths (parts, r) of each rank."""
+    """down (r, in · kernel), up (out, r), strengths (parts, r) of each rank."""
 
     down: Tensor
     up: Tensor
@@ -92,10 +93,7 @@ class _Common:
         strengths = self.strengths = self.strengths.to(x)
         parts, rank = strengths.shape
         is_image = isinstance(layer, nn.Conv2d)
-        if is_image:
-            inner = F.conv2d(x, down.reshape(rank, -1, 1, 1), stride=layer.stride)
-        else:
-            inner = F.linear(x, down)
+        inner = _convolved(layer, x, down) if is_image else F.linear(x, down)
         _count(self.work, inner.numel() * (down.shape[1] + len(up)))
         places = [1] * (inner.dim() - 2)
         spread = (
@@ -109,7 +107,7 @@ class _Common:
 
 @dataclass(slots=True)
 class _Single:
-    """down (parts, r, in), up (parts, out, r)."""
+    """down (parts, r, in · kernel), up (parts, out, r)."""
 
     down: Tensor
     up: Tensor
@@ -119,17 +117,24 @@ class _Single:
         down, up = self.down, self.up = self.down.to(x), self.up.to(x)
         parts = len(down)
         if isinstance(layer, nn.Conv2d):
-            vertical, horizontal = layer.stride
-            cut = x[:, :, ::vertical, ::horizontal]
-            given = cut.reshape(parts, -1, *cut.shape[1:]).flatten(3)  # (parts, rows, in, places)
-            inner = torch.matmul(down[:, None], given)
-            made = torch.matmul(up[:, None], inner).reshape(len(x), -1, *cut.shape[2:])
+            # Parts beside each other as groups of channels: (rows of a part, parts · in, H, W).
+            beside = x.unflatten(0, (parts, -1)).transpose(0, 1).flatten(1, 2)
+            inner = _convolved(layer, beside, down.flatten(0, 1), parts)
+            by_part = inner.unflatten(1, (parts, -1)).transpose(0, 1)  # (parts, rows, r, H, W)
+            made = torch.matmul(up[:, None], by_part.flatten(3))
+            made = made.flatten(0, 1).unflatten(2, inner.shape[-2:])
         else:
             given = x.reshape(parts, -1, x.shape[-1])
             inner = torch.bmm(given, down.mT)
             made = torch.bmm(inner, up.mT).reshape(*x.shape[:-1], -1)
         _count(self.work, inner.numel() * (down.shape[2] + up.shape[1]))
         return made
+
+
+def _convolved(layer: nn.Conv2d, x: Tensor, down: Tensor, parts: int = 1) -> Tensor:
+    """x (N, parts · in, H, W) through the kernels of down (parts · r, in · kernel), each part by its own."""
+    kernels = down.reshape(len(down), -1, *layer.kernel_size)
+    return F.conv2d(x, kernels, None, layer.stride, layer.padding, layer.dilation, parts)
 
 
 def _count(work: Work | None, products: int) -> None:

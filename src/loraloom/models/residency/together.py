@@ -164,6 +164,7 @@ class Together:
             except Exception as error:  # noqa: BLE001 - belongs to the runs
                 if len(rows) > 1 and is_allocation_failure(error):
                     self._most = len(rows) // 2
+                    self._kept.clear()  # the factors of so many rows
                     rows = rows[: self._most]
                     continue
                 return self._one_by_one(rows, error)
@@ -183,7 +184,7 @@ class Together:
             placements = model.family.blueprint(model.weights.shapes).placements
             stacks = [call.model.stack for _, call in rows]
             try:
-                ways = planned(stacks, placements)
+                ways = planned(stacks, placements, model.weights.shapes)
             except Exception:  # noqa: BLE001 - each merges its own, so that one that is damaged fails alone
                 ways = [Way(stack, (), "merged into the weights") for stack in stacks]
             for (number, call), way in zip(rows, ways, strict=True):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.errors import InputError
-from loraloom.models.family import Placement, Placements
+from loraloom.models.family import Placement, Placements, Shapes
 from loraloom.models.residency.row_products import RowFactors, Work, row_products
 from loraloom.models.residency.whole_changes import BiasChange, WholeChange
 from loraloom.weights.patch import Factors, Patch, Stack
@@ -175,13 +175,16 @@ def _uses(stack: Stack) -> Generator[tuple[str, Patch, float]]:
                 yield native, patch, use.strength
 
 
-def unfactored(stack: Stack, placements: Placements) -> str | None:
-    """The first native weight that a stack changes otherwise than by products of factors, which rows of a
-    batch may have each for itself; None: there is none."""
+def unfactored(stack: Stack, placements: Placements, shapes: Shapes) -> str | None:
+    """The first native weight that a stack changes otherwise than by products of factors of its shape, which
+    rows of a batch may have each for itself; None: there is none."""
     weights = {placed.native for name, placed in placements.items() if name.endswith(".weight")}
     known = {placed.native for placed in placements.values()}
     for native, patch, _ in _uses(stack):
-        if native in known and (native not in weights or patch.factors() is None):
+        if native not in known:
+            continue
+        factors, columns = patch.factors(), torch.Size(shapes[native][1:]).numel()
+        if native not in weights or factors is None or factors.down.flatten(1).shape[1] != columns:
             return native
     return None
 
