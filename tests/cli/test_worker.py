@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from loraloom.cli.worker import SessionRunner, make_runner
 from loraloom.demo.files import MODELS, WORKFLOW
 from loraloom.engine.events import Event, NodeFinished, NodeNote, NodeProgress, RunCancelled, RunFailed
 from loraloom.jobs.job import Request
+from loraloom.models.computing import USUAL
 from loraloom.session import Session
 
 
@@ -30,6 +31,7 @@ def runner(tmp_path: Path) -> Iterator[SessionRunner]:
         "device": "cpu",
         "dtype": "fp32",
         "storage": "native",
+        "computing": asdict(USUAL),
         "compat": "trainer",
         "cache": "classic",
         "cache_size": 100,

@@ -91,6 +91,11 @@ class Lane:
             return False
         return True
 
+    @property
+    def live(self) -> LiveJob | None:
+        """The job that runs, or the first of several."""
+        return next(iter(self.lives.values()), None)
+
     def drain(self, draining: bool) -> None:
         """Take no further job, or jobs again."""
         self.draining = draining

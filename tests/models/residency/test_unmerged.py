@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
+from loraloom.models.computing import Computing
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency.memory import Memory
@@ -61,6 +62,26 @@ def test_factored_changes_of_linear_layers(sd15: DiffusionModel, strength: float
         name: shape for name, shape in sd15.weights.shapes.items() if ".attn" in name and len(shape) == 2
     }
     assert_beside_equals_merged(sd15, stack(shapes, False, strength))
+
+
+def test_compiled_blocks_do_not_hide_changes(sd15: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code knows the layers as they were when it was made."""
+
+    def compile_eagerly(module: torch.nn.Module) -> None:
+        for block in module.modules():
+            if type(block).__name__ == "BasicTransformerBlock":
+                block.compile(backend="eager")
+
+    monkeypatch.setattr("loraloom.models.residency.memory.check_compiler", lambda device: None)
+    monkeypatch.setattr("loraloom.models.residency.memory.compile_blocks", compile_eagerly)
+    memory = Memory("cpu", "fp32", computing=Computing(compiled=True))
+    plain = run(memory.network(sd15))
+    shapes = {name: s for name, s in sd15.weights.shapes.items() if ".attn" in name and len(s) == 2}
+    beside = run(memory.network(sd15, (stack(shapes, False, 0.5),)))
+    merged = run(Memory("cpu", "fp32").network(sd15.with_lora(stack(shapes, False, 0.5)[0])))
+    assert not torch.allclose(beside, plain, atol=1e-2)
+    torch.testing.assert_close(beside, merged, rtol=1e-3, atol=1e-3 * float(merged.std()))
+    torch.testing.assert_close(run(memory.network(sd15)), plain, rtol=1e-5, atol=1e-6)
 
 
 def test_whole_changes_of_every_kind_of_layer(sd15: DiffusionModel) -> None:

@@ -140,7 +140,7 @@ class Memory:
             parametrisation=model.current_parametrisation(),
             dtype=self.dtype,
             device=self.device,
-            around=_around(model, unmerged, self._attention),
+            around=_around(model, unmerged, self._attention, compiled=self.computing.compiled),
             options=dict(model.options),
             reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
             has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
@@ -442,7 +442,11 @@ def _key(kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage 
 
 
 def _around(
-    model: DiffusionModel, unmerged: Unmerged | None, attention: Callable[[], AbstractContextManager[Any]]
+    model: DiffusionModel,
+    unmerged: Unmerged | None,
+    attention: Callable[[], AbstractContextManager[Any]],
+    *,
+    compiled: bool,
 ) -> Around:
     """What acts on a network's module during each call."""
     freeu = model.option("freeu")
@@ -450,6 +454,8 @@ def _around(
     if isinstance(freeu, FreeU):
         acting.append(lambda module, rows: freeu.on(module))
     if unmerged is not None:
+        if compiled:  # what was compiled knows the layers as they were then
+            acting.append(lambda module, rows: torch.compiler.set_stance("force_eager"))
         acting.append(unmerged.on)
 
     @contextmanager

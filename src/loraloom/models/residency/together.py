@@ -185,6 +185,9 @@ class Together:
             stacks = [call.model.stack for _, call in rows]
             try:
                 ways = planned(stacks, placements, model.weights.shapes)
+                if self._memory.computing.compiled and any(way.beside for way in ways):
+                    why = "merged into the weights: nothing runs beside those of compiled blocks"
+                    ways = [Way(stack, (), why) for stack in stacks]
             except Exception:  # noqa: BLE001 - each merges its own, so that one that is damaged fails alone
                 ways = [Way(stack, (), "merged into the weights") for stack in stacks]
             for (number, call), way in zip(rows, ways, strict=True):
