@@ -86,12 +86,17 @@ NEWER_CHOICES = {
 }
 # Outputs that classes got later, by the workflows that use them.
 LATER_OUTPUTS = {
+    "TextGenerate": [("thinking", "STRING")],
     "PreviewAny": [("STRING", "STRING")],
     "SaveImage": [("images", "IMAGE")],
     "PreviewImage": [("images", "IMAGE")],
     "MaskPreview": [("mask", "MASK")],
     "SaveVideo": [("video", "VIDEO")],
     "SaveSVGNode": [("svg", "SVG")],
+}
+# Inputs that they got later.
+LATER_INPUTS = {
+    "TextGenerate": [["system_prompt", "STRING", {"forceInput": True}], ["mtp", "COMBO"]],
 }
 FRONTEND_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "GetNode", "SetNode"}
 
@@ -202,12 +207,14 @@ def newer_row(name: str, nodes: list[dict]) -> dict:
     sockets = [n for n in types if n not in widget_names and n not in order]
     rows = [[n, one_type(types[n])] for n in sockets]
     rows.extend(newer_widget(name, widget, types, nodes) for widget in order)
+    rows += LATER_INPUTS.get(name, [])
     outputs = max((node.get("outputs") or [] for node in nodes), key=len)
     made = []
     for index, output in enumerate(outputs):
         seen = {str(n["outputs"][index]["type"]) for n in nodes if len(n.get("outputs") or ()) > index}
         kind = one_type(seen)
         made.append([output["name"], kind] if output["name"] != kind else kind)
+    made += [[n, t, False, True] for n, t in LATER_OUTPUTS.get(name, ())]
     out: dict = {"optional": rows, "outputs": made, "newer": True}
     if not any(o.get("links") for node in nodes for o in node.get("outputs") or ()):
         out["output_node"] = True
