@@ -44,8 +44,7 @@ class Run:
     receipts: one per application of a LoRA (`lora.receipt.Receipt` as plain data, with "node" and "name").
     timings: seconds by node id, and "total".
     cached: nodes whose results were kept from an earlier run.
-    batches: of nodes that ran together with those of other runs: "rows" of the largest batch, and what became
-    of "loras".
+    batches: of sampling together with other runs: "rows" of the largest batch, and what became of "loras".
     """
 
     outputs: tuple[OutputFile, ...]

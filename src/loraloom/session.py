@@ -220,7 +220,8 @@ class Session:
         """Run graphs that `prepare` returned as rows of common batches, wherever they evaluate the same base
         model; what differs in LoRA, strength, seed or prompt goes into one batch.
 
-        rows: of a batch at most; None: what memory takes. on_event: sees the events with the graph's place.
+        rows: of a batch at most; None: what memory takes.
+        on_event: sees the events with the graph's place.
         → what each run gave, or what it failed with (`error_of`), which the others do not notice."""
         recorders = [self._recorder(graph) for graph in graphs]
         found: list[Run | BaseException] = [Cancelled("the run was cancelled")] * len(graphs)

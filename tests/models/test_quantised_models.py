@@ -185,6 +185,24 @@ def test_loras_of_single_conditionings_run_on_quantised_layers(
 
 
 @pytest.mark.parametrize("to", FORMATS)
+def test_loras_of_single_rows_run_on_quantised_layers(files: dict[str, Path], to: str) -> None:
+    source = source_of(files[to])
+    resident = resident_of(source)
+    loras = [plain_lora(name, {QKV: source.shapes[QKV]}) for name in ("one", "two")]
+    x = torch.randn(2, 128)
+    plain = layer(resident, "to_v")(x)
+    unmerged = Unmerged(
+        FLUX.blueprint(source.shapes).placements, source, tuple(lora.at(0.5) for lora in loras)
+    )
+    with unmerged.on(resident.module, 2):
+        found = layer(resident, "to_v")(x)
+    for row, lora in enumerate(loras):
+        change = lora.held[QKV][0].apply(torch.zeros(source.shapes[QKV]), 0.5)[256:]
+        torch.testing.assert_close(found[row], plain[row] + x[row] @ change.T, rtol=1e-4, atol=1e-4)
+    assert unmerged.work.flops == 0  # they would run beside the weights in any case
+
+
+@pytest.mark.parametrize("to", FORMATS)
 def test_a_quantised_file_is_in_memory_once(files: dict[str, Path], to: str) -> None:
     """Weights of blocks take what they take in the file; the rest what it takes to compute in."""
     source = source_of(files[to])

@@ -86,6 +86,24 @@ def test_each_conditioning_is_evaluated_with_its_own_loras() -> None:
     torch.testing.assert_close(X - both, step * 2.5)
 
 
+def test_conditionings_with_different_loras_are_one_batch() -> None:
+    """Unless their shapes differ, which a network may not tell row by row."""
+    network, seen = toy(), list[tuple[Change, ...]]()
+    hooks = (LoraHook("a", 0.5),), (LoraHook("b", 1.0), LoraHook("a", 0.5))
+    longer = (Cond(torch.ones(1, 154, 8), options={"hooks": hooks[1]}),)
+    sides = {"a": cond(0.5), "b": cond(0.5, hooks[0]), "c": cond(0.5, hooks[1]), "d": longer}
+
+    def adapted(changes: tuple[Change, ...]) -> Network:
+        seen.append(changes)
+        return network
+
+    context = SampleContext(noise=X, latent=X)
+    entries = prepared(network, {name: (side, name) for name, side in sides.items()}, context)
+    Evaluation(network, entries, adapted)(X, torch.tensor(2.0), tuple(sides), ())
+    assert network.calls == [(3, 77), (1, 154)]
+    assert [[len(change) for change in changes] for changes in seen] == [[0, 1, 2], [2]]
+
+
 def test_a_hook_of_strength_zero_is_no_hook() -> None:
     plain, hooked = evaluate(a=cond(0.5), b=cond(0.5, (LoraHook("a", 0.0),)))
     torch.testing.assert_close(plain, hooked)

@@ -17,11 +17,12 @@ from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_d
 from loraloom.models.residency.memory import Memory
 from loraloom.models.residency.resident import Resident
 from loraloom.sampling.guidance import CFG
+from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.noise import initial_noise
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import method, sampler_names
 from loraloom.sampling.schedules import sigmas_for
-from loraloom.sampling.types import Cond
+from loraloom.sampling.types import Cond, SampleContext
 from loraloom.training.train import train
 from loraloom.weights.patch import PatchUse
 from loraloom.weights.source import WeightSource
@@ -132,6 +133,27 @@ def test_loras_of_single_conditionings(memories: dict[str, Memory], checkpoint: 
     with torch.inference_mode():
         cpu, sim = (run(memories[device]) for device in ("cpu", "sim"))
     torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
+
+
+def test_loras_of_single_rows(memories: dict[str, Memory], checkpoint: Path) -> None:
+    model = open_checkpoint(checkpoint)[0]
+    shapes = {n: s for n, s in model.weights.shapes.items() if ".attn" in n or ".op." in n}
+    a, b, c = (plain_lora(name, {n: s for n, s in shapes.items() if len(s) > 1}) for name in "abc")
+    stacks = (a.at(0.1), b.at(-0.1), a.at(0.2) + c.at(0.1), ())
+
+    def run(memory: Memory) -> Tensor:
+        network = memory.network(model, stacks)
+        inputs = network.inputs(POSITIVE[0], SampleContext(noise=X, latent=X)).mapped(
+            lambda tensor: tensor.to(memory.device)
+        )
+        rows = Inputs.joined([inputs] * 4)
+        time = torch.full((4,), 500.0, device=memory.device)
+        return network(X[:1].repeat(4, 1, 1, 1).to(memory.device), time, rows).cpu()
+
+    with torch.inference_mode():
+        cpu, sim = (run(memories[device]) for device in ("cpu", "sim"))
+    torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
+    assert float((cpu[0] - cpu[1]).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("weight_dtype", ["fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"])

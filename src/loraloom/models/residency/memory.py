@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Hashable, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,12 @@ from loraloom.models.attention import attention
 from loraloom.models.autoencoder_network import AutoencoderNetwork
 from loraloom.models.compiled import check_compiler, compile_blocks
 from loraloom.models.computing import USUAL, Computing
-from loraloom.models.diffusion_network import Around, DiffusionNetwork, Joining
+from loraloom.models.diffusion_network import DiffusionNetwork, Joining
 from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
-from loraloom.models.freeu import FreeU
 from loraloom.models.handles import KEEPS_REFERENCES, Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.picture_encoders import PictureEncoder, StyleModel
+from loraloom.models.residency.acting import acting
 from loraloom.models.residency.activations import hidden_width, step_bytes
 from loraloom.models.residency.devices import DtypeName as DtypeName
 from loraloom.models.residency.devices import device_named, dtype_named
@@ -140,7 +140,7 @@ class Memory:
             parametrisation=model.current_parametrisation(),
             dtype=self.dtype,
             device=self.device,
-            around=_around(model, unmerged, self._attention, compiled=self.computing.compiled),
+            around=acting(model, unmerged, self._attention, compiled=self.computing.compiled),
             options=dict(model.options),
             reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
             has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
@@ -439,31 +439,3 @@ class Memory:
 def _key(kind: Kind, source: WeightSource, dtype: torch.dtype, storage: Storage = "quantized") -> Hashable:
     """What a resident is found by."""
     return kind, source, dtype, storage
-
-
-def _around(
-    model: DiffusionModel,
-    unmerged: Unmerged | None,
-    attention: Callable[[], AbstractContextManager[Any]],
-    *,
-    compiled: bool,
-) -> Around:
-    """What acts on a network's module during each call."""
-    freeu = model.option("freeu")
-    acting: list[Around] = []
-    if isinstance(freeu, FreeU):
-        acting.append(lambda module, rows: freeu.on(module))
-    if unmerged is not None:
-        if compiled:  # what was compiled knows the layers as they were then
-            acting.append(lambda module, rows: torch.compiler.set_stance("force_eager"))
-        acting.append(unmerged.on)
-
-    @contextmanager
-    def around(module: nn.Module, rows: int) -> Generator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(attention())
-            for act in acting:
-                stack.enter_context(act(module, rows))
-            yield
-
-    return around
