@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from loraloom import __version__
-from loraloom.cli.main import COMMANDS, application, exit_code_of
+from loraloom.cli.main import COMMANDS, Command, application, exit_code_of
 from loraloom.demo.files import LORAS, MODELS, WORKFLOW
 
 GRAPH = {
@@ -133,6 +134,23 @@ def test_light_commands_do_not_import_torch(graph: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["lora", "inspect"]])
+def test_ctrl_c_anywhere_is_130(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also before a command has begun to listen for it."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    app.command("inspect")(interrupted)
+    monkeypatch.setattr(Command, "load", lambda self: app if self.group else interrupted)
+    assert exit_code_of(arguments) == 130
+    assert capsys.readouterr().err.split() == ["stopped"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

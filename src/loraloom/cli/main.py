@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from loraloom import __version__
 from loraloom.errors import Cancelled, LoraloomError, MissingModelsError
@@ -95,12 +96,23 @@ COMMANDS = {
 }
 
 
+class _Interruptible(TyperGroup):
+    """Ctrl-C anywhere in a command, also while it is still importing, is `Cancelled`: 130, not Click's 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Cancelled("stopped") from None
+
+
 def application(asked: str | None, complete: bool = False) -> typer.Typer:
     """The command line with the command that was asked for, and the others by name only.
 
     complete: load them all, as shells' completion needs it."""
     app = typer.Typer(
         name="loraloom",
+        cls=_Interruptible,
         help="Runs ComfyUI text-to-image workflows with LoRA, and says what every LoRA did.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,

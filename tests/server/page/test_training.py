@@ -69,6 +69,7 @@ def test_stop_and_go_on(new_page: NewPage, pictures: Path) -> None:
     page.get_by_role("button", name="Go on").click(timeout=300_000)
     page.get_by_role("button", name="Stop").click(timeout=300_000)
     page.get_by_role("button", name="Go on").wait_for(timeout=300_000)
+    page.get_by_text("stopped", exact=True).first.wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
