@@ -50,5 +50,5 @@ def test_the_metadata_says_version_licence_extras_and_command(built: Built) -> N
         commands = wheel.read(name.replace("METADATA", "entry_points.txt")).decode()
     assert said["Version"] == __version__
     assert said["License-Expression"] == "Apache-2.0"
-    assert {"ui", "cuda", "dev"} <= set(said.get_all("Provides-Extra") or [])
+    assert {"ui", "cluster", "cuda", "dev"} <= set(said.get_all("Provides-Extra") or [])
     assert "loraloom = loraloom.cli.main:main" in commands

@@ -20,7 +20,9 @@ from loraloom.cli.cluster_head import checked_address, checked_ip, device_list, 
 from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOption, memory_size
 from loraloom.errors import InputError
 
-cluster_app = typer.Typer(no_args_is_help=True, help="Machines that drain a server's queue.")
+cluster_app = typer.Typer(
+    no_args_is_help=True, help="Let other machines drain a server's queue, and see what they do."
+)
 
 _STORE = 1 << 30
 

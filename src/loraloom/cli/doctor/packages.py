@@ -16,6 +16,7 @@ from loraloom.cli.doctor.finding import Finding
 NAME = "loraloom"
 EXTRAS: Mapping[str, str] = {
     "ui": "ComfyUI's own editor at the address of `loraloom serve`",
+    "cluster": "several machines that drain one queue (`loraloom cluster`)",
     "cuda": "faster products of int8 and fp8 weights on NVIDIA cards",
 }
 """What users may want an extra for; the others are for work on Loraloom itself."""
