@@ -3,7 +3,8 @@
 <!-- not run: REASON -->    nowhere, for a reason that a reader would accept
 <!-- slow: REASON -->       among the heavy tests only
 <!-- ends with 3 -->        its last command has this exit code
-<!-- printed -->            of a text: what the block above it prints; … stands for anything
+<!-- printed -->            of a text: what the block above it prints; … stands for anything,
+                               a number for any number
 <!-- file: NAME -->         of a text: a reader saves it under this name
 
 A page with `<!-- begins in an empty folder -->` is read at an empty desk (`tests/docs/desk.py`).

@@ -156,11 +156,14 @@ def _commands(text: str) -> Iterator[list[str]]:
 
 
 def as_printed(shown: str, printed: str) -> bool:
-    """Whether a text is what was printed: … in a line stands for anything in it, … alone for any lines."""
+    """Whether a text is what was printed: … in a line stands for anything in it, … alone for any lines.
+
+    A number stands for any number: times differ, and so do counts and sizes under another demo model."""
     pattern = ""
     for line in shown.strip().splitlines():
         if line.strip() == "…":
             pattern += r"(?:.*\n)*?"
         else:
-            pattern += ".*".join(map(re.escape, line.rstrip().split("…"))) + r"[ ]*\n"
+            line = re.sub(r"\d+(?:\.\d+)?", "0", line.rstrip())
+            pattern += ".*".join(map(re.escape, line.split("…"))).replace("0", r"\d+(?:\.\d+)?") + r"[ ]*\n"
     return re.fullmatch(pattern, printed.strip() + "\n") is not None
