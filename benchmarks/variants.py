@@ -5,8 +5,9 @@
 
 Without --models, on the demo's model. The LoRAs are drawn at random (every attention and feed-forward
 projection of the network, as kohya's trainer places them). Two cases: so many LoRAs, and one LoRA at so many
-strengths. In each round both are drawn by single runs, in one process that keeps its model, and together;
-medians, of the clock and of the processor, and their ratios are printed.
+strengths. In each round they are drawn by single runs, in one process that keeps its model, and together: as
+Loraloom chooses, with LoRAs beside the weights whatever that costs, and with LoRAs merged one after another.
+Medians, of the clock and of the processor, and their ratios are printed.
 
 Then the seconds by which Loraloom chooses (`models/residency/row_plan.py`) are measured: of an operation of
 the products beside the weights, of a byte of weights rebuilt, of a layer's call; and what each way was
@@ -27,8 +28,8 @@ import sys
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +42,7 @@ from torch import Tensor
 from loraloom.demo.files import MODELS
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.handles import DiffusionModel
+from loraloom.models.residency import together as residency
 from loraloom.models.residency.memory import Memory
 from loraloom.models.residency.row_plan import Speeds, rebuilt_bytes
 from loraloom.runtime.lora_shelf import LoraShelf
@@ -104,6 +106,23 @@ def together(session: Session, graphs: Sequence[Graph], said: list[str]) -> None
         if isinstance(result, BaseException):
             raise result
         said[:] = [f"{batch['rows']} rows, {batch['loras']}" for batch in result.batches]
+
+
+@contextmanager
+def forced(cost: Speeds) -> Generator[None]:
+    """Let the choice go by these speeds."""
+    usual, residency.SPEEDS = residency.SPEEDS, dict.fromkeys((*residency.SPEEDS, "cuda", "xpu", "mps"), cost)
+    try:
+        yield
+    finally:
+        residency.SPEEDS = usual
+
+
+WAYS: Mapping[str, Speeds | None] = {
+    "together": None,
+    "  beside": Speeds(flop=0.0, byte=1.0, layer=0.0),
+    "  merged": Speeds(flop=1.0, byte=0.0, layer=0.0),
+}
 
 
 @contextmanager
@@ -262,8 +281,11 @@ def compare(
             # What a run kept must not make the next one cheap.
             session.forget()
             seconds["single runs"].append(timed(lambda: singly(session, graphs)))
-            session.forget()
-            seconds["together"].append(timed(lambda: together(session, graphs, said)))
+            for way, cost in WAYS.items():
+                session.forget()
+                heard = said if cost is None else list[str]()
+                with nullcontext() if cost is None else forced(cost):
+                    seconds[way].append(timed(lambda heard=heard: together(session, graphs, heard)))
             if draw is not None:
                 seconds["ComfyUI"].append(timed(lambda draw=draw: [draw(prompt) for prompt in prompts]))
     finally:
