@@ -304,17 +304,20 @@ class Together:
         kept = self._network(self._without_twins(rows)) if new else None
         if kept is None or kept.unmerged is None:
             return
-        first = new[0][1]
+        first, unmerged = new[0][1], kept.unmerged
         keys = [key for key, of in self._unsettled.items() if of == self._at]
         stacks = [self._ways[key].merged + self._ways[key].beside for key in keys]
         found = costs(
-            kept.unmerged.work, max(call.steps for _, call in new) - 1, stacks, len(rows),
-            len(kept.unmerged.placements), first.model.weights, self._memory.dtype, self._speeds,
+            unmerged.work, max(call.steps for _, call in new) - 1, stacks, len(rows),
+            len(unmerged.placements), first.model.weights, self._memory.dtype, self._speeds,
         )  # fmt: skip
         for key in keys:
             del self._unsettled[key]
             way = self._ways[key]
-            if found.beside <= found.merged:
+            if unmerged.unclear:
+                why = f"merged into the weights, not {way.why}: {unmerged.unclear[0]}"
+                self._ways[key] = Way(way.merged + way.beside, (), why)
+            elif found.beside <= found.merged:
                 self._ways[key] = replace(way, why=f"{way.why} ({found.in_words})", is_open=False)
             else:
                 why = f"merged into the weights, not {way.why} ({found.in_words})"
