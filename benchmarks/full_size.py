@@ -4,9 +4,10 @@
 
 For each way to store the weights a file is written (bf16: 12.3 GB, fp8: 6.2 GB; kept in FOLDER if one is
 given) and run in a process of its own: loader, sampler on a random conditioning of 77 tokens, the latent
-saved. Printed are the file, the time until the run is ready, the time of the steps, and the highest memory:
-that of the process itself (anonymous) and together with the pages of the file that are mapped. A weight is
-never there twice: what is anonymous stays far below the file.
+saved. Printed are the file, the time of the first run and of a second with another seed, and the highest
+memory: what the process took of its own (anonymous) since it had imported everything, also as a share of the
+file, and all of it together with the pages of the file that are mapped. A weight is never there twice: what
+is anonymous stays far below the file.
 """
 
 from __future__ import annotations
@@ -89,10 +90,15 @@ class Watch(threading.Thread):
     def run(self) -> None:
         process = psutil.Process()
         while True:
-            held = process.memory_info()
-            self.together = max(self.together, held.rss)
-            self.anonymous = max(self.anonymous, held.rss - getattr(held, "shared", 0))
+            self.together = max(self.together, process.memory_info().rss)
+            self.anonymous = max(self.anonymous, anonymous(process))
             time.sleep(0.02)
+
+
+def anonymous(process: psutil.Process) -> int:
+    """Bytes of a process that no file holds."""
+    held = process.memory_info()
+    return held.rss - getattr(held, "shared", 0)
 
 
 def run(folder: Path, name: str, size: int, steps: int) -> None:
@@ -115,7 +121,7 @@ def run(folder: Path, name: str, size: int, steps: int) -> None:
     }  # fmt: skip
     watch = Watch()
     with Session(folder, output_dir=folder / "output", nodes=collect(sys.modules[__name__])) as session:
-        before = psutil.Process().memory_info().rss
+        before = anonymous(psutil.Process())
         watch.start()
         start = time.perf_counter()
         session.run(graph)
@@ -125,10 +131,11 @@ def run(folder: Path, name: str, size: int, steps: int) -> None:
         session.run(graph)
         again = time.perf_counter() - start
     file = (folder / "diffusion_models" / name).stat().st_size
+    own = watch.anonymous - before
     print(
         f"{name}: file {file / GB:.1f} GB; {size}×{size}, {steps} step{'s'[: steps > 1]} in"
         f" {session.memory.dtype}: first run {first:.1f} s, the next {again:.1f} s; highest memory"
-        f" {(watch.anonymous - before) / GB:.1f} GB of its own ({watch.anonymous / file:.2f} of the file),"
+        f" {own / GB:.1f} GB of its own ({own / file:.2f} of the file),"
         f" {watch.together / GB:.1f} GB with the mapped file"
     )
 
