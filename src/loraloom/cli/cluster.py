@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -17,6 +15,7 @@ from urllib.parse import quote
 import typer
 
 from loraloom.cli.cluster_head import checked_address, checked_ip, device_list, require_ray
+from loraloom.cli.server_jobs import ServerJobs, TokenOption
 from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOption, memory_size
 from loraloom.errors import InputError
 
@@ -32,9 +31,6 @@ def _size(given: str | int) -> int:
 
 
 ServerOption = Annotated[str, typer.Option("--server", metavar="URL", help="The server that has the queue.")]
-TokenOption = Annotated[
-    str | None, typer.Option("--token", envvar="LORALOOM_TOKEN", help="The secret that the server asks for.")
-]
 
 
 @cluster_app.command("worker")
@@ -109,7 +105,7 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show the machines and workers of a server, what each has loaded, and how many jobs a minute it does."""
-    found = _ask(server, "/v1/workers", token)
+    found = ServerJobs(server, token).ask("/v1/workers")
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -138,23 +134,8 @@ def drain_command(
     undo: Annotated[bool, typer.Option("--undo", help="Give it jobs again.")] = False,
 ) -> None:
     """Give a worker or a node no further jobs, so that it can be stopped; what runs there goes on."""
-    _ask(
-        server, f"/v1/workers/drain?name={quote(name)}&draining={str(not undo).lower()}", token, method="POST"
-    )
-
-
-def _ask(server: str, path: str, token: str | None, method: str = "GET") -> Any:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(server.rstrip("/") + path, headers=headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        raise InputError(
-            f"{server} refuses ({error.code}): {error.read(500).decode('utf-8', 'replace')}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{server} does not answer ({error}); name it with --server") from error
+    path = f"/v1/workers/drain?name={quote(name)}&draining={str(not undo).lower()}"
+    ServerJobs(server, token).ask(path, {})
 
 
 def _devices(asked: str | None) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 from loraloom.cli.display import Display
 from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.run_command import stop_on_interrupt
+from loraloom.cli.server_jobs import ServerJobs, ServerOption, TokenOption
 from loraloom.cli.settings import (
     AttentionOption,
     BatchOption,
@@ -36,13 +37,15 @@ from loraloom.cli.settings import (
 from loraloom.cli.workflow_commands import JsonOption, SeedOption, SetOption, SourceArgument, WorkflowOption
 from loraloom.contact_sheet import (
     MAX_IN_CELL,
+    Axis,
     combinations,
     contact_sheet_png,
     read_axis,
     side_by_side,
 )
 from loraloom.errors import InputError, LoraloomError
-from loraloom.preparation.prepare import Changes
+from loraloom.folders import ModelFolders
+from loraloom.preparation.prepare import Changes, Preparation, changed, read_workflows
 from loraloom.workflow.graph import JSON, Graph
 
 if TYPE_CHECKING:
@@ -86,6 +89,8 @@ def grid_command(
     compat: CompatOption = "trainer",
     strict_lora: StrictLoraOption = False,
     batch: BatchOption = "auto",
+    server: ServerOption = None,
+    token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a workflow for every combination of some values, and a labelled contact sheet of them all."""
@@ -106,6 +111,10 @@ def grid_command(
         vram=vram,
         computing=computing(attention, narrow_weights, compiled, fast),
     )
+    if server is not None:
+        changes = Changes(loras or (), assignments or (), seed)
+        _drawn_elsewhere(ServerJobs(server, token), source, workflow, changes, spread, output_dir, as_json)
+        return
     environment = Environment(options)
     preparation = environment.preparation
     graph = _one(preparation.prepare(source, workflow, Changes(loras or (), assignments or (), seed)))
@@ -134,6 +143,43 @@ def grid_command(
         typer.echo(json.dumps(said, indent=1))
     else:
         _say_batches(display, batches)
+        display.say(f"contact sheet: {sheet.path}")
+
+
+def _drawn_elsewhere(
+    server: ServerJobs,
+    source: str,
+    workflow: str | None,
+    changes: Changes,
+    axes: Sequence[Axis],
+    output_dir: Path,
+    as_json: bool,
+) -> None:
+    """The grid by the workers of a server, which checks the workflow; the sheet is written here."""
+    from loraloom.runtime.output_files import OutputFolder
+    from loraloom.workflow.implemented import implemented_schemas
+
+    known = Preparation(implemented_schemas(), ModelFolders([])).known
+    graph = _one([graph for _, graph in read_workflows(source, workflow, changes, known)])
+    chosen = combinations(axes)
+    cells = [
+        changed(graph, Changes(set=[f"{a.target}={v}" for a, v in zip(axes, cell, strict=True)]), known)
+        for cell in chosen
+    ]
+    display = Display(quiet=as_json)
+    pictures: list[Image] = []
+    urls: list[str] = []
+    with stop_on_interrupt() as cancel:
+        for job, images in server.drawn(cells, cancel):
+            if not images:
+                raise LoraloomError("the workflow saves no picture: a grid needs a SaveImage node")
+            display.say(f"picture {len(pictures) + 1} of {len(cells)}: {', '.join(chosen[len(pictures)])}")
+            pictures.append(side_by_side(images))
+            urls += [server.url.rstrip("/") + f["url"] for f in job["outputs"] if f["type"] == "output"]
+    sheet = OutputFolder(output_dir).save("grid", ".png", contact_sheet_png(pictures, axes))
+    if as_json:
+        typer.echo(json.dumps({"status": "done", "sheet": str(sheet.path), "pictures": urls}, indent=1))
+    else:
         display.say(f"contact sheet: {sheet.path}")
 
 

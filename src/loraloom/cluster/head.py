@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,15 +16,20 @@ from loraloom.cluster.incoming import Incoming
 from loraloom.cluster.ray_node import DEFAULT_PORT, NodeLimits, RayNode, head_arguments, ray_environment
 from loraloom.cluster.remote_worker import RemoteWorker
 from loraloom.cluster.shared_files import Offer
+from loraloom.errors import LoraloomError
 from loraloom.jobs import frames
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.frames import BrokenFrame
+from loraloom.jobs.job import Status
 from loraloom.jobs.notices import Limits
 from loraloom.workflow.graph import JSON
 
 AUTO = "auto"
 _LONGEST_PAUSE = 15.0
 _SILENCE_SECONDS = 60.0
+_SCALE_SECONDS = 5.0
+REST_SECONDS = 60.0
+"""How long there is nothing to do before Ray's autoscaler may take machines away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,9 @@ class Head:
     _process: asyncio.subprocess.Process | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=lambda: list[asyncio.Task[None]]())
     _incoming: Incoming = field(init=False)
+    _wanted: int | None = None
+    _busy: float = field(default_factory=time.monotonic)
+    _resting: bool = False
 
     def __post_init__(self) -> None:
         self._incoming = Incoming(self.settings.output, self.settings.temp)
@@ -79,6 +88,8 @@ class Head:
             node = RayNode(arguments, ray_environment(settings.token), settings.log)
             self._tasks.append(asyncio.create_task(node.keep()))
         self._tasks.append(asyncio.create_task(self._keep_driver()))
+        if self.settings.most:
+            self._tasks.append(asyncio.create_task(self._keep_scaling()))
 
     async def stop(self) -> None:
         """End the driver, its workers, and Ray where it was started here."""
@@ -148,7 +159,7 @@ class Head:
 
     async def _heard(self, message: Mapping[str, Any], tail: bytes) -> None:
         if message["kind"] == "ready":
-            self.trouble = None
+            self.trouble = self._wanted = None
         elif message["kind"] == "nodes":
             await self._see({str(node["id"]): node for node in message["nodes"]})
         elif (worker := self._workers.get(str(message["worker"]))) is not None:
@@ -165,8 +176,13 @@ class Head:
             self.settings.log(
                 f"node {node['host']} ({node['address']}) joined with {node['workers']} workers\n"
             )
-            limits = replace(self.job_limits, silence=max(self.job_limits.silence, _SILENCE_SECONDS))
-            for name in lanes_of(node):
+            if not self._resting:
+                self._open_lanes(node)
+
+    def _open_lanes(self, node: Mapping[str, Any]) -> None:
+        limits = replace(self.job_limits, silence=max(self.job_limits.silence, _SILENCE_SECONDS))
+        for name in lanes_of(node):
+            if name not in self.dispatcher.lanes:
                 self.dispatcher.add(name, partial(self._start_worker, node), limits)
 
     async def _forget(self, gone: list[str], known: Mapping[str, Mapping[str, Any]]) -> None:
@@ -185,6 +201,31 @@ class Head:
         self._workers.clear()
         former, self.nodes = self.nodes, {}
         await self._forget([*former], former)
+
+    # ---- Ray's autoscaler ----
+
+    async def _keep_scaling(self) -> None:
+        while True:
+            with contextlib.suppress(LoraloomError):  # the queue's file is in use
+                jobs = await self.dispatcher.read(lambda s: s.count(Status.PENDING, Status.RUNNING))
+                await self.scale(jobs, time.monotonic())
+            await asyncio.sleep(_SCALE_SECONDS)
+
+    async def scale(self, jobs: int, now: float) -> None:
+        """Want as many workers as there are jobs, and let all of them go when there was none for a while: a
+        machine whose worker lives is never taken away."""
+        wanted = min(self.settings.most, jobs)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._send({"order": "want", "workers": wanted})
+        if jobs:
+            self._busy, self._resting = now, False
+            for node in self.nodes.values():
+                self._open_lanes(node)
+        elif not self._resting and now - self._busy > REST_SECONDS:
+            self._resting = True
+            names = [name for node in self.nodes.values() for name in lanes_of(node)]
+            await asyncio.gather(*(self.dispatcher.remove(n) for n in names if n in self.dispatcher.lanes))
 
     async def _start_worker(self, node: Mapping[str, Any]) -> RemoteWorker:
         worker = RemoteWorker(self._send, self._incoming, self.settings.offer)

@@ -1,0 +1,55 @@
+"""Work that a server's queue does for the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from loraloom.cli.main import exit_code_of
+
+WORKFLOW = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "cell"}},
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loraloom", "serve", "--port", "0", "--no-frontend", "--devices", "cpu"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+    )
+    assert process.stderr is not None
+    try:
+        yield next(line for line in process.stderr if "listens on" in line).split()[-1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_a_grid_is_drawn_by_a_servers_workers(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("w.json").write_text(json.dumps(WORKFLOW))
+    asked = ["grid", "w.json", "--axis", "1.color=0,255,65280", "--server", server]
+    assert exit_code_of([*asked, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["pictures"]) == 3 and len([*(tmp_path / "output").glob("cell_*.png")]) == 3
+    with Image.open(said["sheet"]) as sheet:
+        colours = {c for _, c in sheet.convert("RGB").getcolors(1 << 20) or ()}
+        assert {(0, 0, 0), (0, 0, 255), (0, 255, 0)} <= colours
+    Path("w.json").write_text(json.dumps({"1": WORKFLOW["1"]}))
+    assert exit_code_of(asked) == 2
+    assert "refuses" in capsys.readouterr().err
