@@ -125,7 +125,7 @@ def test_a_run_stops_behind_its_step_and_goes_on_without_any_signal(
     async def run() -> None:
         await trainings.start(plan)
         await trainings.stop("long")  # while it is still importing
-        assert await ended(trainings, "long") == "stopped"
+        assert await ended(trainings, "long") == "stopped", trainings.state("long").error
         await trainings.resume("long")
         step = await wait_for_steps(trainings, "long", 0)
         await trainings.stop("long")

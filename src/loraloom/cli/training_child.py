@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 import threading
 
 from loraloom.cli.main import main
+from loraloom.errors import Cancelled
 from loraloom.jobs.worker import die_with_parent
 
 
@@ -27,5 +29,8 @@ def stop_with_the_input() -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    stop_with_the_input()
-    main()
+    try:
+        stop_with_the_input()
+        main()
+    except KeyboardInterrupt:  # before the command line listens for it
+        sys.exit(Cancelled.exit_code)
