@@ -14,6 +14,8 @@ from tests.docs import desk
 from tests.docs.blocks import EMPTY, ROOT, RUN, SHOWN, Block, blocks_of, pages
 from tests.docs.reader import Reader, as_printed
 
+from loraloom.cli.main import COMMANDS
+
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in pages()}
 WITH_COMMANDS = [name for name, page in PAGES.items() if any(b.is_run for b in blocks_of(page))]
 SLOW = [name for name in WITH_COMMANDS if any("slow" in block.marks for block in blocks_of(PAGES[name]))]
@@ -95,7 +97,7 @@ def test_commands_within_sentences_exist() -> None:
         for said in re.findall(r"`(loraloom [^`]+)`", page.read_text("utf-8")):
             words = said.split()
             path = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in options), None)
-            assert path or words[1].startswith(("-", "COMMAND", "lora", "models")), f"{name}: {said}"
+            assert path or words[1] in (*COMMANDS, "COMMAND") or words[1][0] == "-", f"{name}: {said}"
             for option in re.findall(r"(?<= )--[a-z-]+", said):
                 assert path is None or option in options[path], f"{name}: {said}"
 
