@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from loraloom.cli.main import COMMANDS
 from tests.docs import desk
 from tests.docs.blocks import EMPTY, ROOT, RUN, SHOWN, Block, blocks_of, pages
 from tests.docs.reader import Reader, as_printed
-
-from loraloom.cli.main import COMMANDS
 
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in pages()}
 WITH_COMMANDS = [name for name, page in PAGES.items() if any(b.is_run for b in blocks_of(page))]
