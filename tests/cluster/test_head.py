@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -121,3 +123,12 @@ def test_workers_are_wanted_as_there_are_jobs_and_rest_when_there_are_none(tmp_p
         assert [*head.dispatcher.lanes] == lanes_of(NODE)
 
     play(tmp_path, test, most=4)
+
+
+def test_a_server_without_a_cluster_imports_nothing_of_it() -> None:
+    code = (
+        "import sys, loraloom.cli.serve, loraloom.server.run, loraloom.session\n"
+        "print([m for m in sys.modules if m.split('.')[0] == 'ray' or m.startswith('loraloom.cluster')])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"

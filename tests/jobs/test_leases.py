@@ -172,6 +172,16 @@ def test_a_worker_that_is_removed_gives_its_job_back(tmp_path: Path) -> None:
     play(test())
 
 
+def test_what_the_only_worker_has_loaded_is_known(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, 1, needs=needs) as (q, (place,)):
+            await q.submit(request("sdxl"))
+            await until(lambda: place.jobs)
+            assert q.dispatcher.resident("w0").base == {"sdxl"}
+
+    play(test())
+
+
 def test_jobs_go_where_their_models_are(tmp_path: Path) -> None:
     async def test() -> None:
         async with cluster(tmp_path, 2, needs=needs) as (q, places):

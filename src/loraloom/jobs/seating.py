@@ -40,7 +40,8 @@ class Seating:
         now = time.monotonic()
         for job in jobs:
             name = job.place or ""
-            self._resident[name] = self._known.pop(job.id, NOTHING)
+            known = self._known.pop(job.id, None)
+            self._resident[name] = known or (self._needs(job.request) if self._needs else NOTHING)
             self._since[name] = now
         return jobs
 
