@@ -18,7 +18,7 @@ import workers
 from dataset import Pictures
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from identity import begin_as_identity
+from identity import begin_as_identity, carry_offsets
 from pictures import SIDE
 from state import Training, follow, read_tensors, resume, save, write_tensors
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class AutoencoderRecipe:
     """Share of the decoder's steps after which the critic's verdicts count."""
     edge_weight: float = 0.5
     average_decay: float = 0.996
-    judge_every: float = 420.0
+    judge_every: float = 600.0
     """Seconds between measurements of the averaged network."""
     seed: int = 6
 
@@ -80,6 +80,7 @@ def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
         scaling_factor=SCALE,
     )
     begin_as_identity(network)
+    carry_offsets(network)
     fix_variance(network)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

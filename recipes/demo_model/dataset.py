@@ -106,10 +106,9 @@ def autoencoder_pictures(artworks: Artworks) -> Pictures:
         "ink": [as_tensor(ink(artworks.master(c, flat))) for c in visible],
     }
     weights = [torch.full((len(part),), SHARES[name] / len(part)) for name, part in parts.items()]
-    every = max(1, len(known) // 12)
     judged = {
-        "held out": torch.stack(unseen[::4]),
-        "known": torch.stack(known[::every]),
-        "pixel art": torch.stack(parts["pixel_art"][::10]),
+        "held out": torch.stack(unseen[:: max(1, len(unseen) // 5)]),
+        "known": torch.stack(known[:: max(1, len(known) // 6)]),
+        "pixel art": torch.stack(parts["pixel_art"][:: max(1, len(visible) // 4)]),
     }
     return Pictures(torch.cat([torch.stack(part) for part in parts.values()]), torch.cat(weights), judged)

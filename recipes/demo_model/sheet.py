@@ -47,7 +47,7 @@ def main() -> None:
         network = autoencoder.load_average(work, recipe)
     labels = [concept.label for concept in artworks.concepts]
     famous = [labels.index(label) for label in SHOWN]
-    shown = torch.cat([dataset.styles_of(artworks, famous), judged["held out"][:8], judged["pixel art"][:8]])
+    shown = torch.cat([dataset.styles_of(artworks, famous), judged["held out"][:4], judged["pixel art"][:4]])
     options.to.parent.mkdir(parents=True, exist_ok=True)
     pairs(shown, autoencoder.through(network, shown)).save(options.to)
     print(autoencoder.quality(network, judged))
