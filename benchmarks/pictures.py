@@ -86,7 +86,7 @@ def measured(workflow: Path, models: Path, changes: list[str], dtype: Any) -> di
     with torch.inference_mode():
         found |= peaks(session.memory.dtype)
     if between:
-        found["TFLOP/step"] = operations / 1e12
+        found["GFLOP/step"] = operations / 1e9
         fastest = max(found["matmul GFLOP/s"], found["convolution GFLOP/s"])
         found["share of the peak"] = operations / found["s/step"] / fastest / 1e9
     return found

@@ -6,6 +6,8 @@
 - Where a picture is small and the kernel large, most of a convolution is bringing the kernel into the order
   that its code wants; in a product of matrices it is read once, as it is.
 - In float32, wide convolutions on pictures that are not small take a quarter of the products (`winograd`).
+- The two sides of guidance are the same until the network first looks at the prompt: they are computed once
+  until then (`alike_rows`).
 - A film of one frame is a picture: a kernel that looks back sees nothing but zeros.
 
 Kernels lie with the channels last where the processor's code is faster so. `with_less_work` makes layers of
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loraloom.weights import winograd
+from loraloom.weights.alike_rows import are_halves_alike, twice
 
 SMALL = 0.5
 """Pixels of all pictures, for each channel of the output, below which a product of matrices is faster than a
@@ -64,6 +67,8 @@ def with_less_work(module: nn.Module) -> None:
             _become(layer, Upsampler)
         elif kind.__name__ == "ResnetBlock2D" and isinstance(getattr(layer, "nonlinearity", 0), nn.SiLU):
             _become(layer, ResidualBlock)
+        elif kind.__name__ == "Attention" and hasattr(layer, "processor"):
+            _become(layer, SelfAttention)
         elif isinstance(layer, nn.Conv2d | nn.Conv3d) and kind.__name__.endswith("CausalConv3d"):
             _become(layer, FrameConv if isinstance(layer, nn.Conv3d) else OneFrameConv)
 
@@ -157,6 +162,12 @@ class ResidualBlock(_Module):
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **given: Any) -> Tensor:
         if not _is_free(input_tensor) or not self._is_usual(temb):
             return super().forward(input_tensor, temb, *args, **given)
+        if are_halves_alike(self, input_tensor, temb):
+            half = len(input_tensor) // 2
+            return twice(self._computed(input_tensor[:half], None if temb is None else temb[:half]))
+        return self._computed(input_tensor, temb)
+
+    def _computed(self, input_tensor: Tensor, temb: Tensor | None) -> Tensor:
         x: Tensor = self.conv1(F.silu(self.norm1(input_tensor), inplace=True))
         if temb is not None and self.time_emb_proj is not None:
             x.add_(self.time_emb_proj(F.silu(temb))[:, :, None, None])
@@ -168,6 +179,16 @@ class ResidualBlock(_Module):
         keeps_size = self.upsample is None and self.downsample is None and self.output_scale_factor == 1
         takes_time = (temb is None) == (self.time_emb_proj is None) and not self.skip_time_act
         return keeps_size and takes_time and self.time_embedding_norm == "default" and not self.training
+
+
+class SelfAttention(_Module):
+    """diffusers' Attention, where it attends to its own input."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **given: Any) -> Tensor:
+        is_own = all(value is None for value in (*args, *given.values()))
+        if is_own and _is_free(hidden_states) and are_halves_alike(self, hidden_states):
+            return twice(super().forward(hidden_states[: len(hidden_states) // 2]))
+        return super().forward(hidden_states, *args, **given)
 
 
 class DoublingSequence(_Sequential):
