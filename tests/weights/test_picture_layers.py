@@ -220,3 +220,10 @@ def test_the_order_is_the_processors(capability: str, last: bool, monkeypatch: p
         assert kernel_format(nn.Conv2d(2, 2, 3), torch.float32, cpu) == torch.contiguous_format
     finally:
         picture_layers.is_channels_last.cache_clear()
+
+
+@pytest.mark.parametrize("sides", [(5, 5), (40, 40)])
+def test_a_picture_decides_and_not_its_batch(sides: tuple[int, int]) -> None:
+    layer, x = chosen(nn.Sequential(filled(nn.Conv2d(6, 200, 3, padding=1)))), torch.randn(5, 6, *sides)
+    assert work(lambda: layer(x)) == 5 * work(lambda: layer(x[:1]))
+    close(layer(x)[:1], layer(x[:1]))

@@ -47,7 +47,7 @@ def test_it_is_nearly_as_exact_as_a_convolution() -> None:
     [
         (192, (64, 32), torch.float32, True),
         (128, (64, 32), torch.float32, False),
-        (192, (32, 32), torch.float32, False),
+        (192, (32, 28), torch.float32, False),
         (192, (64, 34), torch.float32, False),
         (192, (64, 32), torch.bfloat16, False),
     ],

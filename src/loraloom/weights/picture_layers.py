@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from loraloom.weights import winograd
 from loraloom.weights.alike_rows import are_halves_alike, twice
 
-SMALL = 0.5
-"""Pixels of all pictures, for each channel of the output, below which a product of matrices is faster than a
-convolution, and above which four kernels are worth making."""
+SMALL = 0.25
+"""Pixels of a picture, for each channel of the output, below which a product of matrices is faster than a
+convolution, and above which four kernels are worth making, for the two pictures that guidance evaluates. One
+picture decides, not the batch: in any batch it is then what it is alone."""
 
 _LOOKS_AT = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 """For each of the two new pixels, in one direction: which of the kernel's three weights fall on the earlier
@@ -105,7 +106,7 @@ class PictureConv(_Conv2d):
         its real input."""
         is_hooked = bool(self._forward_hooks or self._forward_pre_hooks)
         fits = _is_free(input) and self.is_plain and not is_hooked
-        return fits and self._pixels(input) >= SMALL * self.out_channels
+        return fits and _pixels(input) >= SMALL * self.out_channels
 
     def doubled(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out, 2H, 2W): its output for the picture with each pixel doubled."""
@@ -120,9 +121,6 @@ class PictureConv(_Conv2d):
                 part = F.conv2d(input, kernel, self.bias, padding=1)
                 made[..., row::2, column::2] = part[..., row : row + height, column : column + width]
         return made
-
-    def _pixels(self, input: Tensor) -> int:
-        return input.numel() // self.in_channels
 
 
 class Upsampler(_Module):
@@ -244,6 +242,10 @@ def _is_free(input: Tensor) -> bool:
     return input.device.type == "cpu" and not torch.is_grad_enabled()
 
 
+def _pixels(input: Tensor) -> int:
+    return input.shape[-2] * input.shape[-1]
+
+
 def _doubles(layer: nn.Module) -> bool:
     """Whether a layer doubles each pixel in both directions."""
     is_nearest = isinstance(layer, nn.Upsample) and layer.mode in ("nearest", "nearest-exact")
@@ -256,7 +258,7 @@ def _is_last(kernel: Tensor) -> bool:
 
 def _convolved(input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution of 3×3, of each pixel and its neighbours, in the fastest way."""
-    if input.numel() // input.shape[1] < SMALL * len(kernel):
+    if _pixels(input) < SMALL * len(kernel):
         return _product(input, kernel, bias)
     if winograd.saves(input, len(kernel)):
         return winograd.convolved(input, kernel, bias)

@@ -21,10 +21,10 @@ POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 TILE, TAPS = 4, 3
 WIDE = TILE + TAPS - 1
 
-CHANNELS, PIXELS = 192, 2048
-"""From how many channels on both sides, and how many pixels of all pictures, it is faster than a convolution
+CHANNELS, PIXELS = 192, 1024
+"""From how many channels on both sides, and how many pixels of a picture, it is faster than a convolution
 (docs/performance.md): fewer channels do not pay for taking tiles there and back, fewer pixels not for taking
-the kernel there."""
+the kernel there, for the two pictures that guidance evaluates."""
 
 TOGETHER = 128
 """Tiles that are multiplied at once: enough for a fast product, few enough to stay near the processor."""
@@ -32,9 +32,9 @@ TOGETHER = 128
 
 def saves(input: Tensor, out_channels: int) -> bool:
     """Whether a convolution of 3×3 of each pixel and its neighbours is faster so."""
-    batch, channels, height, width = input.shape
+    channels, height, width = input.shape[1:]
     fits = input.dtype == torch.float32 and height % TILE == 0 and width % TILE == 0
-    return fits and min(channels, out_channels) >= CHANNELS and batch * height * width >= PIXELS
+    return fits and min(channels, out_channels) >= CHANNELS and height * width >= PIXELS
 
 
 def convolved(input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
