@@ -21,9 +21,10 @@ def flux(
     y: Tensor,
     context: Tensor,
     bias: Tensor | None = None,
+    styles: Tensor | None = None,
 ) -> Tensor:
     """x (B, 16, H, W), time and guidance (B,), y (B, P), context (B, T, D) → (B, 16, H, W). bias: added to
-    the scores of attention between all tokens."""
+    the scores of attention between all tokens. styles: (B, S, width) tokens before the text's."""
 
     def linear(name: str, values: Tensor) -> Tensor:
         return F.linear(values, weights(f"{name}.weight"), weights(f"{name}.bias"))
@@ -54,10 +55,11 @@ def flux(
     tiles = x.reshape(batch, channels, height // 2, 2, width // 2, 2)
     img = linear("img_in", tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
     txt = linear("txt_in", context)
+    txt = txt if styles is None else torch.cat([styles, txt], dim=1)
     vector = two_layers("time_in", waves(time)) + two_layers("guidance_in", waves(guidance))
     vector = vector + two_layers("vector_in", y)
-    angles = all_angles(context.shape[1], height // 2, width // 2, head)
-    length = context.shape[1]
+    angles = all_angles(txt.shape[1], height // 2, width // 2, head)
+    length = txt.shape[1]
     for number in range(depth[0]):
         streams, mods, parts = {"txt": txt, "img": img}, {}, {}
         for name, stream in streams.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loraloom.errors import InputError, ModelFileError
-from loraloom.models.checkpoint import open_picture_encoder, open_style_model
+from loraloom.models.checkpoint import (
+    open_checkpoint,
+    open_diffusion_model,
+    open_model_patch,
+    open_picture_encoder,
+    open_style_model,
+)
 from loraloom.models.picture_encoders import PictureStates
+from loraloom.models.residency.memory import Memory
 from loraloom.nodes import picture_styles as nodes
-from loraloom.sampling.types import Cond
+from loraloom.sampling.inputs import Inputs
+from loraloom.sampling.types import Cond, SampleContext
 from tests import tiny_models as tiny
+from tests.models.flux_reference import flux
 from tests.nodes.runs import PlainRun
 
 WIDTH, PATCH, GRID, LAYERS, PROJECTION, TOKEN = 128, 14, 3, 2, 24, 64
@@ -126,7 +136,7 @@ def write_style(path: Path, token: int = TOKEN) -> Path:
 
 def seen(count: int, pictures: int = 1) -> PictureStates:
     states = torch.randn(pictures, count, WIDTH)
-    return PictureStates(states, states, states)
+    return PictureStates(states, states, states, states[:, None])
 
 
 def test_a_style_stands_behind_the_prompt(tmp_path: Path) -> None:
@@ -172,7 +182,7 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     states = seen(2)
     with pytest.raises(InputError, match=r"tokens are 8 wide.*goes with Flux\.1"):
         nodes.apply_style((Cond(torch.randn(1, 3, 8)),), style, states, strength_type="multiply", run=run)
-    other = PictureStates(*[torch.randn(1, 2, 32)] * 3)
+    other = PictureStates(*[torch.randn(1, 2, 32)] * 4)
     with pytest.raises(InputError, match="32 wide and the style model reads 128.*SigLIP"):
         nodes.apply_style((Cond(torch.randn(1, 3, TOKEN)),), style, other, strength_type="multiply", run=run)
     flux = tiny.write_flux(tmp_path / "flux.safetensors")
@@ -180,3 +190,69 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
         open_picture_encoder(flux)
     with pytest.raises(ModelFileError, match="no style model"):
         open_style_model(flux)
+
+
+def write_projector(path: Path, width: int, seen: int = GRID**2, reads: int = WIDTH, tokens: int = 4) -> Path:
+    shapes: tiny.Shapes = {}
+    for level in ("high", "mid", "low"):
+        start = f"feature_embedder.{level}_"
+        for name, inputs, outputs in (("embedding_linear.0", seen, tokens), ("projection", reads, width)):
+            shapes |= {f"{start}{name}.weight": (outputs, inputs), f"{start}{name}.bias": (outputs,)}
+        shapes |= {f"{start}layer_norm.{part}": (reads,) for part in ("weight", "bias")}
+    return tiny.write(path, shapes, torch.float32)
+
+
+def test_a_style_stands_before_the_prompt_in_flux(tmp_path: Path) -> None:
+    """USO: layers 2, 11 and 20 from the end, each by fewer tokens, a norm and a projection."""
+    run = PlainRun(tmp_path)
+    model = open_diffusion_model(
+        tiny.write_flux(tmp_path / "flux.safetensors", double=2, dtype=torch.float32)
+    )
+    path = write_projector(tmp_path / "uso.safetensors", 128)
+    weights = {name.removeprefix("feature_embedder."): tensor for name, tensor in load_file(path).items()}
+
+    def projected(level: str, states: Tensor) -> Tensor:
+        fewer = weights[f"{level}_embedding_linear.0.weight"] @ states
+        fewer = F.silu(fewer + weights[f"{level}_embedding_linear.0.bias"][:, None])
+        scale, shift = (weights[f"{level}_layer_norm.{part}"] for part in ("weight", "bias"))
+        normed = F.layer_norm(fewer, (WIDTH,), scale, shift)
+        return normed @ weights[f"{level}_projection.weight"].T + weights[f"{level}_projection.bias"]
+
+    whole = torch.randn(2, 1, 21, GRID**2, WIDTH)
+    patch = open_model_patch(path)
+    changed = model
+    for states in whole:
+        seen_states = PictureStates(states[:, -1], states[:, -2], states[:, -1], states)
+        changed = nodes.attach_style(changed, patch, seen_states, run=run)
+    levels = (("high", -2), ("mid", -11), ("low", -20))
+    styles = [torch.cat([projected(level, states[:, at]) for level, at in levels], 1) for states in whole]
+
+    x, context, pooled = torch.randn(2, 16, 6, 8), torch.randn(1, 5, 64), torch.randn(1, 64)
+    network = Memory("cpu", "fp32").network(changed)
+    inputs = Inputs.joined([network.inputs(Cond(context, pooled), SampleContext(x, x))], 2)
+    times = torch.tensor([0.25, 0.75])
+    expected = flux(
+        lambda name: model.weights.read(name, torch.float32),
+        (2, 2),
+        x,
+        times,
+        torch.full((2,), 3.5),
+        pooled.expand(2, -1),
+        context.expand(2, -1, -1),
+        styles=torch.cat(styles[::-1], 1).expand(2, -1, -1),
+    )
+    torch.testing.assert_close(network(x, times, inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_uso_needs_is_said(tmp_path: Path) -> None:
+    run = PlainRun(tmp_path)
+    patch = open_model_patch(write_projector(tmp_path / "uso.safetensors", 128))
+    flux_model = open_diffusion_model(tiny.write_flux(tmp_path / "flux.safetensors"))
+    few = replace(seen(GRID**2), all_hidden_states=torch.randn(1, 12, GRID**2, WIDTH))
+    with pytest.raises(InputError, match="12 layers of 9 tokens.*SigLIP so400m"):
+        nodes.attach_style(flux_model, patch, few, run=run)
+    other, _, _ = open_checkpoint(tiny.write_sd15(tmp_path / "sd15.safetensors"))
+    with pytest.raises(InputError, match=r"for Flux\.1; Stable Diffusion 1\.5 has no place"):
+        nodes.attach_style(other, patch, few, run=run)
+    with pytest.raises(ModelFileError, match="no model patch that is known here"):
+        open_model_patch(tiny.write_flux(tmp_path / "other.safetensors"))

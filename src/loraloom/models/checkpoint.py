@@ -14,8 +14,10 @@ from loraloom.models.library_class import import_ahead
 from loraloom.models.names import Regrouping
 from loraloom.models.picture_encoders import (
     REDUX,
+    USO,
     PictureEncoder,
     StyleModel,
+    check_model_patch,
     check_style_model,
     find_picture_encoder,
 )
@@ -100,6 +102,16 @@ def open_style_model(path: FilePath) -> StyleModel:
         REDUX.blueprint(source.shapes)
     import_ahead([REDUX.module.path])
     return StyleModel(REDUX, source)
+
+
+def open_model_patch(path: FilePath) -> StyleModel:
+    """A file with USO's style projector."""
+    file = TensorFile(path)
+    check_model_patch(file.header)
+    source = WeightSource.of_file(file)
+    with source.naming():
+        USO.blueprint(source.shapes)
+    return StyleModel(USO, source)
 
 
 def _imported(text: TextEncoders) -> TextEncoders:

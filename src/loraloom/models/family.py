@@ -122,6 +122,7 @@ class Family(KnownModel):
     blocks: what workflows call its groups of blocks ("double") → the module's list of them.
     context_width: of the conditionings that it reads, from the configuration; 0: not said.
     sizes: width of its states → what its published models of that width are called, where there are several.
+    takes_styles: whether tokens that nodes attach to the model stand before the prompt's.
     keeps_references: whether it can compute reference pictures in the first step alone.
     end_to_end: parts of the paths of modules that are not given a batch's rows along the first dimension, but
         what belongs to each row, end to end there, of equal lengths where the rows' inputs are alike.
@@ -137,6 +138,7 @@ class Family(KnownModel):
     blocks: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
     context_width: Callable[[Config], int] = lambda config: 0
     sizes: Mapping[int, str] = field(default_factory=lambda: dict[int, str]())
+    takes_styles: bool = False
     keeps_references: bool = False
     end_to_end: tuple[str, ...] = ()
     lora: LoraFacts = LoraFacts()

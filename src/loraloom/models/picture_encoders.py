@@ -62,11 +62,12 @@ class StyleModel:
 class PictureStates:
     """What an encoder makes of pictures, under ComfyUI's names: last_hidden_state (B, N, D),
     penultimate_hidden_states (B, N, D), what goes into its last layer; image_embeds (B, P), or SigLIP's
-    (B, N, D)."""
+    (B, N, D); all_hidden_states (B, layers, N, D), what comes out of each layer."""
 
     last_hidden_state: Tensor
     penultimate_hidden_states: Tensor
     image_embeds: Tensor
+    all_hidden_states: Tensor
 
     def __getitem__(self, name: str) -> Tensor:
         found: Tensor = getattr(self, name)
@@ -157,6 +158,45 @@ REDUX = KnownModel(
 )
 
 
+DEPTHS = (-2, -11, -20)
+"""The layers, from the end, whose states USO's projector reads."""
+
+EMBEDDER = "feature_embedder."
+USO = KnownModel(
+    name="uso",
+    title="USO's style projector",
+    marks=(EMBEDDER + "mid_layer_norm.bias", EMBEDDER + "high_embedding_linear.0.weight"),
+    module=Module(
+        "loraloom.models.style_projector:StyleProjector",
+        lambda shapes: {
+            "seen": shapes[EMBEDDER + "high_embedding_linear.0.weight"][1],
+            "tokens": shapes[EMBEDDER + "high_embedding_linear.0.weight"][0],
+            "reads": shapes[EMBEDDER + "high_projection.weight"][1],
+            "width": shapes[EMBEDDER + "high_projection.weight"][0],
+        },
+    ),
+    names=Names({EMBEDDER + "{*}": "{*}"}),
+)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StyleTokens:
+    """Tokens (B, N, width) that stand before a prompt's in the network, as the option `STYLES` of a model."""
+
+    tokens: Tensor
+
+
+STYLES = "styles"
+
+
+def check_model_patch(header: Header) -> None:
+    """ModelFileError where a file is no model patch."""
+    if not USO.matches(native_shapes(header, "")):
+        raise ModelFileError(
+            f"{header.path}: no model patch that is known here: {looks_like(header)}. Known is {USO.title}"
+        )
+
+
 def find_picture_encoder(header: Header) -> PictureEncoderKind:
     """The kind of a file. ModelFileError says what the file looks like instead."""
     shapes = native_shapes(header, "")
@@ -198,12 +238,20 @@ def fitted(kind: PictureEncoderKind, pictures: Tensor, size: int, crop: bool) ->
 
 def see(module: Any, pixels: Tensor) -> PictureStates:
     """pixels: (B, 3, size, size) as `fitted` makes them, on the module's device."""
-    before: list[Tensor] = []
-    last = getattr(module, "vision_model", module).encoder.layers[-1]
-    hook = last.register_forward_pre_hook(lambda layer, given: before.append(given[0]))
+    import torch
+
+    after: list[Tensor] = []
+
+    def keep(layer: Any, given: Any, made: Any) -> None:
+        after.append(made[0] if isinstance(made, tuple) else made)
+
+    layers = getattr(module, "vision_model", module).encoder.layers
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
         found = module(pixel_values=pixels)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     states = found.last_hidden_state
-    return PictureStates(states, before[0], getattr(found, "image_embeds", states))
+    whole = torch.stack(after, dim=1)
+    return PictureStates(states, whole[:, -2], getattr(found, "image_embeds", states), whole)

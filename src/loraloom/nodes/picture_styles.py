@@ -11,9 +11,18 @@ from torch.nn import functional as F
 
 from loraloom.engine.node import Choice, Files, NodeRun, Number, Socket, node
 from loraloom.errors import InputError
-from loraloom.models.checkpoint import open_picture_encoder, open_style_model
-from loraloom.models.picture_encoders import PictureEncoder, PictureStates, StyleModel, fitted, see
-from loraloom.nodes.sockets import Conditioning, Image
+from loraloom.models.checkpoint import open_model_patch, open_picture_encoder, open_style_model
+from loraloom.models.picture_encoders import (
+    DEPTHS,
+    STYLES,
+    PictureEncoder,
+    PictureStates,
+    StyleModel,
+    StyleTokens,
+    fitted,
+    see,
+)
+from loraloom.nodes.sockets import Conditioning, Image, Model
 from loraloom.runtime.services import services
 from loraloom.sampling.types import Cond
 from loraloom.weights.capacity import clear_about_memory
@@ -21,6 +30,8 @@ from loraloom.weights.capacity import clear_about_memory
 Encoder = Annotated[PictureEncoder, Socket("CLIP_VISION")]
 Seen = Annotated[PictureStates, Socket("CLIP_VISION_OUTPUT")]
 Style = Annotated[StyleModel, Socket("STYLE_MODEL")]
+Patch = Annotated[StyleModel, Socket("MODEL_PATCH")]
+PATCHES = "comfy_extras.nodes_model_patch"
 
 
 @node("CLIPVisionLoader", category="loaders", display_name="Load CLIP Vision")
@@ -43,6 +54,7 @@ def encode_pictures(
         seen.last_hidden_state.float().cpu(),
         seen.penultimate_hidden_states.float().cpu(),
         seen.image_embeds.float().cpu(),
+        seen.all_hidden_states.float().cpu(),
     )
 
 
@@ -107,3 +119,41 @@ def _followed(cond: Cond, tokens: Tensor, strength: float) -> Cond:
     bias[:, others, before : before + more] = torch.tensor(strength).log()
     options = {**cond.options, "attention_mask": bias, "attention_mask_img_shape": (1, 1)}
     return replace(cond, context=context, options=options)
+
+
+@node(
+    "ModelPatchLoader",
+    category="advanced/loaders",
+    experimental=True,
+    outputs=("MODEL_PATCH",),
+    python_module=PATCHES,
+)
+def load_model_patch(name: Annotated[str, Files("model_patches")], *, run: NodeRun) -> Patch:
+    """Open what changes a model beside its weights: USO's style projector."""
+    return open_model_patch(services(run).folders.resolve("model_patches", name))
+
+
+@node(
+    "USOStyleReference",
+    category="advanced/model_patches/flux",
+    experimental=True,
+    python_module=PATCHES,
+)
+def attach_style(model: Model, model_patch: Patch, clip_vision_output: Seen, *, run: NodeRun) -> Model:
+    """Let Flux.1 see the style of a picture, as USO was trained to."""
+    if not model.family.takes_styles:
+        raise InputError(f"USOStyleReference is for Flux.1; {model.family.title} has no place for its tokens")
+    told = model_patch.kind.module.config(model_patch.weights.shapes)
+    states = clip_vision_output.all_hidden_states
+    if states.shape[1] < -min(DEPTHS) or tuple(states.shape[2:]) != (told["seen"], told["reads"]):
+        raise InputError(
+            f"the picture encoder has {states.shape[1]} layers of {states.shape[2]} tokens, "
+            f"{states.shape[3]} wide; the style projector reads {told['seen']} tokens, {told['reads']} wide, "
+            "of 20 or more: it goes with SigLIP so400m (sigclip_vision_patch14_384)"
+        )
+    memory = services(run).memory
+    with torch.inference_mode():
+        module = memory.picture_module(model_patch)
+        tokens = module(*(states[:, depth].to(memory.device) for depth in DEPTHS)).float().cpu().clone()
+    before = cast("tuple[StyleTokens, ...]", model.option(STYLES, ()))
+    return model.with_option(STYLES, (*before, StyleTokens(tokens)))

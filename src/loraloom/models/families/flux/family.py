@@ -116,6 +116,7 @@ FAMILY = Family(
     gguf="flux",
     blocks={"double": "transformer_blocks", "single": "single_transformer_blocks"},
     context_width=number("joint_attention_dim"),
+    takes_styles=True,
     lora=LoraFacts(
         base_version="flux1",
         signs=(

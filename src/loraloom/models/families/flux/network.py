@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from loraloom.models.diffusion_network import Run
 from loraloom.models.parts.flux_times import embedded, guidance_of
 from loraloom.models.parts.latent_maps import PATCH, fit, patches, unpatched
 from loraloom.models.parts.references import Place, grid, places, placing, references
-from loraloom.sampling.inputs import Inputs, Tokens
+from loraloom.models.picture_encoders import STYLES, StyleTokens
+from loraloom.sampling.inputs import Inputs, Tokens, repeated
 from loraloom.sampling.types import Cond
 
 PLACINGS = ("offset", "index", "uxo")
@@ -41,6 +42,10 @@ def inputs(cond: Cond, run: Run) -> Inputs:
                 f"StyleModelApply said how {bias.shape[-1] - 1} tokens are looked at, and the prompt has "
                 f"{cond.context.shape[1]} by now: let it be the last node that adds tokens"
             )
+        if run.options.get(STYLES):
+            raise InputError(
+                "StyleModelApply by attn_bias and USOStyleReference do not go together; take one"
+            )
         vectors["bias"] = bias.float()
     context = Tokens(cond.context, "equal" if "bias" in vectors else "repeat")
     return Inputs({"context": context}, vectors, maps, shown, method)
@@ -52,6 +57,7 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
     whole = torch.cat([x, *(more.to(x) for more in given.maps.values())], dim=1)
     (tokens, rows, columns), *others = (patches(picture.to(x)) for picture in (whole, *given.references))
     context = module.context_embedder(given.tokens["context"].values.to(x.device, run.dtype))
+    context = torch.cat([*_styles(run, context), context], dim=1)
     condition = _embed(module.time_text_embed, time, given, run)
     new = tokens.shape[1]
     states = module.x_embedder(torch.cat([tokens, *(more for more, _, _ in others)], dim=1).to(run.dtype))
@@ -71,6 +77,12 @@ def forward(module: Any, x: Tensor, time: Tensor, given: Inputs, run: Run) -> Te
         )
     output = module.proj_out(module.norm_out(states[:, :new], condition)).float()
     return unpatched(output, rows, columns)[..., : x.shape[-2], : x.shape[-1]]
+
+
+def _styles(run: Run, context: Tensor) -> list[Tensor]:
+    """The tokens of USOStyleReference, those of the last node first, for as many rows as the text has."""
+    told = cast("tuple[StyleTokens, ...]", run.options.get(STYLES, ()))
+    return [repeated(one.tokens.to(context), len(context)) for one in reversed(told)]
 
 
 def _bias(given: Inputs, text: int, states: Tensor) -> Tensor | None:
