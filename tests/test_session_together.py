@@ -163,6 +163,16 @@ def test_all_rows_are_cancelled_at_once(session: Session) -> None:
     assert isinstance(session.run_together(made)[0], Run)
 
 
+def test_who_stops_reading_stops_all_rows(session: Session) -> None:
+    made = [graph(session, f"abandoned {n}", seed=n, steps=50) for n in range(2)]
+    starts = [lambda inside, g=g: session.events(g, inside=inside) for g in made]
+    told = session.together(starts, [lambda: False] * 2)
+    next(event for _, event in told if isinstance(event, NodeProgress))
+    told.close()
+    assert session.memory.joined is None and not any(name.startswith("abandoned") for name in LATENTS)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loraloom-r")]
+
+
 def test_rows_that_turn_out_equal_are_computed_once(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

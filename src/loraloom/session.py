@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -242,7 +242,7 @@ class Session:
 
     def together(
         self, starts: Sequence[Start], cancelled: Sequence[Callable[[], bool]], rows: int | None = None
-    ) -> Iterator[Told]:
+    ) -> Generator[Told]:
         """The events of several runs that evaluate networks together; see `engine.together`."""
         joined = Together(self.memory, len(starts), rows)
         self.memory.joined = joined
