@@ -38,7 +38,7 @@ class Seating:
             jobs = store.claim_these(self._chosen(store, [*idle], self._needs))
         jobs += self._companions(store, jobs, idle)
         now = time.monotonic()
-        for job in jobs:
+        for job in reversed(jobs):  # the first of each place last: it is known what that needs
             name = job.place or ""
             known = self._known.pop(job.id, None)
             self._resident[name] = known or (self._needs(job.request) if self._needs else NOTHING)
