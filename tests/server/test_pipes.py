@@ -19,6 +19,12 @@ if sys.platform == "win32":
 PIPES = ("output/p.png", "output/sub/q.webp", "input/i.png", "models/loras/pipe.safetensors")
 
 
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="module")
 def folder(server: RunningServer) -> Path:
     for name in ("output/sub", "input", "models/loras"):
@@ -27,7 +33,7 @@ def folder(server: RunningServer) -> Path:
         os.mkfifo(server.folder / name)
     (server.folder / "output/loop.png").symlink_to("loop.png")
     (server.folder / "output/gone.png").symlink_to("nowhere.png")
-    Image.new("RGB", (8, 8)).save(server.folder / "output/good.png")
+    (server.folder / "output/good.png").write_bytes(picture())
     loras = server.folder / "models/loras"
     factors = {
         "lora_unet_x.lora_down.weight": torch.zeros(1, 4),
@@ -64,6 +70,11 @@ def test_what_lies_beside_a_lora(server: RunningServer, folder: Path) -> None:
     assert server.http.get("/v1/loras/hashes", params={"name": "good.safetensors"}).status_code == 200
     assert server.http.get("/v1/loras/preview", params={"name": "good.safetensors"}).status_code == 404
     assert server.http.get("/v1/loras/inspect", params={"name": "pipe.safetensors"}).status_code == 404
+    for refused in (
+        server.http.patch("/v1/loras", params={"name": "good.safetensors"}, json={"notes": "x"}),
+        server.http.put("/v1/loras/preview", params={"name": "good.safetensors"}, content=picture()),
+    ):
+        assert refused.status_code == 400 and "no regular file" in refused.json()["detail"]
     for lora in server.http.get("/v1/loras").json()["loras"]:
         assert lora["name"] == "good.safetensors" or "not a regular file" in lora["problem"]
 

@@ -56,11 +56,17 @@ def write_notes(path: Path, values: Mapping[str, object]) -> None:
             raise InputError(f"{name} has {len(value)} characters; at most {MAX_NOTE} are kept")
     known = read_sidecars(path).user
     text = json.dumps({**known, **values}, indent=4, ensure_ascii=False)
-    stem = path.with_suffix("")
-    write_file(stem.with_name(stem.name + ".json"), text.encode())
+    _write_beside(path, ".json", text.encode())
 
 
 def write_preview(path: Path, picture: bytes) -> None:
     """Put a PNG beside a LoRA, as <stem>.preview.png."""
+    _write_beside(path, PREVIEW, picture)
+
+
+def _write_beside(path: Path, suffix: str, content: bytes) -> None:
     stem = path.with_suffix("")
-    write_file(stem.with_name(stem.name + PREVIEW), picture)
+    place = stem.with_name(stem.name + suffix)
+    if place.exists() and not place.is_file():  # into a pipe one would write until somebody reads
+        raise InputError(f"{place.name} beside the LoRA is no regular file; take it away")
+    write_file(place, content)
