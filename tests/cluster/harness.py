@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from loraloom.cli.cluster_head import TOKEN_FILE
+from loraloom.cluster.ray_node import NodeLimits, cluster_token, head_arguments, ray_environment
 
 ROOT = Path(__file__).parents[2]
 OBJECT_STORE = "80M"
@@ -48,6 +49,7 @@ class TestCluster:
     port: int = 18300
     ray_port: int = 6390
     here: int = 0
+    cluster: str = "auto"
     server: subprocess.Popen[bytes] | None = None
     _logs: list[Any] = field(default_factory=lambda: list[Any]())
 
@@ -57,11 +59,19 @@ class TestCluster:
         command = [
             *(sys.executable, "-m", "tests.cluster.cluster_server", str(self.folder)),
             *("--port", str(self.port), "--listen", self.listen, "--address", self.head_address),
-            *("--cluster-port", str(self.ray_port), "--here", str(self.here)),
+            *("--cluster", self.cluster, "--cluster-port", str(self.ray_port), "--here", str(self.here)),
             *("--ray-dir", str(self.folder / "ray")),
         ]
         self.server = self._begin(command, "server")
         self.until(lambda: self.call("/prompt") is not None, 120)
+
+    def start_ray(self) -> subprocess.Popen[bytes]:
+        """A Ray head that is nobody's, for a server that joins it."""
+        limits = NodeLimits(80_000_000, self.folder / "ray")
+        arguments = head_arguments(self.head_address, self.ray_port, limits)
+        token = cluster_token(self.folder / "user" / TOKEN_FILE)
+        command = [sys.executable, "-m", "loraloom.cluster.ray_node", *arguments]
+        return self._begin(command, "ray-head", ray_environment(token))
 
     def start_node(self, machine: Machine, *options: str) -> None:
         command = [
@@ -118,12 +128,19 @@ class TestCluster:
                     found.append(process)
         return found
 
-    def _begin(self, command: Sequence[str], name: str) -> subprocess.Popen[bytes]:
+    def _begin(
+        self, command: Sequence[str], name: str, environment: Mapping[str, str] = os.environ
+    ) -> subprocess.Popen[bytes]:
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 - the child keeps it
         self._logs.append(log)
         path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
         return subprocess.Popen(
-            command, cwd=self.folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}
+            command,
+            cwd=self.folder,
+            stdout=log,
+            stderr=log,
+            env={**environment, "PYTHONPATH": path},
+            start_new_session=True,
         )
 
     # ---- What it says ----

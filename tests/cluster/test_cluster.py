@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
         found.start_server()
         for machine in machines:
             found.start_node(machine)
-        found.until(lambda: found.idle() == 2, 300)
+        found.until(lambda: found.idle() == 2, 150)
         yield found
     finally:
         found.stop()
@@ -115,3 +115,25 @@ def _machine_of(cluster: TestCluster, worker: str) -> Machine:
     nodes = cluster.call("/v1/workers")["nodes"]
     (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][:6]}/")]
     return next(m for m in cluster.machines if m.address == address)
+
+
+def test_a_server_joins_a_ray_that_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    machine = Machine("c", "127.0.0.7")
+    folder = tmp_path_factory.mktemp("join")  # short: Ray's sockets lie in it
+    found = TestCluster(
+        folder, [machine], "127.0.0.6", port=18301, ray_port=6392, cluster="127.0.0.6:6392", here=1
+    )
+    ray = found.start_ray()
+    try:
+        found.start_server()
+        found.start_node(machine)
+        found.until(lambda: found.idle() == 2, 150)
+        jobs = [found.done(str(found.submit(prompt(i, 0.5, "joined")))) for i in range(2)]
+        jobs += [found.done(job) for job in [str(found.submit(prompt(i, 1.0, "both"))) for i in range(4)]]
+        assert {job["status"] for job in jobs} == {"completed"}
+        assert len(pictures(found, "joined")) == 2 and len(pictures(found, "both")) == 4
+        assert all(worker["per_minute"] for worker in found.workers())
+    finally:
+        found.stop()
+        ray.terminate()
+        ray.wait(30)
