@@ -96,6 +96,19 @@ def test_impossible_names(server: RunningServer, folder: Path, name: str) -> Non
     assert server.http.post("/prompt", json={"prompt": graph}).status_code in (200, 400)
 
 
+def test_settings_that_are_a_pipe(server: RunningServer, folder: Path) -> None:
+    place = folder / "user/default/comfy.settings.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(place)
+    try:
+        for answer in (server.http.get("/settings"), server.http.post("/settings", json={"a": 1})):
+            assert answer.status_code == 503 and "settings" in answer.text
+    finally:
+        place.unlink()
+    assert server.http.post("/settings", json={"a": 1}).status_code == 200
+    assert server.http.get("/settings").json() == {"a": 1}
+
+
 def test_paths_name_the_methods_of_the_schema(server: RunningServer) -> None:
     paths = server.http.get("/v1/openapi.json").json()["paths"]
     for path, operations in paths.items():

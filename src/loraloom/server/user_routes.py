@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from loraloom.atomic_file import SUFFIX, explained, move_file, part_file, remove, write_file
+from loraloom.confined import open_regular
 from loraloom.server import paths
 from loraloom.server.answers import Answer
 from loraloom.server.bodies import read_bytes, read_object, read_value
@@ -57,8 +58,12 @@ async def post_setting(request: Request) -> Response:
 def _read_settings(request: Request) -> dict[str, JSON]:
     """The settings; none when there is no file, or one that holds none. Raises HTTPException 503 for one that
     cannot be read now: to write over it would forget them."""
+    place = user_root(request) / _SETTINGS
+    if place.exists() and not place.is_file():
+        raise HTTPException(503, "the settings cannot be read (something else than a file has their place)")
     try:
-        value: Any = json.loads((user_root(request) / _SETTINGS).read_bytes())
+        with open_regular(place) as file:
+            value: Any = json.loads(file.read())
     except FileNotFoundError:
         return {}
     except OSError as error:
