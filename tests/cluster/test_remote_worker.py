@@ -54,6 +54,20 @@ def test_what_names_files_waits_for_the_end_of_the_job(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def test_names_are_promised_until_the_next_job_begins(tmp_path: Path) -> None:
+    async def test() -> None:
+        incoming = Incoming(tmp_path / "output", tmp_path / "temp")
+        place = RemoteWorker(lambda order: None, incoming)
+        place.heard(saved(tmp_path, "one"), b"")
+        place.heard(said("completed"), b"")
+        assert incoming.promised_names == {tmp_path / "output/a_00001_.png"}
+        await place.send({"order": "run", "job": "k", "request": {"prompt": {}}})
+        assert not incoming.promised_names
+        assert (tmp_path / "one").exists()
+
+    asyncio.run(test())
+
+
 def test_what_a_job_made_that_never_ended_is_thrown_away(tmp_path: Path) -> None:
     async def test() -> None:
         place, _ = worker(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -168,6 +169,29 @@ def test_a_worker_that_is_removed_gives_its_job_back(tmp_path: Path) -> None:
             await q.dispatcher.remove("w0")
             assert [*q.dispatcher.lanes] == ["other"]
             await until(lambda: other.jobs == [job.id])
+
+    play(test())
+
+
+def test_the_job_of_a_worker_that_is_removed_goes_to_one_that_is_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune = Store.prune
+
+    def slow(store: Store) -> None:
+        time.sleep(0.2)
+        prune(store)
+
+    async def test() -> None:
+        async with cluster(tmp_path, 2) as (q, places):
+            job = await q.submit(request())
+            await until(lambda: any(p.jobs for p in places))
+            monkeypatch.setattr(Store, "prune", slow)
+            other = next(p for p in places if not p.jobs)
+            await q.dispatcher.remove(q.dispatcher.running[job.id].job.place or "")
+            await until(lambda: other.jobs == [job.id])
+            other.complete()
+            assert (await q.done(job)).status is Status.COMPLETED
 
     play(test())
 

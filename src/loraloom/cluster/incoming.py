@@ -49,6 +49,11 @@ class Incoming:
         """The files have their names, or never will."""
         self._promised.difference_update(Path(final) for _, final in names)
 
+    @property
+    def promised_names(self) -> frozenset[Path]:
+        """Names that files will have."""
+        return frozenset(self._promised)
+
     def _name(self, root: Path, entry: Mapping[str, JSON]) -> Path:
         parts = parts_of(str(entry.get("subfolder") or ""))
         name = parts_of(str(entry["filename"]))[-1]

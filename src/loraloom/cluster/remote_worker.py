@@ -32,6 +32,7 @@ class RemoteWorker:
         self._answers: dict[str, asyncio.Future[JSON]] = {}
         self._held: list[dict[str, Any]] = []
         self._files: list[tuple[str, str]] = []
+        self._given: list[tuple[str, str]] = []
         self._reason: str | None = None
         self._lost = False
 
@@ -120,11 +121,11 @@ class RemoteWorker:
             return
         if message["kind"] in _FINAL:
             message |= {"held": self._held, "publish": self._files}
-            self._held, self._files = [], []
+            self._held, self._files, self._given = [], [], self._files
         self._said.put_nowait((cast("dict[str, JSON]", message), tail))
 
     def _forget(self) -> None:
-        """What a job made that never ended is thrown away."""
+        """What a job made that never ended is thrown away; what the one before made has its names."""
         discard(self._files)
-        self._incoming.settled(self._files)
-        self._held, self._files = [], []
+        self._incoming.settled([*self._files, *self._given])
+        self._held, self._files, self._given = [], [], []

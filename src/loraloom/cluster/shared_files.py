@@ -78,7 +78,7 @@ class Cache:
         """root: laid out like a models folder. inputs: where input pictures of this worker go."""
         self._root, self._inputs = root, inputs
         self._folders = ModelFolders([root, *folders.roots], folders.extra)
-        self._digests = Digests(root / f"digests-{os.getpid()}.json")
+        self._digests = Digests(root / "digests.json")
 
     async def provide(self, files: Sequence[Mapping[str, Any]], fetch: Fetch) -> None:
         """Have these files (`SharedFile.to_json`) here. Raises InputError, NotTheSame or OSError."""

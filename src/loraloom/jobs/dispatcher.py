@@ -102,6 +102,7 @@ class Dispatcher:
         """Do without a worker: it is ended; a job that it runs waits again."""
         await self.lanes[name].retire()
         del self.lanes[name]
+        self._wake.set()
         self._seating.forget(name)
         self.tell(Notice("worker"))
 
@@ -326,11 +327,13 @@ class Dispatcher:
 
     async def done(self) -> None:
         """A worker is done with a job."""
+        self._wake.set()  # for a job that waits again
         if not self._pruning:
             self._pruning = True
-            await self.commit(lambda s: s.prune())
-            self._pruning = False
-        self._wake.set()  # for a job that waits again
+            try:
+                await self.commit(lambda s: s.prune())
+            finally:
+                self._pruning = False
         self.tell(Notice("queue"))
 
     async def commit(self, function: Callable[[Store], Result]) -> Result:
