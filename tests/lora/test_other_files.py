@@ -31,6 +31,9 @@ KINDS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "ControlNet of diffusers": (("controlnet_cond_embedding.conv_in.weight",), "ControlNet"),
     "checkpoint": (("model.diffusion_model.out.2.weight",), "checkpoint"),
     "diffusion model": (("double_blocks.0.img_attn.qkv.weight",), "diffusion model"),
+    "diffusion model with norms called scale": (
+        ("blocks.0.attn.wq.weight", "blocks.0.prenorm.scale"), "diffusion model"
+    ),
     "VAE": (("decoder.conv_in.weight",), "VAE"),
     "text encoder": (("text_model.encoder.layers.0.mlp.fc1.weight",), "text encoder"),
     "embedding": (("emb_params",), "embedding"),

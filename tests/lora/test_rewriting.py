@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -394,6 +395,17 @@ def test_extraction_returns_a_known_difference(tmp_path: Path) -> None:
     assert_same(deltas(tmp_path / "b.safetensors", BASE), change, tolerance=1e-3)
     with pytest.raises(InputError, match="same weights"):
         extract(original, original, tmp_path / "c.safetensors")
+
+
+def test_extraction_says_what_only_one_of_the_checkpoints_has(tmp_path: Path) -> None:
+    tuned, original = _checkpoints(1.0)
+    less = CheckpointWeights({"model": replace(SD, shapes=dict(list(SD.shapes.items())[:-1]))}, original.read)
+    last = list(SD.shapes)[-1]
+    assert f"left out is what only the tuned checkpoint has ({last})" in extract(
+        tuned, less, tmp_path / "a.safetensors"
+    )
+    with pytest.raises(InputError, match=rf"{last} is \[.*\] in the original and missing in the tuned"):
+        extract(less, tuned, tmp_path / "b.safetensors")
 
 
 def test_large_matrices_are_reduced_without_clamping() -> None:

@@ -67,6 +67,29 @@ def test_two_families_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytes
         found_in([str(package)], "other_families")
 
 
+@pytest.mark.parametrize(
+    ("init", "text", "message"),
+    [
+        (False, "FAMILY = None", r"other_families\.one lacks an __init__\.py"),
+        (True, "OTHER = 1", r"other_families\.one\.family does not end in FAMILY"),
+    ],
+)
+def test_a_family_that_would_not_be_found_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: bool, text: str, message: str
+) -> None:
+    folder = tmp_path / "incomplete" / "other_families" / "one"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("")
+    (folder / "family.py").write_text(text)
+    if init:
+        (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "incomplete")
+    for name in [name for name in sys.modules if name.startswith("other_families")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ValueError, match=message):
+        found_in([str(folder.parent)], "other_families")
+
+
 def test_registries_import_no_torch() -> None:
     code = (
         "import sys; from loraloom.models.recognition import families; "

@@ -99,3 +99,9 @@ def test_the_seed_is_set_everywhere() -> None:
         set_seed(parse_api({"1": PROMPT["9"]}), core_schemas(), 1)
     with pytest.raises(InputError, match="out of range"):
         set_seed(parse_api(PROMPT), core_schemas(), 1 << 64)
+
+
+@pytest.mark.parametrize("seed", [1.5, "7"])
+def test_a_seed_of_another_type_is_refused_as_on_the_command_line(seed: Any) -> None:
+    with pytest.raises(InputError, match="is not a whole number"):
+        set_seed(parse_api(PROMPT), core_schemas(), seed)

@@ -12,6 +12,7 @@ from torch import Tensor
 from loraloom.errors import InputError
 from loraloom.lora.component import Component, ComponentName, owner_of
 from loraloom.lora.low_rank import check_size, reduce_matrix
+from loraloom.lora.receipt import shorten
 from loraloom.lora.writing import (
     PRECISIONS,
     Speller,
@@ -80,7 +81,19 @@ def extract(
     said = "" if known is None else known.lora.base_version
     base = {"ss_base_model_version": said} if said else {}
     write_lora(out, written, {**base, "ss_network_dim": str(rank), "ss_network_module": "networks.lora"})
-    return f"{changed} weights differ, {kept / total if total else 1:.4%} of their ‖ΔW‖² kept"
+    report = f"{changed} weights differ, {kept / total if total else 1:.4%} of their ‖ΔW‖² kept"
+    return report + _left_out(tuned, original)
+
+
+def _left_out(tuned: CheckpointWeights, original: CheckpointWeights) -> str:
+    """What the tuned checkpoint alone has, which no LoRA for the original can hold."""
+    new = [
+        weight
+        for component, part in original.components.items()
+        for weight in tuned.components[component].shapes
+        if weight not in part.shapes
+    ]
+    return f"; left out is what only the tuned checkpoint has ({shorten(new, 3)})" if new else ""
 
 
 def _check_same(tuned: CheckpointWeights, original: CheckpointWeights) -> None:
@@ -91,6 +104,8 @@ def _check_same(tuned: CheckpointWeights, original: CheckpointWeights) -> None:
             raise InputError(f"the checkpoints differ in kind: {component} is {part.family} and {found}")
         for weight, shape in part.shapes.items():
             if other.shapes.get(weight) != shape:
+                found = list(other.shapes[weight]) if weight in other.shapes else "missing"
                 raise InputError(
-                    f"{weight} is {shape} in one checkpoint and {other.shapes.get(weight)} in the other"
+                    f"{weight} is {list(shape)} in the original and {found} in the tuned checkpoint: they"
+                    " must be of one model. Take the checkpoint that it was tuned from"
                 )

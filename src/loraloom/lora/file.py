@@ -147,9 +147,18 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     if (kind := other_kind(header.tensors, sure=True)) is not None:
         raise ModelFileError(f"{where}: {kind}")
     file = _group(header, config)
-    if not file.modules and not file.bundled:
+    if not _holds_lora(file):
         raise ModelFileError(_not_a_lora(header, file.unsupported))
     return file
+
+
+def _holds_lora(file: LoraFile) -> bool:
+    """Whether any tensor is a LoRA's. Norms of some networks are called as a scale is (".scale"), which says
+    nothing where the other names are those of another kind of file."""
+    bound = registry().bound
+    if file.bundled or any(not bound.issuperset(module.tensors) for module in file.modules):
+        return True
+    return bool(file.modules) and other_kind(file.header.tensors, sure=False) is None
 
 
 def _in_directory(folder: Path) -> Path:

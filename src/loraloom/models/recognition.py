@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import loraloom.models.families as families_package
 from loraloom.errors import ModelFileError
@@ -61,11 +62,19 @@ def family_named(name: str) -> Family | None:
 
 
 def found_in(folders: Iterable[str], package: str) -> tuple[Family, ...]:
-    """The families of a package. ValueError where two have one name."""
+    """The families of a package. ValueError where two have one name, or where a folder with a family.py is no
+    package, which importlib would pass over."""
+    folders = tuple(folders)
     names = sorted(module.name for module in pkgutil.iter_modules(folders))
+    for file in (file for folder in folders for file in Path(folder).glob("*/family.py")):
+        if file.parent.name not in names:
+            raise ValueError(f"the family in {package}.{file.parent.name} lacks an __init__.py")
     found: dict[str, Family] = {}
     for name in names:
-        family: Family = importlib.import_module(f"{package}.{name}.family").FAMILY
+        module = importlib.import_module(f"{package}.{name}.family")
+        family: Family | None = getattr(module, "FAMILY", None)
+        if family is None:
+            raise ValueError(f"{package}.{name}.family does not end in FAMILY")
         if family.name in found or family.name != name:
             raise ValueError(f"the family in {package}.{name} is called {family.name!r}")
         found[name] = family

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -88,8 +89,14 @@ def set_seed(graph: Graph, schemas: Mapping[str, NodeSchema], seed: int) -> Grap
     """The graph with every seed set to the same number.
 
     A seed that comes over a link is set at its origin when that is a whole-number node. Raises InputError
-    if the workflow has no seed, or the number is outside a seed's range.
+    if the workflow has no seed, or it is no whole number within a seed's range.
     """
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise InputError(
+            f"the seed {seed!r} is not a whole number; expected one from 0 to {(1 << 64) - 1}"
+        ) from None
     if not 0 <= seed < 1 << 64:
         raise InputError(f"the seed {seed} is out of range; expected a number from 0 to {(1 << 64) - 1}")
     targets = seed_inputs(graph, schemas)
