@@ -44,7 +44,7 @@ def test_a_tiny_decoder_shows_the_latent(tmp_path: Path) -> None:
     preview, warnings = shown(tmp_path)
     wanted = decoder(STEP.denoised)[0].clamp(0, 1).movedim(0, -1) * 255
     found = np.asarray(preview.picture()).astype(float)
-    assert np.abs(found - wanted.numpy()).max() <= 1 and not warnings
+    assert np.abs(found - wanted.numpy()).max() < 1.01 and not warnings
     assert preview.picture(longest_side=32).size == (24, 32)
     mixed = np.asarray(preview.picture(method="latent2rgb"))
     assert np.array_equal(mixed, np.asarray(plain.picture()))

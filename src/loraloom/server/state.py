@@ -129,6 +129,7 @@ class ServerState:
             client.put_latest("progress_state", lambda: encoded(*wire.progress_state(job.id, live.states)))
         elif ends:
             client.settle("progress_state")
+            client.settle("preview")
         for kind, data in wire.messages_for(notice, int(time.time() * 1000)):
             client.put(encoded(kind, data))
         if notice.preview:
