@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from loraloom.engine.node import NodeRun, Number, node
+from loraloom.nodes.autoencoding import tell_foreign
 from loraloom.nodes.sockets import Image, Latent, LatentValue, Mask, Vae
 from loraloom.resampling import resize_mask
 from loraloom.runtime.services import services
@@ -56,6 +57,7 @@ def decode_tiled(
 ) -> Image:
     """Turn latents into pictures tile by tile, for pictures that do not fit in memory whole."""
     del temporal_size, temporal_overlap  # for videos
+    tell_foreign(samples, vae, run)
     network = services(run).memory.autoencoder(vae)
     return network.decode_tiled(samples["samples"], tile_size, _at_most_a_quarter(overlap, tile_size))
 

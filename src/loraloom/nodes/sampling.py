@@ -140,6 +140,7 @@ def sample_latent(
         run.warn(f"--fast steps: {reusing.reused} of {reusing.asked} evaluations were left out")
     kept = latent.copy()
     kept.pop("downscale_ratio_spacial", None)  # said of empty latents only
+    kept["autoencoder"] = model.latent.autoencoder
     return {**kept, "samples": sampled.latent}, {**kept, "samples": sampled.denoised}
 
 
