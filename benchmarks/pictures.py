@@ -231,8 +231,10 @@ def seeded(graph: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def forget(models: Path) -> None:
     """Let the system drop the pages of all model files."""
+    if sys.platform != "linux":
+        sys.exit("--cold needs Linux, which can be asked to drop a file's pages")
     for path in models.rglob("*"):
-        if path.is_file() and hasattr(os, "posix_fadvise"):
+        if path.is_file():
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

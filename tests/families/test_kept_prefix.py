@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loraloom.models.checkpoint import open_diffusion_model
-from loraloom.models.diffusion_network import DiffusionNetwork, Run
+from loraloom.models.diffusion_network import Run
 from loraloom.models.families.qwen_image21.family import FAMILY
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.parts.kept_tokens import MOST_KEPT, Kept, to_keep
@@ -93,7 +93,7 @@ def test_kept_values_may_be_rounded(model: DiffusionModel, storage: str, levels:
     found = [step(kept.network, cond(1), time) for time in (0.9, 0.5)]
     for one, other in zip(found, expected, strict=True):
         assert 0.01 / levels < float((one - other).norm() / other.norm()) < 2 / levels
-    held = cast(Kept, cast(DiffusionNetwork, kept.network).kept[0])
+    held = cast(Kept, kept.network.kept[0])
     keys, values = held.layers[0].get()
     assert keys.shape == values.shape == (1, PREFIX, 2, qwen_image21.HEAD)
     turned = rotated(keys, 64)

@@ -36,13 +36,21 @@ def _hangs(_number: int, _frame: FrameType | None) -> None:
     raise Hang(f"not done after {_HANG_SECONDS:g} s")
 
 
+def _alarm(seconds: float) -> None:
+    """Raise Hang after so many seconds; 0: no longer."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, _hangs)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def main() -> None:
+    if sys.platform == "win32":
+        sys.exit("needs a clock that interrupts, which Windows has not")
     name, faults, *rest = sys.argv[1:]
     target, folder, seen = TARGETS[name], Path(faults), set[str]()
 
     def once(content: bytes) -> None:
-        signal.signal(signal.SIGALRM, _hangs)
-        signal.setitimer(signal.ITIMER_REAL, _HANG_SECONDS)
+        _alarm(_HANG_SECONDS)
         begun, fault = time.process_time(), ""
         try:
             target.run(content)
@@ -50,7 +58,7 @@ def main() -> None:
             pass
         except Exception as error:  # noqa: BLE001 - this is what is looked for
             fault = _place(error)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _alarm(0)
         if time.process_time() - begun > SLOW_SECONDS:
             fault = fault or "slow"
         if fault and fault not in seen:

@@ -16,6 +16,12 @@ from tests.server.running import RunningServer
 if sys.platform == "win32":
     pytest.skip("pipes are no files there", allow_module_level=True)
 
+
+def pipe(path: Path) -> None:
+    if sys.platform != "win32":
+        os.mkfifo(path)
+
+
 PIPES = ("output/p.png", "output/sub/q.webp", "input/i.png", "models/loras/pipe.safetensors")
 
 
@@ -30,7 +36,7 @@ def folder(server: RunningServer) -> Path:
     for name in ("output/sub", "input", "models/loras"):
         (server.folder / name).mkdir(parents=True, exist_ok=True)
     for name in PIPES:
-        os.mkfifo(server.folder / name)
+        pipe(server.folder / name)
     (server.folder / "output/loop.png").symlink_to("loop.png")
     (server.folder / "output/gone.png").symlink_to("nowhere.png")
     (server.folder / "output/good.png").write_bytes(picture())
@@ -41,7 +47,7 @@ def folder(server: RunningServer) -> Path:
     }
     save_file(factors, loras / "good.safetensors")
     for suffix in (".json", ".civitai.info", ".txt", ".preview.png", ".png"):
-        os.mkfifo(loras / f"good{suffix}")
+        pipe(loras / f"good{suffix}")
     server.http.timeout = 20
     return server.folder
 
@@ -99,7 +105,7 @@ def test_impossible_names(server: RunningServer, folder: Path, name: str) -> Non
 def test_settings_that_are_a_pipe(server: RunningServer, folder: Path) -> None:
     place = folder / "user/default/comfy.settings.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    os.mkfifo(place)
+    pipe(place)
     try:
         for answer in (server.http.get("/settings"), server.http.post("/settings", json={"a": 1})):
             assert answer.status_code == 503 and "settings" in answer.text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import signal
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ if sys.platform != "linux":
 
 STEPS = 14
 # A server that has imported everything and computed nothing forks what is killed here.
-_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES: Any = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["loraloom.training.train"])
 
 
@@ -60,7 +59,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_file(make_settings: MakeSettin
 
     assert run(tmp_path / "whole") == 0
     for kill_at in (3, 6, 11):
-        assert run(tmp_path / "parts", kill_at) in (0, -signal.SIGKILL)
+        assert run(tmp_path / "parts", kill_at) in (0, -9)  # SIGKILL
         for path in (tmp_path / "parts").rglob("*.safetensors"):
             load_file(path)
     assert run(tmp_path / "parts") == 0
