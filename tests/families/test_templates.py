@@ -66,7 +66,7 @@ SHORT: dict[str, dict[str, Value]] = {
 
 def place_files(shelf: Shelf, narrow: Narrow, graph: Graph) -> None:
     """Writes the files that a template names: networks, LoRAs, pictures."""
-    encoder, *_ = encoders = tuple(narrow.encoders.values())
+    encoder = next(iter(narrow.encoders.values()))
     for node in graph.nodes.values():
         match node.class_type, {**node.inputs}:
             case "UNETLoader", {"unet_name": str(name)}:
@@ -74,7 +74,8 @@ def place_files(shelf: Shelf, narrow: Narrow, graph: Graph) -> None:
             case "CLIPLoader", {"clip_name": str(name)}:
                 shelf.put(f"text_encoders/{name}", encoder)
             case "DualCLIPLoader", {"clip_name1": str(first), "clip_name2": str(second)}:
-                for name, write in zip((first, second), encoders, strict=True):
+                for name in (first, second):
+                    write = next(write for kind, write in narrow.encoders.items() if kind in name)
                     shelf.put(f"text_encoders/{name}", write)
             case "CLIPVisionLoader", {"clip_name": str(name)}:
                 shelf.put(f"clip_vision/{name}", lambda path: write_encoder(path, "siglip"))
