@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import sys
 import threading
+import time
 
 from loraloom.cli.main import main
 from loraloom.errors import Cancelled
@@ -17,12 +19,20 @@ from loraloom.jobs.worker import die_with_parent
 
 
 def stop_with_the_input() -> None:
-    """Interrupt the main thread, as Ctrl-C does, when standard input has ended."""
+    """Interrupt the main thread, as Ctrl-C does, when standard input has ended.
+
+    An interrupt may be lost while modules are imported, where callbacks swallow it: it is repeated until the
+    command itself listens.
+    """
 
     def wait() -> None:
         while os.read(0, 1):
             pass
-        _thread.interrupt_main()
+        listens = False
+        while not listens:
+            listens = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+            _thread.interrupt_main()
+            time.sleep(3)
 
     threading.Thread(target=wait, name="loraloom-input", daemon=True).start()
 
