@@ -10,6 +10,7 @@ from loraloom.errors import ModelFileError
 from loraloom.models.autoencoder import find_autoencoder
 from loraloom.models.encoder import encoder_kind
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
+from loraloom.models.known_model import KnownModel
 from loraloom.models.library_class import import_ahead
 from loraloom.models.names import Regrouping
 from loraloom.models.picture_encoders import (
@@ -76,42 +77,28 @@ def open_tiny_autoencoder(name: str, encoder: FilePath, decoder: FilePath) -> Au
         WeightSource.of_file(file, rename=lambda key, half=half: f"{half}.{key}") for half, file in halves
     )
     kind = tiny_kind(name)
-    with source.naming():
-        kind.blueprint(source.shapes)
-    import_ahead([kind.module.path])
-    return Autoencoder(kind, source)
+    return Autoencoder(kind, _buildable(kind, source))
 
 
 def open_picture_encoder(path: FilePath) -> PictureEncoder:
     """A file with the vision half of SigLIP or CLIP."""
     file = TensorFile(path)
     kind = find_picture_encoder(file.header)
-    source = WeightSource.of_file(file)
-    with source.naming():
-        kind.blueprint(source.shapes)
-    import_ahead([kind.module.path])
-    return PictureEncoder(kind, source)
+    return PictureEncoder(kind, _buildable(kind, WeightSource.of_file(file)))
 
 
 def open_style_model(path: FilePath) -> StyleModel:
     """A file with what turns a picture encoder's states into tokens of a prompt (Flux Redux)."""
     file = TensorFile(path)
     check_style_model(file.header)
-    source = WeightSource.of_file(file)
-    with source.naming():
-        REDUX.blueprint(source.shapes)
-    import_ahead([REDUX.module.path])
-    return StyleModel(REDUX, source)
+    return StyleModel(REDUX, _buildable(REDUX, WeightSource.of_file(file)))
 
 
 def open_model_patch(path: FilePath) -> StyleModel:
     """A file with USO's style projector."""
     file = TensorFile(path)
     check_model_patch(file.header)
-    source = WeightSource.of_file(file)
-    with source.naming():
-        USO.blueprint(source.shapes)
-    return StyleModel(USO, source)
+    return StyleModel(USO, _buildable(USO, WeightSource.of_file(file)))
 
 
 def _imported(text: TextEncoders) -> TextEncoders:
@@ -119,15 +106,20 @@ def _imported(text: TextEncoders) -> TextEncoders:
     return text
 
 
+def _buildable(kind: KnownModel, source: WeightSource) -> WeightSource:
+    """The source, whose network's class is imported meanwhile; what cannot be built is refused here."""
+    with source.naming():
+        kind.blueprint(source.shapes)
+    import_ahead([kind.module.path])
+    return source
+
+
 def _diffusion_model(file: TensorFile) -> DiffusionModel:
     found = recognise(file.header)
     source = WeightSource.of_file(file, found.prefix)
     if found.regrouping is not None:
         source = _regrouped(file, found.prefix, found.regrouping)
-    with source.naming():
-        found.family.blueprint(source.shapes)  # what cannot be built is refused before anything is loaded
-    import_ahead([found.family.module.path])
-    return DiffusionModel(found.family, source)
+    return DiffusionModel(found.family, _buildable(found.family, source))
 
 
 def _autoencoder(file: TensorFile) -> Autoencoder | None:
@@ -135,10 +127,7 @@ def _autoencoder(file: TensorFile) -> Autoencoder | None:
     if found is None:
         return None
     source = _regrouped(file, found.prefix, found.pieces)
-    with source.naming():
-        found.kind.blueprint(source.shapes)
-    import_ahead([found.kind.module.path])
-    return Autoencoder(found.kind, source)
+    return Autoencoder(found.kind, _buildable(found.kind, source))
 
 
 def _regrouped(file: TensorFile, prefix: str, pieces: Regrouping) -> WeightSource:
