@@ -13,16 +13,13 @@ is anonymous stays far below the file.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 import psutil  # noqa: E402
 import torch  # noqa: E402
 from tests.published import Fixture  # noqa: E402
+from tests.random_weights import write_random  # noqa: E402
 
 from loraloom.engine.node import collect, node  # noqa: E402
 from loraloom.nodes.sockets import Conditioning  # noqa: E402
@@ -37,42 +35,8 @@ from loraloom.sampling.types import Cond  # noqa: E402
 from loraloom.session import Session  # noqa: E402
 
 TEXT, TOKENS = 2560, 77
-TYPES = {"bf16": ("BF16", 2), "fp8": ("F8_E4M3", 1)}
-BLOCK = 1 << 22
+MATRICES = {"bf16": "BF16", "fp8": "F8_E4M3"}
 GB = 1e9
-
-
-def write_model(path: Path, stored: str) -> None:
-    """Random matrices in the type asked for, ones for the norms, all else bfloat16."""
-    shapes = {name: shape for name, (_, shape) in Fixture.named("z_image_turbo").tensors.items()}
-    header: dict[str, object] = {}
-    end = 0
-    for name, shape in shapes.items():
-        kind, size = TYPES[stored if len(shape) == 2 else "bf16"]
-        begin, end = end, end + math.prod(shape) * size
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for shape in shapes.values():
-            write_values(file, shape, stored)
-    unfinished.rename(path)
-
-
-def write_values(file: BinaryIO, shape: tuple[int, ...], stored: str) -> None:
-    count = math.prod(shape)
-    if len(shape) == 1:
-        file.write(torch.ones(count, dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes())
-        return
-    values = torch.randn(min(count, BLOCK), generator=torch.Generator().manual_seed(count))
-    values /= math.sqrt(shape[-1])
-    dtype = torch.float8_e4m3fn if stored == "fp8" else torch.bfloat16
-    data = values.to(dtype).view(torch.uint8).numpy().tobytes()
-    size = count * (len(data) // len(values))
-    for begin in range(0, size, len(data)):
-        file.write(data[: size - begin])
 
 
 @node("RandomConditioning", category="benchmark")
@@ -146,7 +110,7 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--stored", nargs="*", choices=sorted(TYPES), default=list(TYPES))
+    parser.add_argument("--stored", nargs="*", choices=sorted(MATRICES), default=list(MATRICES))
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -159,7 +123,11 @@ def main() -> None:
         for stored in given.stored:
             path = folder / "diffusion_models" / f"z_image_turbo_{stored}.safetensors"
             if not path.is_file():
-                write_model(path, stored)
+                matrix = MATRICES[stored]
+                z_image = Fixture.named("z_image_turbo")
+                write_random(
+                    path, z_image, lambda shape, matrix=matrix: matrix if len(shape) == 2 else "BF16"
+                )
             command = [sys.executable, __file__, "--folder", str(folder), "--run", path.name]
             subprocess.run([*command, "--size", str(given.size), "--steps", str(given.steps)], check=True)
             if not given.folder:

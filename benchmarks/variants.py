@@ -1,13 +1,16 @@
 """Variants of one picture as rows of common batches, beside as many single runs.
 
-    python benchmarks/variants.py [--models DIR] [--checkpoint NAME] [--variants 16] [--steps 20] [--size 128]
-                                  [--rank 16] [--rounds 3] [--device auto] [--dtype fp32] [--comfyui DIR]
+    python benchmarks/variants.py [--models DIR] [--checkpoint NAME] [--random NAME] [--variants 16]
+                                  [--steps 20] [--size 128] [--rank 16] [--rounds 3] [--seconds S]
+                                  [--device auto] [--dtype fp32] [--comfyui DIR] [--json FILE]
 
-Without --models, on the demo's model. The LoRAs are drawn at random (every attention and feed-forward
-projection of the network, as kohya's trainer places them). Two cases: so many LoRAs, and one LoRA at so many
-strengths. In each round they are drawn by single runs, in one process that keeps its model, and together: as
-Loraloom chooses, with LoRAs beside the weights whatever that costs, and with LoRAs merged one after another.
-Medians, of the clock and of the processor, and their ratios are printed.
+Without --models, on the demo's model; --random sd15 makes one with that published file's shapes. The LoRAs
+are drawn at random (every attention and feed-forward projection of the network, as kohya's trainer places
+them). Two cases: so many LoRAs, and one LoRA at so many strengths. In each round they are drawn by single
+runs, in one process that keeps its model, and together: as Loraloom chooses, with LoRAs beside the weights
+whatever that costs, and with LoRAs merged one after another. Medians, of the clock and of the processor, and
+their ratios are printed. --seconds: rounds after the first, and the ways that Loraloom did not choose, are
+left out once so much time has gone.
 
 Then the seconds by which Loraloom chooses (`models/residency/row_plan.py`) are measured: of an operation of
 the products beside the weights, of a byte of weights rebuilt, of a layer's call; and what each way was
@@ -21,12 +24,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
+import platform
 import statistics
-import subprocess
 import sys
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -35,8 +36,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
+from peer_server import PeerServer, started
 from safetensors.torch import save_file
+from tests.published import Fixture
+from tests.random_weights import write_random
 from torch import Tensor
 
 from loraloom.demo.files import MODELS
@@ -53,7 +59,6 @@ from loraloom.weights.patch import PatchUse, Stack
 from loraloom.workflow.graph import Graph
 
 PLACES = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".ff.net.0.proj", ".ff.net.2")
-SECONDS_TO_START = 300.0
 
 
 def write_lora(path: Path, model: DiffusionModel, seed: int, rank: int) -> None:
@@ -120,55 +125,29 @@ def forced(cost: Speeds) -> Generator[None]:
 
 WAYS: Mapping[str, Speeds | None] = {
     "together": None,
-    "  beside": Speeds(flop=0.0, byte=1.0, layer=0.0),
-    "  merged": Speeds(flop=1.0, byte=0.0, layer=0.0),
+    "all beside": Speeds(flop=0.0, byte=1.0, layer=0.0),
+    "all merged": Speeds(flop=1.0, byte=0.0, layer=0.0),
 }
 
 
+PRECISION = {"fp32": ["--force-fp32"], "fp16": ["--force-fp16"], "bf16": ["--bf16-unet", "--bf16-vae"]}
+"""Our names of types → ComfyUI's options."""
+
+
 @contextmanager
-def comfyui(folder: Path, models: Sequence[Path], device: str) -> Generator[Callable[[dict[str, Any]], None]]:
-    """ComfyUI as a process; what is yielded draws a workflow with it."""
-    with TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
+def comfyui(folder: Path, models: Sequence[Path], device: str, dtype: str) -> Generator[PeerServer]:
+    """ComfyUI as a process."""
+    with TemporaryDirectory() as home:
         kinds = {"checkpoints": "checkpoints", "loras": "loras"}
         paths = {f"models{n}": {"base_path": str(root), **kinds} for n, root in enumerate(models)}
         Path(home, "paths.yaml").write_text(json.dumps(paths))
-        command = [
-            sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch",
-            "--output-directory", home, "--extra-model-paths-config", f"{home}/paths.yaml", "--force-fp32",
-            *(["--cpu"] if device == "cpu" else []),
+        words = [
+            sys.executable, "main.py", "--listen", "127.0.0.1", "--port", "{port}", "--disable-auto-launch",
+            "--output-directory", home, "--extra-model-paths-config", f"{home}/paths.yaml",
+            *PRECISION.get(dtype, []), *(["--cpu"] if device == "cpu" else []),
         ]  # fmt: skip
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-        def ask(route: str, body: object = None) -> Any:
-            data = None if body is None else json.dumps(body).encode()
-            request = urllib.request.Request(f"http://127.0.0.1:{port}{route}", data)
-            request.add_header("Content-Type", "application/json")
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)
-
-        def draw(prompt: dict[str, Any]) -> None:
-            job = ask("/prompt", {"prompt": prompt})["prompt_id"]
-            while job not in (done := ask(f"/history/{job}")):
-                time.sleep(0.01)
-            if done[job]["status"]["status_str"] != "success":
-                raise RuntimeError(f"ComfyUI failed: {done[job]['status']}")
-
-        try:
-            until = time.monotonic() + SECONDS_TO_START
-            while True:
-                try:
-                    ask("/system_stats")
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > until:
-                        raise
-                    time.sleep(0.5)
-            yield draw
-        finally:
-            process.terminate()
-            process.wait()
+        with started(words, folder) as server:
+            yield server
 
 
 def speeds(
@@ -223,82 +202,133 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--checkpoint", default="")
+    parser.add_argument("--random", default="", metavar="NAME", help="a checkpoint of tests/data/headers")
     parser.add_argument("--variants", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--size", type=int, default=128, help="sides of the picture in pixels")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="what does not fit is left out")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--comfyui", type=Path, metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures go there, too, as they come")
     options = parser.parse_args()
-    files = sorted((options.models / "checkpoints").glob("*.safetensors"))
-    checkpoint = options.checkpoint or files[0].name
-    model, _, _ = open_checkpoint(options.models / "checkpoints" / checkpoint)
+    begun = time.monotonic()
     with TemporaryDirectory() as folder:
         root = Path(folder)
+        models = random_models(root, options.random, options.dtype) if options.random else options.models
+        file = models / "checkpoints" / options.checkpoint
+        if not options.checkpoint:
+            file = min((models / "checkpoints").glob("*.safetensors"))
+        model, _, _ = open_checkpoint(file)
         loras = [f"{n}.safetensors" for n in range(options.variants)]
         for seed, name in enumerate(loras):
             write_lora(root / "loras" / name, model, seed, options.rank)
-        roots = [root, options.models]
+        roots = [root] if models == root else [root, models]
         with Session(
             roots, output_dir=root / "output", device=options.device, dtype=options.dtype
         ) as session:
             many = [(name, 1.0) for name in loras]
             one = [(loras[0], 1.5 * n / len(loras)) for n in range(1, len(loras) + 1)]
-            print(f"{checkpoint}, {options.dtype} on {session.memory.device}, {options.steps} steps, "
-                  f"{options.size}×{options.size}, rank {options.rank}")  # fmt: skip
-            for title, variants in (("LoRAs", many), ("strengths of one LoRA", one)):
-                compare(session, f"{len(variants)} {title}", checkpoint, variants, roots, options)
+            about = described(file, session.memory, options)
+            print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+            found: dict[str, Any] = {"about": about, "cases": {}}
+            for number, (title, variants) in enumerate((("LoRAs", many), ("strengths of one LoRA", one)), 1):
+                until = begun + options.seconds * number / 2
+                said, medians = compare(session, file.name, variants, roots, options, until)
+                title = f"{len(variants)} {title}"
+                report(title, said, medians)
+                found["cases"][title] = {"said": said, "seconds": medians}
+                save(options.json, found)
             session.memory.release()
             shelf = LoraShelf()
-            found = [shelf.load(root / "loras" / name, model, None).model for name in loras]
-            stacks = [(PatchUse(source, 1.0),) for source in found]
-            measured = speeds(session.memory, model, stacks, options.size // 8, options.rounds)
-        print(Speeds(**measured))
+            sources = [shelf.load(root / "loras" / name, model, None).model for name in loras]
+            stacks = [(PatchUse(source, 1.0),) for source in sources]
+            # The first round reads the LoRAs' files.
+            found["speeds"] = speeds(session.memory, model, stacks, options.size // 8, max(options.rounds, 3))
+        print(Speeds(**found["speeds"]))
+        save(options.json, found)
+
+
+def described(file: Path, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    on_cuda = memory.device.type == "cuda"
+    return {
+        "model": file.name,
+        "dtype": str(memory.dtype).removeprefix("torch."),
+        "device": str(memory.device),
+        "processor": torch.cuda.get_device_name(memory.device) if on_cuda else platform.machine(),
+        "torch": torch.__version__,
+        **{name: getattr(options, name) for name in ("steps", "size", "rank")},
+    }
+
+
+def random_models(root: Path, name: str, dtype: str) -> Path:
+    """A folder with a published checkpoint's shapes and random weights."""
+    kind = {"fp32": "F32", "bf16": "BF16"}.get(dtype, "F16")
+    (root / "checkpoints").mkdir()
+    write_random(root / "checkpoints" / f"{name}.safetensors", Fixture.named(name), lambda _: kind)
+    return root
+
+
+def save(path: Path | None, found: Mapping[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(found, indent=1))
+
+
+Medians = dict[str, tuple[float, float]]
+"""By way: seconds of the clock and of this process's processor."""
 
 
 def compare(
     session: Session,
-    title: str,
     checkpoint: str,
     variants: Sequence[tuple[str, float]],
     roots: Sequence[Path],
     options: argparse.Namespace,
-) -> None:
-    """Time one case both ways, by turns."""
+    until: float,
+) -> tuple[str, Medians]:
+    """Time one case in all ways, by turns; how the rows were evaluated, in words, and the medians."""
     prompts = [workflow(checkpoint, lora, s, options.steps, options.size) for lora, s in variants]
     graphs = [session.prepare(prompt) for prompt in prompts]
     seconds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     said: list[str] = []
-    session.run_prepared(graphs[0])
-    server = comfyui(options.comfyui, roots, str(session.memory.device)) if options.comfyui else None
-    draw = None if server is None else server.__enter__()
-    try:
-        if draw is not None:
-            draw(prompts[0])
-        for _ in range(options.rounds):
+    singly(session, graphs[:1])
+    together(session, graphs[:2], [])
+    peer = nullcontext()
+    if options.comfyui:
+        peer = comfyui(options.comfyui, roots, session.memory.device.type, options.dtype)
+    with peer as server:
+        if server is not None:
+            server.draw(prompts[0])
+        for number in range(options.rounds):
+            if number and time.monotonic() > until:
+                break
             # What a run kept must not make the next one cheap.
             session.forget()
             seconds["single runs"].append(timed(lambda: singly(session, graphs)))
+            if server is not None:
+                seconds["ComfyUI"].append(timed(lambda: [server.draw(prompt) for prompt in prompts]))
             for way, cost in WAYS.items():
+                if cost is not None and time.monotonic() > until:
+                    continue
                 session.forget()
                 heard = said if cost is None else list[str]()
                 with nullcontext() if cost is None else forced(cost):
                     seconds[way].append(timed(lambda heard=heard: together(session, graphs, heard)))
-            if draw is not None:
-                seconds["ComfyUI"].append(timed(lambda draw=draw: [draw(prompt) for prompt in prompts]))
-    finally:
-        if server is not None:
-            server.__exit__(None, None, None)
-    print(f"{title}: {said[0] if said else 'nothing was evaluated together'}")
     medians = {
-        way: [statistics.median(values) for values in zip(*of, strict=True)] for way, of in seconds.items()
+        way: (statistics.median(clock for clock, _ in of), statistics.median(used for _, used in of))
+        for way, of in seconds.items()
     }
+    return said[0] if said else "nothing was evaluated together", medians
+
+
+def report(title: str, said: str, medians: Medians) -> None:
+    print(f"{title}: {said}")
+    base = medians["single runs"]
     for way, (clock, processor) in medians.items():
-        base = medians["single runs"]
         own = "" if way == "ComfyUI" else f", processor {processor:7.2f} s, {processor / base[1]:5.2f}"
-        print(f"  {way:<14}{clock:8.2f} s, {clock / base[0]:5.2f} of single runs{own}")
+        print(f"  {way:<14}{clock:8.2f} s, {clock / base[0]:5.2f} of single runs{own}", flush=True)
 
 
 if __name__ == "__main__":
