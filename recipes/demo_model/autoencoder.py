@@ -9,18 +9,19 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import loop
 import torch
-import workers
 from dataset import Pictures
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from identity import begin_as_identity, carry_offsets
+from loop import Machine, Task
 from pictures import SIDE
-from state import Training, follow, read_tensors, resume, save, write_tensors
+from state import Training, read_tensors, write_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SCALE = 0.18215
 """What SD1.5 multiplies latents with; the finished weights give latents of unit deviation after it."""
-LOG_VARIANCE = -5.0
+LOG_VARIANCE = -6.0
 """Of the latents, whose values are about as large as 1. Fixed: left to learn it, the encoder lets noise in
 before the decoder can use anything finer, and then it stays, with a channel unused."""
 STATE, FINISHED, LATENTS = "autoencoder-state.safetensors", "autoencoder.safetensors", "latents.safetensors"
@@ -36,13 +37,13 @@ STATE, FINISHED, LATENTS = "autoencoder-state.safetensors", "autoencoder.safeten
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderRecipe:
-    """Sizes and numbers of the autoencoder's training; chosen for two CPU cores and an hour or two."""
+    """Sizes and numbers of the autoencoder's training; chosen for some minutes of a large GPU."""
 
     widths: tuple[int, int, int, int] = (64, 64, 128, 192)
     """Not 32 anywhere: 32 norm groups of one channel each would take away how bright a picture is. Wide only
     where there are few pixels: most of the time goes into the two levels of 64."""
-    steps: int = 4000
-    batch: int = 1
+    steps: int = 6000
+    batch: int = 16
     """Pictures a step, in each process."""
     rate: float = 1.5e-3
     kl_weight: float = 4e-5
@@ -52,7 +53,7 @@ class AutoencoderRecipe:
     ever more weakly: without it the first thousand steps are grey, and a channel may stay unused."""
     pull_floor: float = 0.002
     """The weight of that pull afterwards: latents that look like pictures are easier to denoise."""
-    decoder_steps: int = 4000
+    decoder_steps: int = 6000
     """Steps of the decoder alone, once the latents stand and the diffusion trains on them."""
     latent_noise: float = 0.06
     """Deviation of the noise on latents that the decoder alone is trained with: samples are not exact."""
@@ -61,9 +62,7 @@ class AutoencoderRecipe:
     critic_from: float = 0.6
     """Share of the decoder's steps after which the critic's verdicts count."""
     edge_weight: float = 0.5
-    average_decay: float = 0.996
-    judge_every: float = 600.0
-    """Seconds between measurements of the averaged network."""
+    average_decay: float = 0.999
     seed: int = 6
 
 
@@ -109,20 +108,30 @@ def reconstruction_loss(output: Tensor, target: Tensor, edge_weight: float) -> T
     return loss
 
 
-def seeded(seed: int, step: int) -> torch.Generator:
-    """Random numbers of one step in one process, so that a resumed run draws the same."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + workers.number())
+class Draws:
+    """Pictures by their weights, on a device."""
+
+    def __init__(self, pictures: Pictures, device: torch.device) -> None:
+        self._bounds = (pictures.weights.double().cumsum(0) / pictures.weights.double().sum()).to(device)
+        self.pictures = pictures.seen.to(device)
+
+    def choose(self, count: int) -> Tensor:
+        """Numbers (count) of pictures."""
+        chances = torch.rand(count, dtype=torch.float64, device=self._bounds.device)
+        return torch.searchsorted(self._bounds, chances).clamp(max=len(self._bounds) - 1)
 
 
-def _batch(pictures: Pictures, step: int, recipe: AutoencoderRecipe) -> tuple[Tensor, Tensor]:
-    """Pictures of step `step` in -1…1, and noise for their latents."""
-    generator = seeded(recipe.seed, step)
-    choice = torch.multinomial(pictures.weights, recipe.batch, replacement=True, generator=generator)
-    chosen = pictures.seen[choice]
-    if torch.rand((), generator=generator) < 0.5:
-        chosen = chosen.flip(-1)
-    batch = (chosen.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
-    return batch, torch.randn((len(batch), 4, SIDE // 8, SIDE // 8), generator=generator)
+def values(pictures: Tensor) -> Tensor:
+    """uint8 → -1…1."""
+    return (pictures.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
+
+
+def _batch(draws: Draws, count: int) -> tuple[Tensor, Tensor]:
+    """Pictures in -1…1, half of them mirrored, and noise for their latents."""
+    chosen = draws.pictures[draws.choose(count)]
+    mirrored = torch.rand(count, 1, 1, 1, device=chosen.device) < 0.5
+    noise = torch.randn(count, 4, SIDE // 8, SIDE // 8, device=chosen.device)
+    return values(torch.where(mirrored, chosen.flip(-1), chosen)), noise
 
 
 def coarse(batch: Tensor) -> Tensor:
@@ -158,59 +167,52 @@ def falling_rate(step: int, total: int, warm_up: int) -> float:
     return min(1.0, (step + 1) / warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / total)))
 
 
-def train(
-    pictures: Pictures, work: Path, recipe: AutoencoderRecipe, save_every: float, compiled: bool
-) -> None:
+def train(pictures: Pictures, work: Path, recipe: AutoencoderRecipe, machine: Machine) -> None:
     """Train to the end, resuming from and saving to `work/autoencoder-state.safetensors`."""
     torch.manual_seed(recipe.seed)
-    network = build(recipe)
+    network = build(recipe).to(machine.device)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
     )
-    training = Training({"vae": network}, {"vae": average}, optimizer)
-    path = work / STATE
-    first, total = resume(path, training), recipe.steps
-    objective = Objective(network, recipe)
-    if compiled:
-        objective = torch.compile(objective, dynamic=False)
-    began = saved = judged = time.monotonic()
-    mean_fit = 0.0
-    for step in range(first, total):
-        optimizer.param_groups[0]["lr"] = recipe.rate * falling_rate(step, total, 100)
-        batch, noise = _batch(pictures, step, recipe)
-        pull = torch.tensor(max(recipe.pull_floor, 0.5 * (1.0 - step / recipe.pull_steps)))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, fit, divergence = objective(batch, noise, pull)
+    objective = machine.compile(Objective(network, recipe))
+    draws = Draws(pictures, machine.device)
+
+    def passes(numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        batch, noise = _batch(draws, recipe.batch)
+        with machine.autocast():
+            loss, fit, divergence = objective(batch, noise, numbers["pull"])
         loss.backward()
-        workers.average_gradients(network.parameters())
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        fix_variance(network)
-        optimizer.zero_grad()
-        follow(average, network, min(recipe.average_decay, (step + 1) / (step + 10)))
-        if workers.number():
-            continue
-        mean_fit += (fit.item() - mean_fit) * max(0.02, 1 / (step - first + 1))
-        if step % 50 == 0:
-            pace = (time.monotonic() - began) / (step - first + 1)
-            log.info("vae %d/%d fit %.4f kl %.3f %.2f s/step", step, total, mean_fit, divergence.item(), pace)
-        if time.monotonic() - saved > save_every or step + 1 == total:
-            save(path, training, step + 1)
-            saved = time.monotonic()
-        if time.monotonic() - judged > recipe.judge_every or step + 1 == total:
-            log.info("vae %d/%d PSNR %s", step, total, quality(average, pictures.judged))
-            judged = time.monotonic()
+        return {"fit": fit, "kl": divergence}
+
+    def numbers(step: int, total: int) -> dict[str, float]:
+        pull = max(recipe.pull_floor, 0.5 * (1.0 - step / recipe.pull_steps))
+        return {"rate": recipe.rate * falling_rate(step, total, 100), "pull": pull}
+
+    task = Task(
+        name="autoencoder",
+        training=Training({"vae": network}, {"vae": average}, optimizer),
+        path=work / STATE,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        decay=recipe.average_decay,
+        numbers=numbers,
+        passes=passes,
+        settle=lambda: fix_variance(network),
+        judge=lambda: f"PSNR {quality(average, pictures.judged)}",
+    )
+    loop.run(task, machine)
 
 
 @torch.no_grad()
 def through(network: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Pictures (uint8, N×3×H×W) through the autoencoder and back, without noise."""
+    device = next(network.parameters()).device
     made: list[Tensor] = []
     for part in pictures.split(2):
-        with torch.autocast("cpu", torch.bfloat16):
-            latent = network.encode(part.float() / 127.5 - 1.0).latent_dist.mean
-            made.append(network.decode(latent).sample.float())
+        with torch.autocast(device.type, torch.bfloat16):
+            latent = network.encode(values(part.to(device))).latent_dist.mean
+            made.append(network.decode(latent).sample.float().cpu())
     return ((torch.cat(made) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -243,7 +245,8 @@ def normalise(network: AutoencoderKL, pictures: Tensor) -> None:
 
     Exact: the decoder's side gets the inverse map. The format's factor is fixed, so the weights must suit it.
     """
-    means = torch.cat([network.encode(p.float() / 127.5 - 1.0).latent_dist.mean for p in pictures.split(8)])
+    device = next(network.parameters()).device
+    means = torch.cat([network.encode(values(p.to(device))).latent_dist.mean for p in pictures.split(8)])
     centre = means.mean((0, 2, 3))
     spread = means.std((0, 2, 3)) * SCALE
     before, after = network.quant_conv, network.post_quant_conv
@@ -262,15 +265,18 @@ class Encoded:
     deviation: Tensor
 
 
-def encode(network: AutoencoderKL, pictures: Tensor, work: Path) -> None:
+@torch.no_grad()
+def encode(network: AutoencoderKL, pictures: Tensor, work: Path, machine: Machine) -> None:
     """The latents of all pictures, computed once; kept in `work/latents.safetensors`."""
     path = work / LATENTS
     if path.exists():
         return
+    network.to(machine.device)
     parts: list[Tensor] = []
     for number, part in enumerate(pictures.split(8)):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            parts.append(network.encode(part.float() / 127.5 - 1.0).latent_dist.parameters.float())
+        with machine.autocast():
+            encoded = network.encode(values(part.to(machine.device))).latent_dist
+        parts.append(encoded.parameters.float().cpu())
         if number % 20 == 0:
             log.info("encoded %d of %d", 8 * number, len(pictures))
     found = DiagonalGaussianDistribution(torch.cat(parts))
@@ -283,14 +289,13 @@ def latents(work: Path) -> Encoded:
     return Encoded(tensors["mean"], tensors["deviation"])
 
 
-def finish(pictures: Tensor, work: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
+def finish(pictures: Tensor, work: Path, recipe: AutoencoderRecipe, machine: Machine) -> AutoencoderKL:
     """The normalised autoencoder; kept in `work/autoencoder.safetensors`."""
     if not (work / FINISHED).exists():
-        network = load_average(work, recipe)
+        network = load_average(work, recipe).to(machine.device)
         normalise(network, pictures)
-        write_tensors(
-            work / FINISHED, {key: value.contiguous() for key, value in network.state_dict().items()}, {}
-        )
+        state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+        write_tensors(work / FINISHED, state, {})
     return finished(work, recipe)
 
 

@@ -7,7 +7,6 @@ from functools import cache
 
 import torch
 from pictures import STYLES, Concept, Style
-from torch import Tensor
 
 from loraloom.models.encoders.clip_l import ENCODER as CLIP
 from loraloom.models.text.vocabularies import clip_tokenizer
@@ -87,10 +86,3 @@ def encode(text: str) -> list[int]:
     """The 77 token numbers of a text: start, words, end, and more ends as padding, as SD1.5 is fed."""
     words = clip_tokenizer().encode(text).ids[: LENGTH - 2]
     return [START, *words, *[END] * (LENGTH - 1 - len(words))]
-
-
-def stack(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Distinct rows (R, 77), and for each given row the place of its equal among them."""
-    places: dict[tuple[int, ...], int] = {}
-    order = [places.setdefault(tuple(row), len(places)) for row in rows]
-    return torch.tensor(list(places)), torch.tensor(order)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import loop
 import torch
 import workers
 from attention import HalfAttention
-from autoencoder import SCALE, Encoded, seeded
-from captions import Captioner, stack
+from autoencoder import SCALE, Encoded
+from captions import Captioner
 from dataset import training_pairs
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from identity import begin_as_identity
+from loop import Machine, Task
 from pictures import SIDE, STYLES, Concept
-from state import Training, follow, read_tensors, resume, save
+from state import Training, read_tensors
 from torch import Tensor, nn
 
 from loraloom.models.text.clip import ClipConfig, ClipText
 
-log = logging.getLogger(__name__)
+STATE = "diffusion-state.safetensors"
+CAPTIONS = 256
+"""Captions of each picture that are drawn ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,8 @@ class DiffusionRecipe:
     text: ClipConfig = ClipConfig(
         vocabulary=49408, positions=77, width=64, layers=3, inner=256, quick_gelu=True
     )
-    steps: int = 9000
-    batch: int = 32
+    steps: int = 20000
+    batch: int = 128
     """Of all processes together."""
     rate: float = 1e-3
     warm_up: int = 200
@@ -44,7 +47,7 @@ class DiffusionRecipe:
     number of steps can be changed while the training runs."""
     weight_limit: float = 60.0
     """The most that a step's error counts."""
-    average_decay: float = 0.998
+    average_decay: float = 0.999
     seed: int = 15
 
 
@@ -85,7 +88,9 @@ def build_text(recipe: DiffusionRecipe) -> ClipText:
 
 def context(text: ClipText, tokens: Tensor) -> Tensor:
     """(B, 77) tokens → (B, 77, D) normed last hidden states."""
-    return text(text.embed(tokens), torch.zeros(len(tokens), dtype=torch.long), None, True).hidden
+    return text(
+        text.embed(tokens), torch.zeros(len(tokens), dtype=torch.long, device=tokens.device), None, True
+    ).hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,45 +113,28 @@ def choose_latents(concepts: list[Concept], encoded: Encoded) -> Latents:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    latent: Tensor
-    noise: Tensor
-    timestep: Tensor
-    tokens: Tensor
-    order: Tensor
+def captions(latents: Latents, captioner: Captioner, seed: int) -> Tensor:
+    """(picture, CAPTIONS, 77) token numbers: captions of every picture, drawn ahead."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [
+        [captioner.draw(concept, STYLES[style], generator) for _ in range(CAPTIONS)]
+        for concept, style in zip(latents.concept, latents.style, strict=True)
+    ]
+    return torch.tensor(rows)
 
 
-def _draw(latents: Latents, captioner: Captioner, step: int, recipe: DiffusionRecipe) -> _Sample:
-    """This process's share of a step's batch: pictures in shuffled epochs, everything else is drawn."""
-    count, share = len(latents.concept), recipe.batch // workers.count()
-    begin = step * recipe.batch + workers.number() * share
-    chosen: list[int] = []
-    for at in range(begin, begin + share):
-        epoch, place = divmod(at, count)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(recipe.seed * 7919 + epoch))
-        chosen.append(int(order[place]))
-    generator = seeded(recipe.seed, step)
-    rows = [captioner.draw(latents.concept[i], STYLES[latents.style[i]], generator) for i in chosen]
-    mean, deviation = latents.mean[chosen], latents.deviation[chosen]
-    latent = (mean + deviation * torch.randn(mean.shape, generator=generator)) * SCALE
-    noise = torch.randn(mean.shape, generator=generator)
-    timestep = torch.randint(1000, (len(chosen),), generator=generator)
-    tokens, order = stack(rows)
-    return _Sample(latent, noise, timestep, tokens, order)
-
-
-def _rate(step: int, recipe: DiffusionRecipe) -> float:
-    left = (recipe.steps - step) / (recipe.cool_down * recipe.steps)
+def _rate(step: int, total: int, recipe: DiffusionRecipe) -> float:
+    left = (total - step) / (recipe.cool_down * total)
     fall = 1.0 if left >= 1.0 else 0.5 - 0.5 * math.cos(math.pi * max(left, 0.0))
     return recipe.rate * min(1.0, (step + 1) / recipe.warm_up) * fall
 
 
-def networks(recipe: DiffusionRecipe, text: ClipText) -> Training:
+def networks(recipe: DiffusionRecipe, text: ClipText, device: torch.device) -> Training:
     """A fresh UNet and the text encoder, their averages and the optimizer."""
     torch.manual_seed(recipe.seed)
-    made: dict[str, nn.Module] = {"unet": build_unet(recipe), "text": text}
-    made["unet"].set_attn_processor(HalfAttention())  # pyright: ignore[reportCallIssue]
+    made: dict[str, nn.Module] = {"unet": build_unet(recipe).to(device), "text": text.to(device)}
+    if device.type == "cpu":
+        made["unet"].set_attn_processor(HalfAttention())  # pyright: ignore[reportCallIssue]
     averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in made.items()}
     parameters = [p for module in made.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(
@@ -161,54 +149,52 @@ def train(
     text: ClipText,
     work: Path,
     recipe: DiffusionRecipe,
-    save_every: float,
-    compiled: bool,
+    machine: Machine,
 ) -> None:
     """Train to `recipe.steps`, resuming from and saving to `work/diffusion-state.safetensors`.
 
     text: where the text encoder starts."""
-    training = networks(recipe, text)
-    unet = training.networks["unet"]
-    if compiled:
-        unet = torch.compile(unet, dynamic=False)
-    path = work / "diffusion-state.safetensors"
-    first, table = resume(path, training), noise_table()
-    weight = step_weights(recipe)
-    saved = began = time.monotonic()
-    mean_loss = 0.0
-    for step in range(first, recipe.steps):
-        training.optimizer.param_groups[0]["lr"] = _rate(step, recipe)
-        sample = _draw(latents, captioner, step, recipe)
-        signal = table[sample.timestep][:, None, None, None]
-        noisy = signal.sqrt() * sample.latent + (1.0 - signal).sqrt() * sample.noise
-        states = context(training.networks["text"], sample.tokens)[sample.order]  # pyright: ignore[reportArgumentType]
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            (output,) = unet(noisy, sample.timestep, states, return_dict=False)
-        errors = (output.float() - sample.noise).square().mean((1, 2, 3))
-        loss = (errors * weight[sample.timestep]).mean()
+    training, device = networks(recipe, text, machine.device), machine.device
+    unet = machine.compile(training.networks["unet"])
+    mean, deviation = latents.mean.to(device), latents.deviation.to(device)
+    rows = captions(latents, captioner, recipe.seed).to(device)
+    table, weight = noise_table().to(device), step_weights(recipe).to(device)
+    share = recipe.batch // workers.count()
+
+    def passes(numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        chosen = torch.randint(len(mean), (share,), device=device)
+        caption = torch.randint(CAPTIONS, (share,), device=device)
+        latent = (mean[chosen] + deviation[chosen] * torch.randn_like(mean[chosen])) * SCALE
+        noise = torch.randn_like(latent)
+        timestep = torch.randint(1000, (share,), device=device)
+        signal = table[timestep][:, None, None, None]
+        noisy = (signal.sqrt() * latent + (1.0 - signal).sqrt() * noise).contiguous(
+            memory_format=torch.channels_last
+        )
+        states = context(training.networks["text"], rows[chosen, caption])  # pyright: ignore[reportArgumentType]
+        with machine.autocast():
+            output = unet(noisy, timestep, states, return_dict=False)[0]
+        errors = (output.float() - noise).square().mean((1, 2, 3))
+        loss = (errors * weight[timestep]).mean()
         loss.backward()
-        parameters = training.optimizer.param_groups[0]["params"]
-        workers.average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        training.optimizer.step()
-        training.optimizer.zero_grad()
-        for name, average in training.averages.items():
-            follow(average, training.networks[name], min(recipe.average_decay, (step + 1) / (step + 10)))
-        if workers.number():
-            continue
-        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step - first + 1))
-        if step % 50 == 0:
-            pace = (time.monotonic() - began) / (step - first + 1)
-            log.info("diffusion %d/%d loss %.4f %.2f s/step", step, recipe.steps, mean_loss, pace)
-        if time.monotonic() - saved > save_every or step + 1 == recipe.steps:
-            save(path, training, step + 1)
-            saved = time.monotonic()
+        return {"loss": loss}
+
+    task = Task(
+        name="diffusion",
+        training=training,
+        path=work / STATE,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        decay=recipe.average_decay,
+        numbers=lambda step, total: {"rate": _rate(step, total, recipe)},
+        passes=passes,
+    )
+    loop.run(task, machine)
 
 
 def load_averages(work: Path, recipe: DiffusionRecipe) -> tuple[UNet2DConditionModel, ClipText]:
     """The averaged weights of the training so far."""
-    tensors, _ = read_tensors(work / "diffusion-state.safetensors")
+    tensors, _ = read_tensors(work / STATE)
     unet, text = build_unet(recipe), build_text(recipe)
     for name, module in (("unet", unet), ("text", text)):
         prefix = f"average/{name}/"

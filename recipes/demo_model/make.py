@@ -23,6 +23,14 @@ def main() -> None:
         "--workers", type=int, default=2, help="processes that train together, one thread each"
     )
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saved states")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    parser.add_argument("--batch", type=int, help="pictures a step of autoencoder and decoder")
+    parser.add_argument(
+        "--minutes", type=float, help="what each training may take, in place of the recipe's steps"
+    )
+    parser.add_argument(
+        "--eager", action="store_true", help="on cuda: launch every step's kernels anew, record no graph"
+    )
     parser.add_argument(
         "--compile",
         action="store_true",
@@ -36,14 +44,25 @@ def main() -> None:
         if unfinished.stat().st_size == 0:
             unfinished.unlink()
 
+    import loop
     import stages
+    import torch
     import workers
+    from autoencoder import AutoencoderRecipe
 
     logging.basicConfig(level=logging.INFO, format=workers.LOG_FORMAT)
     for stage in STAGES:
         if stage in options.stages:
-            run = stages.Run(work, options.save_every, options.compile)
-            workers.run(options.workers if stage in stages.SHARED else 1, stages.ALL[stage], run)
+            machine = loop.Machine(
+                torch.device(options.device),
+                save_every=options.save_every,
+                compiled=options.compile,
+                recorded=not options.eager,
+                minutes=options.minutes,
+            )
+            vae = AutoencoderRecipe(batch=options.batch) if options.batch else AutoencoderRecipe()
+            together = stage in stages.SHARED and machine.device.type == "cpu"
+            workers.run(options.workers if together else 1, stages.ALL[stage], stages.Run(work, machine, vae))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from autoencoder import AutoencoderRecipe, Encoded
 from captions import Captioner
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion import DiffusionRecipe
+from loop import Machine
 
 SHARED = ("autoencoder", "diffusion", "decoder")
 """Stages that several processes work on together."""
@@ -23,11 +24,10 @@ SHARED = ("autoencoder", "diffusion", "decoder")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call of the recipe: work folder, seconds between saved states, whether networks are compiled."""
+    """One call of the recipe: work folder, machine, numbers."""
 
     work: Path
-    save_every: float
-    compiled: bool
+    machine: Machine = field(default_factory=Machine)
     vae: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     recipe: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
@@ -35,7 +35,7 @@ class Run:
 def train_autoencoder(run: Run) -> None:
     """Pictures → `autoencoder-state.safetensors`."""
     pictures = dataset.autoencoder_pictures(dataset.load(run.work))
-    autoencoder.train(pictures, run.work, run.vae, run.save_every, run.compiled)
+    autoencoder.train(pictures, run.work, run.vae, run.machine)
 
 
 def encode_pictures(run: Run) -> None:
@@ -43,15 +43,15 @@ def encode_pictures(run: Run) -> None:
     artworks = dataset.load(run.work)
     pictures = dataset.autoencoder_pictures(artworks)
     known = len(dataset.training_pairs(artworks.concepts))
-    vae = autoencoder.finish(pictures.seen[:known], run.work, run.vae)
-    autoencoder.encode(vae, pictures.seen, run.work)
+    vae = autoencoder.finish(pictures.seen[:known], run.work, run.vae, run.machine)
+    autoencoder.encode(vae, pictures.seen, run.work, run.machine)
 
 
 def train_text(run: Run) -> None:
     """Latents → `text.safetensors`."""
     concepts = dataset.load(run.work).concepts
     latents = diffusion.choose_latents(concepts, _encoded(run)[1])
-    text.train(latents, Captioner(concepts), run.work, run.recipe)
+    text.train(latents, Captioner(concepts), run.work, run.recipe, run.machine.device)
 
 
 def train_diffusion(run: Run) -> None:
@@ -59,14 +59,14 @@ def train_diffusion(run: Run) -> None:
     concepts = dataset.load(run.work).concepts
     latents = diffusion.choose_latents(concepts, _encoded(run)[1])
     begin = text.trained(run.work, run.recipe)
-    diffusion.train(latents, Captioner(concepts), begin, run.work, run.recipe, run.save_every, run.compiled)
+    diffusion.train(latents, Captioner(concepts), begin, run.work, run.recipe, run.machine)
 
 
 def train_decoder(run: Run) -> None:
     """Latents and pictures → `decoder-state.safetensors`."""
     pictures = dataset.autoencoder_pictures(dataset.load(run.work))
     vae, encoded = _encoded(run)
-    decoder.train(vae, encoded.mean, pictures, run.work, run.vae, run.save_every, run.compiled)
+    decoder.train(vae, encoded.mean, pictures, run.work, run.vae, run.machine)
 
 
 def export_checkpoint(run: Run) -> None:

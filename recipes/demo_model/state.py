@@ -56,9 +56,10 @@ class Training:
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """The value in the parameter's memory format: the fused optimizer walks both in the order of memory."""
+    """The value where the parameter is and in its memory format: the fused optimizer walks both in the order
+    of memory."""
     if value.shape != parameter.shape:
-        return value
+        return value.to(parameter.device)
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 

@@ -48,27 +48,29 @@ def _loss(states: Tensor, questions: _Questions, targets: tuple[Tensor, Tensor, 
     )
 
 
-def train(latents: Latents, captioner: Captioner, work: Path, recipe: DiffusionRecipe) -> None:
+def train(
+    latents: Latents, captioner: Captioner, work: Path, recipe: DiffusionRecipe, device: torch.device
+) -> None:
     """Write `work/text.safetensors`; a minute, so it is not resumed but begun anew."""
     if (work / FILE).exists():
         return
     torch.manual_seed(recipe.seed)
-    text = build_text(recipe)
-    questions = _Questions(recipe.text.width, len(captioner.concepts))
+    text = build_text(recipe).to(device)
+    questions = _Questions(recipe.text.width, len(captioner.concepts)).to(device)
     parameters = [*text.parameters(), *questions.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     coarse = F.adaptive_avg_pool2d(latents.mean, COARSE).flatten(1)
-    coarse = (coarse - coarse.mean(0)) / coarse.std()
+    coarse = ((coarse - coarse.mean(0)) / coarse.std()).to(device)
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(recipe.seed * 3_000_017 + step)
         chosen = torch.randint(len(latents.concept), (BATCH,), generator=generator).tolist()
         rows = [captioner.draw(latents.concept[i], STYLES[latents.style[i]], generator) for i in chosen]
-        tokens = torch.tensor(rows)
+        tokens = torch.tensor(rows, device=device)
         said = tokens[:, 1] != tokens[:, -1]  # an empty caption says nothing
         states = context(text, tokens)[said]
         targets = (
-            torch.tensor([latents.concept[i] for i in chosen])[said],
-            torch.tensor([latents.style[i] for i in chosen])[said],
+            torch.tensor([latents.concept[i] for i in chosen], device=device)[said],
+            torch.tensor([latents.style[i] for i in chosen], device=device)[said],
             coarse[chosen][said],
         )
         position = torch.randint(24, tokens.shape[1], (len(states),), generator=generator)
@@ -83,7 +85,7 @@ def train(latents: Latents, captioner: Captioner, work: Path, recipe: DiffusionR
         if step % 100 == 0:
             known = (questions.concept(at_one).argmax(1) == targets[0]).float().mean()
             log.info("text %d/%d loss %.3f concepts named %.2f", step, STEPS, loss.item(), known.item())
-    write_tensors(work / FILE, dict(text.state_dict()), {})
+    write_tensors(work / FILE, {key: value.cpu() for key, value in text.state_dict().items()}, {})
 
 
 def trained(work: Path, recipe: DiffusionRecipe) -> ClipText:

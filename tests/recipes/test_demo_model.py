@@ -66,10 +66,11 @@ def small(recipe: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(dataset, "fetch", lambda folder: {"labels": folder})
     monkeypatch.setattr(dataset, "read_concepts", lambda table, labels: concepts)
     monkeypatch.setattr(recipe("text"), "STEPS", 2)
-    vae = recipe("autoencoder").AutoencoderRecipe(widths=(32, 32, 32, 32), steps=3, decoder_steps=2)
+    vae = recipe("autoencoder").AutoencoderRecipe(widths=(32, 32, 32, 32), steps=3, decoder_steps=2, batch=1)
     text = ClipConfig(vocabulary=49408, positions=77, width=64, layers=1, inner=32, quick_gelu=True)
     unet = recipe("diffusion").DiffusionRecipe(widths=(32, 32, 32, 32), text=text, steps=2, batch=2)
-    return stages.Run(work, 0.0, False, vae, unet)
+    machine = recipe("loop").Machine(save_every=0.0)
+    return stages.Run(work, machine, vae, unet)
 
 
 def test_all_stages_make_a_checkpoint_that_draws(
@@ -100,7 +101,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
         for stop in stops:
             monkeypatch.setattr(autoencoder, "falling_rate", partial(rate_until, stop))
             with pytest.raises(KeyboardInterrupt):
-                autoencoder.train(pictures, folder, run.vae, 0.0, False)
+                autoencoder.train(pictures, folder, run.vae, run.machine)
         return recipe("state").read_tensors(folder / autoencoder.STATE)[0]
 
     whole, parts = trained("whole", 2), trained("parts", 1, 2)
