@@ -20,6 +20,7 @@ from loraloom.models.family import Config, Family
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.recipe import Recipe, Use, wants
 from loraloom.models.residency.unmerged import UnclearRows
+from loraloom.models.text.recipes import known_recipes
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Parametrisation, SampleContext
 from loraloom.weights.capacity import is_allocation_failure
@@ -138,15 +139,9 @@ class DiffusionNetwork:
         return replace(self, skipped=blocks, kept=[], apart=parts)
 
     def inputs(self, cond: Cond, context: SampleContext) -> Inputs:
-        """InputError for conditionings of another family's text encoder."""
-        wide, wanted = cond.context.shape[-1], self.family.context_width(self.config)
-        if wanted and wide != wanted:
-            recipe = of_width(self.recipe or self.family.prompt, wanted)
-            raise InputError(
-                f"the prompt's tokens are {wide} wide and this {self.family.title} model reads {wanted}: "
-                f"they are of another model's text encoder. Its own is {wants(recipe)}, loaded with the type "
-                f"{recipe.types[0] if recipe.types else recipe.name}"
-            )
+        """InputError for conditionings whose width is of another family's text encoder; those that are
+        another's and as wide are said to be."""
+        self._check_prompt(cond)
         if self.joining is not None and context.sigmas is not None:
             self.joining.steps = max(len(context.sigmas) - 1, 1)
         found = self.family.network.inputs(cond, self._run(context))
@@ -156,6 +151,22 @@ class DiffusionNetwork:
                 "(ReferenceLatent)"
             )
         return found
+
+    def _check_prompt(self, cond: Cond) -> None:
+        title, own = self.family.title, self.recipe or self.family.prompt
+        wide, wanted = cond.context.shape[-1], self.family.context_width(self.config)
+        if wanted and wide != wanted:
+            raise InputError(
+                f"the prompt's tokens are {wide} wide and this {title} model reads {wanted}: they are of "
+                f"another model's text encoder. {_needed(of_width(own, wanted))}"
+            )
+        made = known_recipes().get(cond.recipe)
+        fitting = (own, *self.family.prompt_beside) if own is self.family.prompt else (own,)
+        if made is not None and made not in fitting:
+            self.say(
+                f"the prompt was encoded by {wants(made)} (as for {made.name}) and this {title} model was "
+                f"trained with other encodings: the picture may not follow the prompt. {_needed(own)}"
+            )
 
     def __call__(self, x: Tensor, timestep: Tensor, inputs: Inputs) -> Tensor:
         if self.joining is not None:
@@ -213,6 +224,11 @@ class DiffusionNetwork:
         finally:
             for name, blocks in whole.items():
                 setattr(module, name, blocks)
+
+
+def _needed(recipe: Recipe) -> str:
+    kind = recipe.types[0] if recipe.types else recipe.name
+    return f"Its own is {wants(recipe)}, loaded with the type {kind}"
 
 
 def of_width(recipe: Recipe, width: int) -> Recipe:

@@ -35,6 +35,11 @@ class LatentFormat:
     autoencoder: str = "kl"
     tiny: str = ""
 
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """The kinds of autoencoder that are for these latents."""
+        return (self.autoencoder, self.tiny) if self.tiny else (self.autoencoder,)
+
     def into(self, latent: Tensor) -> Tensor:
         """(B, C, …) as the autoencoder writes it → as the network sees it."""
         if not self.mean:

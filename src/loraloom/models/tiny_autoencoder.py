@@ -66,7 +66,7 @@ def tiny_kind(name: str) -> AutoencoderKind:
 
     return AutoencoderKind(
         name=name,
-        title="tiny autoencoder",
+        title=f"tiny autoencoder ({name})",
         marks=("encoder.0.weight", "decoder.1.weight"),
         module=Module("diffusers.models.autoencoders.autoencoder_tiny:AutoencoderTiny", _config),
         names=_TinyNames(),

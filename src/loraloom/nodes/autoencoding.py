@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from loraloom.engine.node import NodeRun, node
 from loraloom.models.autoencoder import autoencoder_kinds
+from loraloom.models.tiny_autoencoder import LATENTS, tiny_kind
 from loraloom.nodes.sockets import Image, Latent, LatentValue, Vae
 from loraloom.runtime.services import services
 
 if TYPE_CHECKING:
     from loraloom.models.handles import Autoencoder
+    from loraloom.models.latent_format import LatentFormat
 
 
 @node("VAEDecode", category="latent", display_name="VAE Decode")
@@ -24,15 +26,30 @@ def vae_decode(samples: Latent, vae: Vae, *, run: NodeRun) -> Image:
 def tell_foreign(latent: LatentValue, vae: Autoencoder, run: NodeRun) -> None:
     """Warns where a model's latents meet an autoencoder of another kind that has as many channels: what it
     decodes is a picture of wrong colours, not an error."""
-    kinds, wanted = autoencoder_kinds(), latent.get("autoencoder", vae.kind.name)
-    if vae.kind.name != wanted and vae.kind.name in kinds and wanted in kinds:
+    decoders = latent.get("decoders", (vae.kind.name,))
+    if vae.kind.name not in decoders:
         run.warn(
-            f"the latent is for a {kinds[wanted].title} and this VAE is a {vae.kind.title}: the picture's "
+            f"the latent is for a {_title(decoders[0])} and this VAE is a {vae.kind.title}: the picture's "
             "colours will be wrong. Load the VAE of the model that made the latent"
         )
+
+
+def tell_foreign_picture(latent: LatentValue, latents: LatentFormat, run: NodeRun) -> None:
+    """Warns where a picture meets a model that it was not encoded for, as `tell_foreign`."""
+    encoder = latent.get("encoder", latents.autoencoder)
+    if encoder not in latents.decoders:
+        run.warn(
+            f"the picture was encoded by a {_title(encoder)} and this model is for a "
+            f"{_title(latents.autoencoder)}: it will hardly see it. Load the VAE of this model"
+        )
+
+
+def _title(kind: str) -> str:
+    return (tiny_kind(kind) if kind in LATENTS else autoencoder_kinds()[kind]).title
 
 
 @node("VAEEncode", category="latent", display_name="VAE Encode")
 def vae_encode(pixels: Image, vae: Vae, *, run: NodeRun) -> Latent:
     """Turn pictures into latents; sides are cropped to multiples of 8."""
-    return LatentValue(samples=services(run).memory.autoencoder(vae).encode(pixels[..., :3]))
+    encoded = services(run).memory.autoencoder(vae).encode(pixels[..., :3])
+    return LatentValue(samples=encoded, encoder=vae.kind.name)

@@ -200,7 +200,7 @@ def inpaint_model(
     kept = pixels[:, top : top + height, left : left + width, :3]
     grey = (kept - 0.5) * (1.0 - hole.round())[..., None] + 0.5
     told = {"concat_latent_image": network.encode(grey), "concat_mask": hole[:, None]}
-    latent = LatentValue(samples=network.encode(pixels[..., :3]))
+    latent = LatentValue(samples=network.encode(pixels[..., :3]), encoder=vae.kind.name)
     if noise_mask:
         latent["noise_mask"] = hole
     return with_options(positive, told), with_options(negative, told), latent

@@ -41,7 +41,7 @@ def encode_for_inpainting(
         kernel = torch.ones(1, 1, grow_mask_by, grow_mask_by)
         grown = F.conv2d(hole[:, None], kernel, padding=math.ceil((grow_mask_by - 1) / 2))
         hole = grown[:, 0, :height, :width].clamp(0, 1).round()
-    return LatentValue(samples=network.encode(grey), noise_mask=hole)
+    return LatentValue(samples=network.encode(grey), noise_mask=hole, encoder=vae.kind.name)
 
 
 @node("VAEDecodeTiled", category="_for_testing", display_name="VAE Decode (Tiled)")
@@ -76,9 +76,8 @@ def encode_tiled(
     """Turn pictures into latents tile by tile, for pictures that do not fit in memory whole."""
     del temporal_size, temporal_overlap  # for videos
     network = services(run).memory.autoencoder(vae)
-    return LatentValue(
-        samples=network.encode_tiled(pixels, tile_size, _at_most_a_quarter(overlap, tile_size))
-    )
+    encoded = network.encode_tiled(pixels, tile_size, _at_most_a_quarter(overlap, tile_size))
+    return LatentValue(samples=encoded, encoder=vae.kind.name)
 
 
 def _at_most_a_quarter(overlap: int, tile: int) -> int:

@@ -13,6 +13,7 @@ from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.errors import InputError
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.latent_format import LatentFormat
+from loraloom.nodes.autoencoding import tell_foreign_picture
 from loraloom.nodes.hooked_model import hooked_network, report_hooks
 from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
 from loraloom.runtime.services import services
@@ -104,6 +105,7 @@ def sample_latent(
 
     → the result, and the last prediction of the clean latent."""
     samples = fitting(latent, model.latent)
+    tell_foreign_picture(latent, model.latent, run)
     index = latent.get("batch_index")
     noise = initial_noise(samples, seed, index) if add_noise else torch.zeros_like(samples)
     chosen = model.option("sampling")
@@ -140,7 +142,8 @@ def sample_latent(
         run.warn(f"--fast steps: {reusing.reused} of {reusing.asked} evaluations were left out")
     kept = latent.copy()
     kept.pop("downscale_ratio_spacial", None)  # said of empty latents only
-    kept["autoencoder"] = model.latent.autoencoder
+    kept.pop("encoder", None)
+    kept["decoders"] = model.latent.decoders
     return {**kept, "samples": sampled.latent}, {**kept, "samples": sampled.denoised}
 
 

@@ -17,14 +17,15 @@ class LatentValue(TypedDict, total=False):
     """samples: (B, C, H/8, W/8) float32; other families have other pixels than 8, and some frames before the
     height. noise_mask: (B, H, W) or (H, W), 1 where new content is wanted. batch_index: the index in its
     original batch of each latent, which decides its noise. downscale_ratio_spacial: of empty latents, the
-    pixels of the picture that a latent pixel is wide. autoencoder: of sampled latents, the kind that
-    decodes them."""
+    pixels of the picture that a latent pixel is wide. decoders: of sampled latents, the kinds of
+    autoencoder that decode them. encoder: of encoded pictures, the kind that encoded them."""
 
     samples: Required[Tensor]
     noise_mask: Tensor
     batch_index: list[int]
     downscale_ratio_spacial: int
-    autoencoder: str
+    decoders: tuple[str, ...]
+    encoder: str
 
 
 Model = Annotated["DiffusionModel", Socket("MODEL")]

@@ -30,6 +30,7 @@ class Cond:
         "hooks", …
     mask: (1, T) 1 where context holds a token, 0 where it is padding; None: all are tokens.
     extras: what else a family's encoders say, by the family's own names ("t5_ids" (1, N) …).
+    recipe: the name of the one (`models.recipe`) that a prompt was encoded by; "": not known.
     """
 
     context: Tensor
@@ -37,6 +38,7 @@ class Cond:
     options: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
     mask: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=lambda: dict[str, Tensor]())
+    recipe: str = ""
 
 
 Conditioning: TypeAlias = tuple[Cond, ...]

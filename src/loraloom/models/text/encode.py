@@ -144,7 +144,12 @@ def combined(recipe: Recipe, outputs: Mapping[str, Encoded]) -> Cond:
     is_pooled = bool(pooled) and all(vector is not None for vector in pooled)
     mask = next(iter(outputs.values())).mask if len(outputs) == 1 else None
     is_padded = mask is not None and bool((mask == 0).any())
-    return Cond(context, torch.cat(pooled, dim=-1) if is_pooled else None, mask=mask if is_padded else None)
+    return Cond(
+        context,
+        torch.cat(pooled, dim=-1) if is_pooled else None,
+        mask=mask if is_padded else None,
+        recipe=recipe.name,
+    )
 
 
 def _side_by_side(recipe: Recipe, keys: tuple[str, ...], outputs: Mapping[str, Encoded]) -> Tensor | None:
