@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from loraloom.errors import ModelFileError
+from loraloom.models import recognition
 from loraloom.models.recognition import families, looks_like, recognise
 from loraloom.weights.header import read_header
 from tests import tiny_models as tiny
@@ -28,6 +30,34 @@ from tests import tiny_models as tiny
 def test_each_family_is_recognised(tmp_path: Path, write: tiny.Writer, family: str, prefix: str) -> None:
     found = recognise(read_header(write(tmp_path / "m.safetensors")))
     assert (found.family.name, found.prefix) == (family, prefix)
+
+
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
+def test_a_family_with_more_marks_is_the_more_specific_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """A new family that is another one and more needs no change to that one's file."""
+    known = families()
+    flux = next(family for family in known if family.name == "flux")
+    kin = replace(flux, name="kin", title="Kin", marks=(*flux.marks, "more.weight"))
+    monkeypatch.setattr(recognition, "families", lambda: (kin, *known))
+    shapes = tiny.flux_shapes(width=64, double=1, single=1, context=64, pooled=64)
+    for extra, name in (({}, "flux"), ({"more.weight": (1,)}, "kin")):
+        file = tiny.write(tmp_path / f"{name}.safetensors", tiny.prefixed(prefix, {**shapes, **extra}))
+        assert recognise(read_header(file)).family.name == name
+
+
+def test_a_file_of_two_families_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = families()
+    flux = next(family for family in known if family.name == "flux")
+    kin = replace(flux, name="kin", title="Kin", marks=("img_in.weight", "more.weight"))
+    monkeypatch.setattr(recognition, "families", lambda: (kin, *known))
+    shapes = tiny.flux_shapes(width=64, double=1, single=1, context=64, pooled=64)
+    file = tiny.write(tmp_path / "both.safetensors", {**shapes, "more.weight": (1,)})
+    with pytest.raises(
+        ModelFileError, match=r"those of Kin and Flux\.1 alike.*take the file that its author"
+    ):
+        recognise(read_header(file))
 
 
 def test_real_widths_belong_to_one_family_each() -> None:

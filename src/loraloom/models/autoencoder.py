@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import loraloom.models.autoencoders as autoencoders_package
-from loraloom.models.known_model import Config, KnownModel
+from loraloom.models.known_model import Config, KnownModel, most_specific
 from loraloom.models.known_model import number as number
 from loraloom.models.names import Regrouping, Shapes
 from loraloom.models.recognition import native_shapes
@@ -104,13 +104,16 @@ def find_autoencoder(header: Header) -> FoundAutoencoder | None:
     it is left out."""
     for prefix in PREFIXES:
         shapes = native_shapes(header, prefix)
-        for kind in autoencoder_kinds().values():
-            if kind.matches(shapes):
-                names = kind.names.of_native(shapes)
-                own = {name: ((name, None),) for name in shapes if names.knows(name)}
-                return FoundAutoencoder(kind, prefix, own)
-            if found := kind.regrouped(shapes):
-                return FoundAutoencoder(kind, prefix, _known_only(kind, *found))
+        known = autoencoder_kinds().values()
+        if fitting := most_specific(kind for kind in known if kind.matches(shapes)):
+            kind = fitting[0]
+            names = kind.names.of_native(shapes)
+            own = {name: ((name, None),) for name in shapes if names.knows(name)}
+            return FoundAutoencoder(kind, prefix, own)
+        made_up = {kind: found for kind in known if (found := kind.regrouped(shapes))}
+        if fitting := most_specific(made_up):
+            kind = fitting[0]
+            return FoundAutoencoder(kind, prefix, _known_only(kind, *made_up[kind]))
     return None
 
 

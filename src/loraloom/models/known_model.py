@@ -6,10 +6,10 @@ What diffusion networks (`family`) and autoencoders (`autoencoder`) have in comm
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from loraloom.errors import ModelFileError
 from loraloom.models.library_class import library_class
@@ -92,8 +92,9 @@ def count_blocks(shapes: Shapes, pattern: str) -> int:
 class KnownModel:
     """Compared and hashed by identity: each exists once.
 
-    marks, unmarks: native names that its files hold, and that they do not. fits: what shapes must show
-        beside (called when the marks are there).
+    marks, unmarks: native names that its files hold, and that they do not. A file that has the marks of two
+        is of the one with more, where those hold all the other's (`most_specific`). fits: what shapes must
+        show beside (called when the marks are there).
     module: the class of the network. names: native ↔ module.
     """
 
@@ -140,6 +141,15 @@ class KnownModel:
                 names.unused,
                 self.module.exact,
             )
+
+
+Found = TypeVar("Found", bound=KnownModel)
+
+
+def most_specific(found: Iterable[Found]) -> list[Found]:
+    """Those of the models that a file may be which no other of them knows by all the same marks and more."""
+    found = list(found)
+    return [one for one in found if not any(set(one.marks) < set(other.marks) for other in found)]
 
 
 def _joined_shape(shapes: Shapes, pieces: tuple[tuple[str, Rows], ...]) -> tuple[int, ...]:

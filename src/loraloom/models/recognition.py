@@ -15,6 +15,7 @@ from pathlib import Path
 import loraloom.models.families as families_package
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Family
+from loraloom.models.known_model import most_specific
 from loraloom.models.names import Regrouping, Shapes
 from loraloom.weights.header import Header
 
@@ -92,10 +93,9 @@ def recognise(header: Header) -> Recognised:
     """The one family whose network the file holds; ModelFileError says what the file looks like instead."""
     for prefix in PREFIXES:
         shapes = native_shapes(header, prefix)
-        found = [family for family in families() if family.matches(shapes)] if shapes else []
+        found = most_specific(family for family in families() if family.matches(shapes)) if shapes else []
         if len(found) > 1:
-            names = " and ".join(family.title for family in found)
-            raise ModelFileError(f"{header.path}: could be {names}; the file is ambiguous")
+            raise _ambiguous(header, found)
         if found:
             return Recognised(found[0], prefix, shapes)
     for prefix in MODULE_PREFIXES:
@@ -110,10 +110,20 @@ def recognise(header: Header) -> Recognised:
 def _in_module_layout(header: Header, prefix: str) -> Recognised | None:
     """The family whose module names its parameters as the file does."""
     theirs = native_shapes(header, prefix)
-    for family in families():
-        if found := family.regrouped(theirs):
-            return Recognised(family, prefix, *found)
-    return None
+    made_up = {family: found for family in families() if (found := family.regrouped(theirs))}
+    found = most_specific(made_up)
+    if len(found) > 1:
+        raise _ambiguous(header, found)
+    return Recognised(found[0], prefix, *made_up[found[0]]) if found else None
+
+
+def _ambiguous(header: Header, found: Iterable[Family]) -> ModelFileError:
+    names = " and ".join(family.title for family in found)
+    return ModelFileError(
+        f"{header.path}: its tensors are those of {names} alike. Two models may have been written into one "
+        "file: take the file that its author published. Where this is that file, Loraloom does not tell "
+        "these families apart: please report the file's name"
+    )
 
 
 def is_lora(header: Header) -> bool:

@@ -12,7 +12,6 @@ AUTOENCODER = AutoencoderKind(
     name="kl",
     title="KL autoencoder",
     marks=KL_MARKS,
-    unmarks=("bn.running_mean",),
     module=Module("diffusers.models.autoencoders.autoencoder_kl:AutoencoderKL", kl_config),
     names=KlNames(),
     latent_channels=number("latent_channels"),

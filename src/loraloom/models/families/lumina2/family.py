@@ -88,7 +88,7 @@ FAMILY = Family(
         "noise_refiner.0.attention.qkv.weight",
         "noise_refiner.0.adaLN_modulation.1.weight",
     ),
-    unmarks=("clip_text_pooled_proj.0.weight", "x_pad_token"),
+    unmarks=("clip_text_pooled_proj.0.weight",),
     module=Module("diffusers.models.transformers.transformer_lumina2:Lumina2Transformer2DModel", config),
     names=Names(
         {
