@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from math import prod
 
 import torch
 from torch import Tensor
@@ -46,17 +45,13 @@ def figure_conditioning(figures: str, name: str) -> Conditioning:
 
 
 def _figure(figures: str, name: str) -> Tensor:
-    """A single frame is dropped."""
     own, texts = measured(figures), measured("text")
-    tensor = torch.from_numpy(own[name] if name in own else texts[f"{figures}|{name}"]).float()
-    return tensor[:, :, 0] if tensor.dim() == 5 and tensor.shape[2] == 1 else tensor
+    return torch.from_numpy(own[name] if name in own else texts[f"{figures}|{name}"]).float()
 
 
 def zeros(shape: list[int]) -> Api:
-    """The node of an empty latent; a single frame is dropped."""
-    sides = [shape[0], shape[1], *shape[3:]] if len(shape) == 5 and shape[2] == 1 else shape
-    assert prod(sides) == prod(shape)
-    return api_node("ZeroLatent", shape="x".join(map(str, sides)))
+    """The node of an empty latent."""
+    return api_node("ZeroLatent", shape="x".join(map(str, shape)))
 
 
 def references(figures: str) -> Edit:

@@ -57,7 +57,7 @@ class AutoencoderKind(KnownModel):
 
     latent_channels: of the latents, from the configuration. pixels: of a picture, in both directions, that a
         latent pixel stands for.
-    channels: of its pictures: 3, or 4 with an opacity.
+    channels: of its pictures: 3, or 4 with an opacity. framed: see `LatentFormat`.
     width: of the maps at the picture's own size, from the configuration.
     decode, encode: the call, on the module.
     """
@@ -66,6 +66,7 @@ class AutoencoderKind(KnownModel):
     pixels: Callable[[Config], int]
     width: Callable[[Config], int]
     channels: int = 3
+    framed: bool = False
     decode: Callable[[Any, Tensor], Tensor] = decode
     encode: Callable[[Any, Tensor], Tensor] = encode
 

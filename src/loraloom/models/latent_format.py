@@ -14,7 +14,9 @@ class LatentFormat:
     """network latent = (autoencoder latent - shift) · scale, or (… - mean) / deviation by channel.
 
     pixels: sides of the picture's square that one latent pixel stands for (8, 16, 32; 1: the latent is the
-        picture). frames: whether latents may have a further dimension, (B, C, F, H, W).
+        picture). frames: whether the network takes latents with a further dimension, (B, C, F, H, W).
+    framed: whether those on LATENT sockets have it, be it of one frame, as ComfyUI's do for autoencoders of
+        films; nodes that turn or cut latents then take the frames for rows.
     rgb: (C, 3) factors and rgb_bias that turn a network latent into a rough picture in [-1, 1]. rgb_fold:
         latent pixels, in both directions, that the channels of one hold side by side (packed latents).
     autoencoder: the kind that writes them.
@@ -29,6 +31,7 @@ class LatentFormat:
     deviation: tuple[float, ...] = ()
     pixels: int = 8
     frames: bool = False
+    framed: bool = False
     rgb: tuple[tuple[float, float, float], ...] = ()
     rgb_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rgb_fold: int = 1

@@ -11,6 +11,8 @@ from loraloom.nodes.sockets import Image, Latent, LatentValue, Vae
 from loraloom.runtime.services import services
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from loraloom.models.handles import Autoencoder
     from loraloom.models.latent_format import LatentFormat
 
@@ -51,5 +53,10 @@ def _title(kind: str) -> str:
 @node("VAEEncode", category="latent", display_name="VAE Encode")
 def vae_encode(pixels: Image, vae: Vae, *, run: NodeRun) -> Latent:
     """Turn pictures into latents; sides are cropped to multiples of 8."""
-    encoded = services(run).memory.autoencoder(vae).encode(pixels[..., :3])
-    return LatentValue(samples=encoded, encoder=vae.kind.name)
+    return encoded(services(run).memory.autoencoder(vae).encode(pixels[..., :3]), vae)
+
+
+def encoded(samples: Tensor, vae: Autoencoder) -> LatentValue:
+    """What an autoencoder made of pictures, (B, C, h, w)."""
+    framed = samples[:, :, None] if vae.kind.framed else samples
+    return LatentValue(samples=framed, encoder=vae.kind.name)

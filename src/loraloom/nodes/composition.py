@@ -19,8 +19,8 @@ def require_one_kind(first: Tensor, second: Tensor) -> None:
         for latent in (first, second)
     ]
     raise InputError(
-        f"the first latent has {what[0]}, the second {what[1]}: make both with the same model's VAE, sampler "
-        "or empty latent; LatentCutToBatch makes a batch of frames"
+        f"the first latent has {what[0]}, the second {what[1]}: make both with the same model's VAE or "
+        "sampler (most empty latents have no frames); LatentCutToBatch makes a batch of frames"
     )
 
 

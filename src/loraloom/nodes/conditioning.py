@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.errors import InputError
-from loraloom.nodes.sockets import Conditioning, Image, Latent, LatentValue, Mask, Vae
+from loraloom.nodes.autoencoding import encoded
+from loraloom.nodes.sockets import Conditioning, Image, Latent, Mask, Vae
 from loraloom.resampling import as_batch, resize_mask
 from loraloom.runtime.services import services
 from loraloom.sampling.types import Cond
@@ -200,7 +201,7 @@ def inpaint_model(
     kept = pixels[:, top : top + height, left : left + width, :3]
     grey = (kept - 0.5) * (1.0 - hole.round())[..., None] + 0.5
     told = {"concat_latent_image": network.encode(grey), "concat_mask": hole[:, None]}
-    latent = LatentValue(samples=network.encode(pixels[..., :3]), encoder=vae.kind.name)
+    latent = encoded(network.encode(pixels[..., :3]), vae)
     if noise_mask:
         latent["noise_mask"] = hole
     return with_options(positive, told), with_options(negative, told), latent

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from loraloom.engine.node import NodeRun, Number, node
-from loraloom.nodes.autoencoding import tell_foreign
-from loraloom.nodes.sockets import Image, Latent, LatentValue, Mask, Vae
+from loraloom.nodes.autoencoding import encoded, tell_foreign
+from loraloom.nodes.sockets import Image, Latent, Mask, Vae
 from loraloom.resampling import resize_mask
 from loraloom.runtime.services import services
 
@@ -41,7 +41,7 @@ def encode_for_inpainting(
         kernel = torch.ones(1, 1, grow_mask_by, grow_mask_by)
         grown = F.conv2d(hole[:, None], kernel, padding=math.ceil((grow_mask_by - 1) / 2))
         hole = grown[:, 0, :height, :width].clamp(0, 1).round()
-    return LatentValue(samples=network.encode(grey), noise_mask=hole, encoder=vae.kind.name)
+    return {**encoded(network.encode(grey), vae), "noise_mask": hole}
 
 
 @node("VAEDecodeTiled", category="_for_testing", display_name="VAE Decode (Tiled)")
@@ -76,8 +76,7 @@ def encode_tiled(
     """Turn pictures into latents tile by tile, for pictures that do not fit in memory whole."""
     del temporal_size, temporal_overlap  # for videos
     network = services(run).memory.autoencoder(vae)
-    encoded = network.encode_tiled(pixels, tile_size, _at_most_a_quarter(overlap, tile_size))
-    return LatentValue(samples=encoded, encoder=vae.kind.name)
+    return encoded(network.encode_tiled(pixels, tile_size, _at_most_a_quarter(overlap, tile_size)), vae)
 
 
 def _at_most_a_quarter(overlap: int, tile: int) -> int:

@@ -144,22 +144,28 @@ def sample_latent(
     kept.pop("downscale_ratio_spacial", None)  # said of empty latents only
     kept.pop("encoder", None)
     kept["decoders"] = model.latent.decoders
-    return {**kept, "samples": sampled.latent}, {**kept, "samples": sampled.denoised}
+    last, clean = (_framed(made, model.latent) for made in (sampled.latent, sampled.denoised))
+    return {**kept, "samples": last}, {**kept, "samples": clean}
+
+
+def _framed(samples: Tensor, latents: LatentFormat) -> Tensor:
+    """Samples as LATENT sockets carry them."""
+    return samples[:, :, None] if latents.framed and samples.ndim == 4 else samples
 
 
 def fitting(latent: LatentValue, latents: LatentFormat) -> Tensor:
     """Latents as the network wants them: an empty one of another family is given the right channels, and the
-    size that makes as large a picture; a single frame is dropped where the family has none.
+    size that makes as large a picture; the dimension of a single frame is dropped.
 
     Raises InputError for latents that hold a picture of another family."""
     samples = latent["samples"]
-    if samples.ndim == 5 and not latents.frames:
-        if samples.shape[2] != 1:
-            raise InputError(
-                f"the latent has {samples.shape[2]} frames; this model makes single pictures. "
-                "LatentCutToBatch makes a batch of them"
-            )
+    if samples.ndim == 5 and samples.shape[2] == 1:
         samples = samples[:, :, 0]
+    if samples.ndim == 5 and not latents.frames:
+        raise InputError(
+            f"the latent has {samples.shape[2]} frames; this model makes single pictures. "
+            "LatentCutToBatch makes a batch of them"
+        )
     is_empty = torch.count_nonzero(samples) == 0
     if samples.shape[1] != latents.channels and not is_empty:
         raise InputError(

@@ -96,6 +96,7 @@ AUTOENCODER = AutoencoderKind(
     latent_channels=number("z_dim"),
     pixels=halvings("dim_mult"),
     width=number("base_dim"),
+    framed=True,
     decode=frame_decode,
     encode=frame_encode,
 )

@@ -29,7 +29,7 @@ def references(cond: Cond, run: Run) -> tuple[Tensor, ...]:
                 f"a reference latent has {latent.shape[1]} channels and this model works on "
                 f"{run.latents.channels}: encode the picture with the autoencoder of this model's family"
             )
-        if latent.ndim == 5 and not run.latents.frames:
+        if latent.ndim == 5 and (latent.shape[2] == 1 or not run.latents.frames):
             latent = latent[:, :, 0]
         found.append(run.latents.into(latent.float()))
     return tuple(found)
