@@ -211,13 +211,17 @@ def run_case(session: Session, shelf: Shelf, narrow: Narrow, name: str) -> Run:
     return session.run(graph_of(shelf, narrow, case))
 
 
-def assert_measured(run: Run, figures: str, case: str) -> None:
-    """The latent and the pictures of a run are those of a measured case."""
+def assert_measured(run: Run, figures: str, case: str, wider: int = 1) -> None:
+    """The latent and the pictures of a run are those of a measured case. wider: times by which the latent may
+    be further off; pictures are then those of latents that far away."""
     path = next(output.path for output in run.outputs if output.path.suffix == ".latent")
     latent = TensorFile(path).read("latent_tensor", torch.float32).numpy()
     expected = measured(figures)[f"{case}|latent"]
     assert latent.shape == expected.shape
-    assert np.linalg.norm(latent - expected) <= 1e-4 * np.linalg.norm(expected)
+    assert np.linalg.norm(latent - expected) <= wider * 1e-4 * np.linalg.norm(expected)
     pictures = np.stack([np.asarray(picture) for picture in run.images]).astype(int)
     away = np.abs(pictures - measured(figures)[f"{case}|image"].astype(int))
-    assert (away <= 1).mean() >= 0.999 and away.max() <= 3
+    if wider == 1:
+        assert (away <= 1).mean() >= 0.999 and away.max() <= 3
+    else:
+        assert (away <= 2).mean() >= 0.99

@@ -3,10 +3,16 @@
 Its tensors are on a device of their own, every operation runs on the CPU underneath, and an operation that
 mixes devices fails as it does on a GPU. Bytes that cross and bytes in use are counted, the memory can be
 bounded, and any allocation can be made to fail.
+
+    LORALOOM_TEST_DEVICE=cuda pytest tests/sim_device
+
+runs the same comparisons on a real one, without those that need the counters; nothing is built then.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,10 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils import cpp_extension
 
 SOURCE = Path(__file__).with_name("sim.cpp")
 EVERYTHING = (1 << 63) - 1
+NAME = os.environ.get("LORALOOM_TEST_DEVICE", "sim")
+IS_SIM = NAME == "sim"
+WIDER = 1 if IS_SIM else 30
+"""Times by which latents may be further off on a real device: its products and convolutions add up in another
+order, where the simulated one runs the CPU's own code."""
+
+if not IS_SIM:  # 10 bits of each float32 would be all that counts; read when cuBLAS and cuDNN are loaded
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 
 class _Module:
@@ -95,6 +110,44 @@ class Sim:
             yield
         finally:
             self._built.fail(-1)
+
+
+class Real:
+    """A device that is there, and what PyTorch knows of its memory."""
+
+    def __init__(self) -> None:
+        self._device = torch.device(NAME)
+        self._module: Any = torch.get_device_module(self._device)
+
+    def reset(self) -> None:
+        """The peak begins at what is in use."""
+        if hasattr(self._module, "reset_peak_memory_stats"):
+            self._module.reset_peak_memory_stats(self._device)
+
+    def __getitem__(self, name: str) -> int:
+        """live, peak; 0 where nothing counts them. Of what is live the workspaces of cuBLAS are no part."""
+        if not hasattr(self._module, "memory_allocated"):
+            return 0
+        self._module.synchronize(self._device)
+        if name == "peak":
+            return self._module.max_memory_allocated(self._device)
+        gc.collect()
+        if self._device.type == "cuda":
+            torch._C._cuda_clearCublasWorkspaces()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+        self._module.empty_cache()  # blocks that another stream has used are counted until then
+        return self._module.memory_allocated(self._device)
+
+
+def assert_near(found: Tensor, wanted: Tensor, rtol: float, atol: float) -> None:
+    """On the simulated device as `torch.testing.assert_close`. On a real one the difference as a whole
+    counts, in relation to all values: where inputs are rounded to integers, or a sampler chooses its steps,
+    a last bit may change single values by far more."""
+    if IS_SIM:
+        torch.testing.assert_close(found, wanted, rtol=rtol, atol=atol)
+        return
+    assert found.shape == wanted.shape and found.dtype == wanted.dtype
+    off = float((found.double() - wanted.double()).norm() / wanted.double().norm())
+    assert off <= WIDER * rtol, f"off by {off:.2e}"
 
 
 def missing() -> str | None:

@@ -1,4 +1,4 @@
-"""Whole workflows of every family on the simulated device, against ComfyUI's latents and pictures."""
+"""Whole workflows of every family on the simulated device or a real one, against ComfyUI's figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.families.bench import (
     run_case,
     stated,
 )
-from tests.sim_device.device import Sim
+from tests.sim_device.device import NAME, WIDER, Real, Sim
 
 CASES = [
     pytest.param(family, case, marks=[pytest.mark.heavy] if number else [])
@@ -41,22 +41,22 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 @pytest.fixture(scope="module")
-def session(sim: Sim, shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def session(device: Sim | Real, shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     output = tmp_path_factory.mktemp("output")
     nodes = collect(figure_nodes)
     with Session(
-        shelf.folder, output_dir=output, device="sim", dtype="fp32", compat="comfyui", nodes=nodes
+        shelf.folder, output_dir=output, device=NAME, dtype="fp32", compat="comfyui", nodes=nodes
     ) as made:
         yield made
 
 
 @pytest.mark.parametrize(("family", "case"), CASES)
 def test_a_workflow_gives_comfyuis_picture(family: str, case: str, session: Session, shelf: Shelf) -> None:
-    assert_measured(run_case(session, shelf, narrow_models()[family], case), family, case)
+    assert_measured(run_case(session, shelf, narrow_models()[family], case), family, case, WIDER)
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("family", "case"), EDITS)
 def test_an_edit_gives_comfyuis_picture(family: str, case: str, session: Session, shelf: Shelf) -> None:
     run = session.run(edit_graph_of(shelf, narrow_models()[family], case))
-    assert_measured(run, f"{family}_edit", case)
+    assert_measured(run, f"{family}_edit", case, WIDER)

@@ -1,4 +1,4 @@
-"""Samplers, LoRA algebras, storage formats, hooks, previews and training on the simulated device."""
+"""Samplers, LoRA algebras, storage formats, hooks, previews and training, on the device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests import tiny_models as tiny
 from tests.lora import oracles
 from tests.models.plain_loras import plain_lora
 from tests.models.test_quantised_algebras import BLUEPRINT, FORMATS, lora_of, results, written
-from tests.sim_device.device import Sim
+from tests.sim_device.device import IS_SIM, NAME, Real, Sim, assert_near
 from tests.training.conftest import MakeSettings
 from tests.training.conftest import checkpoint as checkpoint
 from tests.training.conftest import make_settings as make_settings
@@ -45,8 +45,9 @@ POSITIVE, NEGATIVE = (
 
 
 @pytest.fixture(scope="module")
-def memories(sim: Sim) -> dict[str, Memory]:
-    return {device: Memory(device, "fp32") for device in ("cpu", "sim")}
+def memories(device: Sim | Real) -> dict[str, Memory]:
+    """Of the CPU and of the device."""
+    return {"cpu": Memory("cpu", "fp32"), "there": Memory(NAME, "fp32")}
 
 
 def sampled(memory: Memory, path: Path, name: str) -> Tensor:
@@ -70,46 +71,45 @@ def sampled(memory: Memory, path: Path, name: str) -> Tensor:
 @pytest.mark.parametrize("name", [name for name in sampler_names() if not name.endswith("_gpu")])
 def test_samplers(memories: dict[str, Memory], checkpoint: Path, name: str) -> None:
     """Those that draw noise on the device ("_gpu") have no reference: its generators are its own."""
-    cpu, sim = (sampled(memories[device], checkpoint, name) for device in ("cpu", "sim"))
-    assert sim.device.type == "cpu"
-    torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
+    cpu, there = (sampled(memory, checkpoint, name) for memory in memories.values())
+    assert there.device.type == "cpu"
+    assert_near(there, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
 
 
 @pytest.mark.parametrize("algorithm", oracles.ALGORITHMS)
 @pytest.mark.parametrize("to", FORMATS)
-def test_algebras_on_storage_formats(sim: Sim, to: str, algorithm: str, tmp_path: Path) -> None:
+def test_algebras_on_storage_formats(device: Sim | Real, to: str, algorithm: str, tmp_path: Path) -> None:
     source = written(tmp_path, to)
     stack = (PatchUse(lora_of(tmp_path, algorithm, source).model, 0.7),)
     x, tokens = torch.randn(5, 128), torch.tensor([[3, 190], [3, 0]])
     found: dict[str, list[dict[str, Tensor]]] = {}
-    for name in ("cpu", "sim"):
-        device = torch.device(name)
-        resident = Resident(BLUEPRINT, source, dtype=torch.float32, device=device)
+    for name in ("cpu", NAME):
+        resident = Resident(BLUEPRINT, source, dtype=torch.float32, device=torch.device(name))
         found[name] = []
         for wanted in ((), stack, ()):
             resident.apply(wanted)
-            found[name].append(results(resident, x.to(device), tokens.to(device)))
-    for cpu, there in zip(found["cpu"], found["sim"], strict=True):
+            found[name].append(results(resident, x.to(name), tokens.to(name)))
+    for cpu, there in zip(found["cpu"], found[NAME], strict=True):
         for name, value in there.items():
-            torch.testing.assert_close(value.cpu(), cpu[name], rtol=1e-4, atol=1e-4)
+            assert_near(value.cpu(), cpu[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", oracles.ALGORITHMS)
-def test_algebras_on_plain_weights(sim: Sim, algorithm: str, tmp_path: Path) -> None:
+def test_algebras_on_plain_weights(device: Sim | Real, algorithm: str, tmp_path: Path) -> None:
     shapes = {f"{name}.weight": (192, 128) for name in ("fused", "whole", "table")}
     path = tiny.write(tmp_path / "plain.safetensors", {**shapes, "fused.bias": (192,)}, torch.float32)
     source = WeightSource.of_file(TensorFile(path))
     stack = (PatchUse(lora_of(tmp_path, algorithm, source).model, 0.7),)
     cpu, there = (
         Resident(BLUEPRINT, source, dtype=torch.float32, device=torch.device(name), has_spare=lambda n: True)
-        for name in ("cpu", "sim")
+        for name in ("cpu", NAME)
     )
     for wanted in (stack, (), stack):
         cpu.apply(wanted)
         there.apply(wanted)
-        for (name, one), other in zip(cpu.module.named_parameters(), there.module.parameters(), strict=True):
-            assert other.device.type == "sim"
-            torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=1e-5, atol=1e-5, msg=name)
+        for one, other in zip(cpu.module.parameters(), there.module.parameters(), strict=True):
+            assert other.device.type == torch.device(NAME).type
+            assert_near(other.detach().cpu(), one.detach(), rtol=1e-5, atol=1e-5)
             if wanted == ():
                 assert torch.equal(other.detach().cpu(), one.detach())
 
@@ -131,8 +131,8 @@ def test_loras_of_single_conditionings(memories: dict[str, Memory], checkpoint: 
         return completed(steps).latent
 
     with torch.inference_mode():
-        cpu, sim = (run(memories[device]) for device in ("cpu", "sim"))
-    torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
+        cpu, there = (run(memory) for memory in memories.values())
+    assert_near(there, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
 
 
 def test_loras_of_single_rows(memories: dict[str, Memory], checkpoint: Path) -> None:
@@ -151,8 +151,8 @@ def test_loras_of_single_rows(memories: dict[str, Memory], checkpoint: Path) -> 
         return network(X[:1].repeat(4, 1, 1, 1).to(memory.device), time, rows).cpu()
 
     with torch.inference_mode():
-        cpu, sim = (run(memories[device]) for device in ("cpu", "sim"))
-    torch.testing.assert_close(sim, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
+        cpu, there = (run(memory) for memory in memories.values())
+    assert_near(there, cpu, rtol=1e-3, atol=1e-3 * float(cpu.std()))
     assert float((cpu[0] - cpu[1]).abs().max()) > 1e-3
 
 
@@ -161,24 +161,24 @@ def test_narrow_storage(memories: dict[str, Memory], tmp_path: Path, weight_dtyp
     model = open_diffusion_model(tiny.write_flux(tmp_path / "flux.safetensors"), weight_dtype)
     given = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
     found = {}
-    for device, memory in memories.items():
+    for name, memory in memories.items():
         module = memory.resident_module(model)
-        found[device] = module.get_submodule("context_embedder")(given.to(device)).cpu()
-    assert torch.equal(found["sim"], found["cpu"])
+        found[name] = module.get_submodule("context_embedder")(given.to(memory.device)).cpu()
+    assert_near(found["there"], found["cpu"], rtol=1e-5 * (not IS_SIM), atol=0)
 
 
 def test_autoencoder_and_previews(memories: dict[str, Memory], checkpoint: Path, tmp_path: Path) -> None:
     vae = open_autoencoder(tiny.write_vae(tmp_path / "vae.safetensors"))
     image = torch.rand(2, 64, 72, 3)
     coded = {name: memory.autoencoder(vae).encode(image) for name, memory in memories.items()}
-    torch.testing.assert_close(coded["sim"], coded["cpu"], rtol=1e-4, atol=1e-4)
+    assert_near(coded["there"], coded["cpu"], rtol=1e-4, atol=1e-4)
     shown = {name: memory.autoencoder(vae).decode(coded["cpu"]) for name, memory in memories.items()}
-    torch.testing.assert_close(shown["sim"], shown["cpu"], rtol=1e-4, atol=1e-4)
+    assert_near(shown["there"], shown["cpu"], rtol=1e-4, atol=1e-4)
     tiled = {name: m.autoencoder(vae).decode_tiled(coded["cpu"], 64, 16) for name, m in memories.items()}
-    torch.testing.assert_close(tiled["sim"], tiled["cpu"], rtol=1e-4, atol=1e-4)
+    assert_near(tiled["there"], tiled["cpu"], rtol=1e-4, atol=1e-4)
 
 
-def test_training(sim: Sim, make_settings: MakeSettings, tmp_path: Path) -> None:
+def test_training(device: Sim | Real, make_settings: MakeSettings, tmp_path: Path) -> None:
     """In a process of its own: autograd takes no devices that come after its first use."""
     if OWN_PROCESS not in os.environ:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"{__file__}::test_training"]
@@ -186,10 +186,10 @@ def test_training(sim: Sim, make_settings: MakeSettings, tmp_path: Path) -> None
         assert done.returncode == 0, done.stdout
         return
     trained: dict[str, dict[str, Tensor]] = {}
-    for device in ("cpu", "sim"):
+    for name in ("cpu", NAME):
         made = make_settings(steps=2)
-        settings = replace(made, run=replace(made.run, device=device), output=tmp_path / device)
-        trained[device] = load_file(train(settings).lora)
+        settings = replace(made, run=replace(made.run, device=name), output=tmp_path / name)
+        trained[name] = load_file(train(settings).lora)
     cpu, there = (torch.cat([value.flatten() for value in found.values()]) for found in trained.values())
     close = torch.isclose(there, cpu, rtol=1e-2, atol=1e-4)
     assert close.float().mean() > 0.98  # the first steps take the sign of gradients near zero, too

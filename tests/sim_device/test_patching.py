@@ -10,7 +10,7 @@ from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency.resident import Resident
 from tests import tiny_models as tiny
 from tests.models.plain_loras import PlainLora, PlainPatch, plain_lora
-from tests.sim_device.device import Sim
+from tests.sim_device.device import NAME, Real, Sim
 
 SLACK = 1.1
 
@@ -30,7 +30,7 @@ def lora_for(model: DiffusionModel, digest: str) -> PlainLora:
 def resident_of(model: DiffusionModel, dtype: torch.dtype, spare: bool) -> Resident:
     blueprint = model.family.blueprint(model.weights.shapes)
     return Resident(
-        blueprint, model.weights, dtype=dtype, device=torch.device("sim"), has_spare=lambda needed: spare
+        blueprint, model.weights, dtype=dtype, device=torch.device(NAME), has_spare=lambda needed: spare
     )
 
 
@@ -89,7 +89,9 @@ def test_a_change_moves_nothing_where_unpatched_weights_stay(sim: Sim, model: Di
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_weights_are_rounded_once_as_on_the_cpu(sim: Sim, model: DiffusionModel, dtype: torch.dtype) -> None:
+def test_weights_are_rounded_once_as_on_the_cpu(
+    device: Sim | Real, model: DiffusionModel, dtype: torch.dtype
+) -> None:
     lora, other = lora_for(model, "one"), lora_for(model, "two")
     stack = (*lora.at(0.7), *other.at(-0.3))
     blueprint = model.family.blueprint(model.weights.shapes)

@@ -22,7 +22,7 @@ from loraloom.sampling.schedules import sigmas_for
 from loraloom.sampling.types import Cond
 from tests import tiny_models as tiny
 from tests.models.plain_loras import plain_lora
-from tests.sim_device.device import Sim
+from tests.sim_device.device import IS_SIM, NAME, Real, Sim, assert_near
 
 MARGIN = 1 << 19
 ACTIVATIONS = 1 << 19
@@ -79,22 +79,23 @@ def of_resident(memory: Memory) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5, 0.9, 1.2, 2.0])
-def test_budgets(sim: Sim, model: DiffusionModel, share: float) -> None:
+def test_budgets(device: Sim | Real, model: DiffusionModel, share: float) -> None:
     gc.collect()
     wanted = result(Memory("cpu", "fp32"), styled(model))
     budget = int(share * size_of(model)) + MARGIN + ACTIVATIONS
-    memory = Memory("sim", "fp32", budget=budget)
+    memory = Memory(NAME, "fp32", budget=budget)
     said: list[str] = []
     memory.tell = said.append
-    before = sim["live"]
-    sim.reset()
+    before = device["live"]
+    device.reset()
     found = result(memory, styled(model))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
-    assert sim["peak"] - before <= budget
+    assert_near(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
+    if IS_SIM:  # elsewhere the workspaces of libraries are larger than these models
+        assert device["peak"] - before <= budget
     assert bool(said) == (of_resident(memory)[0] > 0)
     assert said if share < 0.5 else share < 1 or not said
     memory.release()
-    assert sim["live"] == before
+    assert device["live"] == before
 
 
 def test_ten_times_the_budget_crosses_once_a_step(sim: Sim, model: DiffusionModel) -> None:
@@ -121,9 +122,9 @@ def test_another_strength_costs_no_more_than_the_steps(sim: Sim, model: Diffusio
     torch.testing.assert_close(plain, result(Memory("cpu", "fp32"), model), rtol=1e-4, atol=1e-4)
 
 
-def test_less_than_the_least_is_refused_with_figures(sim: Sim, model: DiffusionModel) -> None:
-    memory = Memory("sim", "fp32", budget=MARGIN + 1000)
-    with pytest.raises(OutOfMemory, match="GB are available on sim"):
+def test_less_than_the_least_is_refused_with_figures(device: Sim | Real, model: DiffusionModel) -> None:
+    memory = Memory(NAME, "fp32", budget=MARGIN + 1000)
+    with pytest.raises(OutOfMemory, match=f"GB are available on {NAME}"):
         result(memory, model)
     assert memory.resident_bytes == 0
 

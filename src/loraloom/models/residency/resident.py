@@ -193,6 +193,8 @@ class Resident:
             if native not in self._absent
             and _signature(wanted.get(native, ())) != self._applied.get(native, ())
         ]
+        if self.streaming is not None:
+            self.streaming.settle()
         self._stack = None  # until all is rebuilt
         self._uses = wanted
         if self.device.type != "cpu":

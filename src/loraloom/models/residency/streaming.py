@@ -187,6 +187,10 @@ class Streaming:
             self._set_hooks()
         return True
 
+    def settle(self) -> None:
+        """Until nothing is on its way: what units are filled from may change now."""
+        self._side.wait()
+
     def close(self) -> None:
         """Fetch nothing any more."""
         self._side.wait()
@@ -247,6 +251,7 @@ class Streaming:
                 break
             if unit is not running:
                 del self._inside[unit]
+                self._side.hand_over(unit)  # it may still be on its way
                 self._weights.empty(unit.natives)
                 used -= unit.size
         return used + size <= self._plan.window
