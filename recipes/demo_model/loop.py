@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 WARM = 3
 """Passes before one is recorded: they choose algorithms and compile."""
 PACED = 200
-"""Steps whose second half is timed, where the time that is given decides how many are made."""
+"""Steps after which it is reckoned anew how many the given time allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ def run(task: Task, machine: Machine) -> None:
     """Train to the end, resuming from and saving to the task's file."""
     training, total = task.training, task.steps
     first = resume(task.path, training)
-    began = saved = judged = paced = time.monotonic()
+    began = saved = judged = time.monotonic()
     held = {name: torch.zeros((), device=machine.device) for name in task.numbers(first, total)}
     recorded = machine.recorded and machine.device.type == "cuda"
     passes = _recorded(task, held) if recorded else lambda: task.passes(held)
     told: dict[str, Tensor] = {}
-    step = first
+    step, paced = first, _finished_now(machine.device)
     while step < total:
         numbers = task.numbers(step, total)
         for name, number in held.items():
@@ -94,23 +94,20 @@ def run(task: Task, machine: Machine) -> None:
         for name, average in training.averages.items():
             follow(average, training.networks[name], min(task.decay, (step + 1) / (step + 10)))
         step += 1
-        if machine.minutes is not None and step - first in (PACED // 2, PACED):
-            now = finished_now(machine.device)
-            if step - first == PACED:
-                left = began + 60.0 * machine.minutes - now
-                total = step + max(1, round(left / (now - paced) * (PACED - PACED // 2)))
-                log.info("%s: %d steps in the time that is given", task.name, total)
-            paced = now
+        if machine.minutes is not None and (step - first) % PACED == 0:
+            now = _finished_now(machine.device)
+            left = began + 60.0 * machine.minutes - now
+            total, paced = step + max(0, round(left / (now - paced) * PACED)), now
         if workers.number():
             continue
         now = time.monotonic()
         if step % 50 == 1:
             means = " ".join(f"{name} {value.item():.4f}" for name, value in told.items())
             log.info("%s %d/%d %s %.3f s/step", task.name, step, total, means, (now - began) / (step - first))
-        if now - saved > machine.save_every or step == total:
+        if now - saved > machine.save_every or step >= total:
             save(task.path, training, step)
             saved = now
-        if task.judge is not None and (now - judged > machine.judge_every or step == total):
+        if task.judge is not None and (now - judged > machine.judge_every or step >= total):
             log.info("%s %d/%d %s", task.name, step, total, task.judge())
             judged = now
 
@@ -131,7 +128,7 @@ def _update(training: Training, rate: float, recorded: bool) -> None:
         training.optimizer.zero_grad()
 
 
-def finished_now(device: torch.device) -> float:
+def _finished_now(device: torch.device) -> float:
     """The time when all that was asked of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

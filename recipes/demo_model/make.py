@@ -37,6 +37,8 @@ def main() -> None:
         help="compile the networks: three times faster after some minutes (needs a C++ compiler)",
     )
     options = parser.parse_args()
+    if options.minutes and options.device == "cpu" and options.workers > 1:
+        parser.error("--minutes is for one process: add --workers 1")
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     cache = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work / "compiled")))
