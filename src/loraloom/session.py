@@ -281,6 +281,7 @@ class Session:
         """Let go of models, results and temporary pictures."""
         self._cache.clear()
         self.services.encodings.clear()
+        self.services.loras.close()
         self.packs.close()
         self.memory.release()
         self._temp.cleanup()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,12 +22,15 @@ from loraloom.demo.files import MODELS, WORKFLOW
 from loraloom.engine.events import Event, NodeFinished, NodeNote, NodeProgress, RunCancelled, RunFailed
 from loraloom.jobs.job import Request
 from loraloom.models.computing import USUAL
+from loraloom.models.encoder import encoder_kinds
+from loraloom.models.recognition import families
 from loraloom.session import Session
 
+SOURCE = Path(__file__).parents[2] / "src"
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Iterator[SessionRunner]:
-    settings: dict[str, Any] = {
+
+def worker_settings(tmp_path: Path) -> dict[str, Any]:
+    return {
         "models": [str(MODELS)],
         "output_dir": str(tmp_path / "output"),
         "input_dir": str(tmp_path),
@@ -39,9 +46,34 @@ def runner(tmp_path: Path) -> Iterator[SessionRunner]:
         "vram": None,
         **dict.fromkeys(("custom_nodes", "extra_model_paths"), ()),
     }
-    found = make_runner(settings)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[SessionRunner]:
+    found = make_runner(worker_settings(tmp_path))
     yield found
     found.close()
+
+
+def test_a_worker_imports_networks_before_its_first_job_and_loads_nothing(tmp_path: Path) -> None:
+    code = (
+        "import json, sys, threading\n"
+        "from loraloom.cli.worker import make_runner\n"
+        "runner = make_runner(json.loads(sys.argv[1]))\n"
+        "[t.join(120) for t in threading.enumerate() if t.name == 'loraloom-imports']\n"
+        "print(json.dumps([sorted(sys.modules), runner._session.memory.resident_kinds]))\n"
+        "runner.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(worker_settings(tmp_path))],
+        stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    modules, resident = json.loads(done.stdout)
+    wanted = {family.module.path for family in families()} | {
+        path for kind in encoder_kinds().values() for path in kind.classes
+    }
+    assert {path.partition(":")[0] for path in wanted} <= set(modules)
+    assert not resident and not {"accelerate", "peft", "scipy", "torch._dynamo"} & set(modules)
 
 
 def requests(strengths: list[float], steps: int) -> list[Request]:

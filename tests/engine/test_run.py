@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, cast
@@ -50,6 +51,10 @@ from loraloom.workflow.graph import Graph, GraphNode, Link, Value
 
 Any_ = Annotated[object, Socket("*")]
 Thing = Annotated["object", Socket("THING")]
+
+
+LATER: dict[int, Future[int]] = {}
+"""What `ReportsLater` waits for."""
 
 
 class Value_:
@@ -188,6 +193,14 @@ def reports(*, run: NodeRun) -> int:
     run.note("receipt", {"matched": 3})
     run.progress(2, 2, preview="picture")
     return 5
+
+
+@node("ReportsLater", category="test")
+def reports_later(value: int, *, run: NodeRun) -> int:
+    """Notes what `LATER` computes, and what it knows already."""
+    run.note_later("receipt", LATER[value], lambda found: {"matched": found})
+    run.note("receipt", {"matched": 0})
+    return value
 
 
 @node("Make", category="test")
@@ -604,6 +617,43 @@ def test_notes_and_warnings_are_said_again_for_cached_nodes() -> None:
         assert isinstance(warning, NodeWarning)
         assert (note.node_id, note.kind, note.payload) == ("a", "receipt", {"matched": 3})
         assert warning.message == "careful"
+
+
+def test_a_note_may_come_after_its_node() -> None:
+    """Only who asks for notes waits for it; then notes come in their order, also when they are kept."""
+    LATER[1] = Future[int]()
+    cache = Cache()
+    stream = run(graph(a=("ReportsLater", {"value": 1}), s=("Show", {"value": "a.0"})), NODES, cache=cache)
+    seen: list[Event] = []
+    for event in stream:
+        seen.append(event)
+        if isinstance(event, NodeFinished) and event.node_id == "s":
+            assert not [e for e in seen if isinstance(e, NodeNote)]
+            LATER[1].set_result(7)
+    assert [e.payload for e in seen if isinstance(e, NodeNote)] == [{"matched": 7}, {"matched": 0}]
+    again = events_of(graph(a=("ReportsLater", {"value": 1}), s=("Show", {"value": "a.0"})), cache=cache)
+    assert [e.payload for e in again if isinstance(e, NodeNote)] == [{"matched": 7}, {"matched": 0}]
+
+
+def test_who_asks_for_notes_waits_for_them() -> None:
+    LATER[2] = Future[int]()
+    threading.Timer(0.2, lambda: LATER[2].set_result(7)).start()
+    nodes = {**NODES, **{t.name: t for t in node_types(notes_so_far)}}
+    events = [*run(graph(a=("ReportsLater", {"value": 2}), n=("Notes", {"value": "a.0"})), nodes)]
+    assert shown(events)["n"] == [{"matched": 7}, {"matched": 0}]
+    kinds = [type(event) for event in events]
+    assert kinds.index(NodeNote) < len(kinds) - 1 - kinds[::-1].index(NodeFinished)
+
+
+def test_a_run_that_is_stopped_waits_for_no_note() -> None:
+    LATER[3] = Future[int]()
+    cancel = threading.Event()
+    of = graph(a=("ReportsLater", {"value": 3}), s=("Show", {"value": "a.0"}))
+    last = None
+    for last in run(of, NODES, cancel=cancel):
+        if isinstance(last, NodeFinished):
+            cancel.set()
+    assert isinstance(last, RunCancelled)
 
 
 def test_progress_carries_previews() -> None:

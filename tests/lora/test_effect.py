@@ -12,9 +12,15 @@ from torch import Tensor
 from loraloom.lora.component import Component
 from loraloom.lora.effect import block_of
 from loraloom.lora.file import read_lora
+from loraloom.lora.hashes import hashes_of
 from loraloom.lora.load import load_lora
+from loraloom.lora.receipt import Receipt
 
 from . import oracles
+
+
+def measured(path: Path, component: Component) -> Receipt:
+    return load_lora(read_lora(path), {"model": component}).measured(hashes_of(path))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,7 @@ def test_norms_are_those_of_the_change(algorithm: str, tmp_path: Path) -> None:
         tmp_path / "lora.safetensors",
     )
     component = Component("sd15", {"input_blocks.1.a.weight": (32, 24)}, read=weights.__getitem__)
-    receipt = load_lora(read_lora(tmp_path / "lora.safetensors"), {"model": component}).receipt
+    receipt = measured(tmp_path / "lora.safetensors", component)
     (effect,) = receipt.effects
     assert effect.delta_norm == pytest.approx(float(oracle.change(1.0).norm()), rel=1e-4)
     assert effect.base_norm == pytest.approx(float(oracle.weight.norm()), rel=1e-6)
@@ -44,7 +50,7 @@ def test_norm_of_a_large_weight_is_estimated_closely(tmp_path: Path) -> None:
     weight = torch.randn(3000, 600, generator=torch.Generator().manual_seed(0))
     save_file({"diffusion_model.a.diff": torch.ones(3000, 600)}, tmp_path / "lora.safetensors")
     component = Component("sd15", {"a.weight": (3000, 600)}, read=lambda _: weight)
-    (effect,) = load_lora(read_lora(tmp_path / "lora.safetensors"), {"model": component}).receipt.effects
+    (effect,) = measured(tmp_path / "lora.safetensors", component).effects
     assert effect.base_norm == pytest.approx(float(weight.norm()), rel=5e-3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from blake3 import blake3
 from safetensors.torch import save_file
 
-from loraloom.lora.component import Component, ComponentName
+from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
 from loraloom.lora.hashes import EMPTY_SHA256, HashIndex, embedded_hash_note, hashes_of
 from loraloom.lora.load import load_lora
@@ -76,19 +77,15 @@ def test_the_index_reads_a_file_once_and_notices_changes(
     assert again.hashes(path) != first
 
 
-def test_a_lora_whose_hashes_are_known_is_not_read_for_its_digest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receipt_has_hashes_once_it_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a.lora_up.weight": torch.ones(4, 2), "a.lora_down.weight": torch.ones(2, 4)}, path)
-    components: dict[ComponentName, Component] = {"model": Component("sd15", {"a.weight": (4, 4)})}
-    plain = load_lora(read_lora(path), components)
+    lora = load_lora(read_lora(path), {"model": Component("sd15", {"a.weight": (4, 4)})})
+    assert not lora.receipt.digest and not lora.receipt.hashes
     hashes = hashes_of(path)
-    monkeypatch.setattr("loraloom.lora.file.content_digest", lambda _: pytest.fail("read again"))
-    known = load_lora(read_lora(path), components, hashes=hashes)
-    assert known.receipt.digest == plain.receipt.digest == hashes.blake3
-    assert known.model.digest == plain.model.digest
-    assert known.receipt.hashes == hashes.named()
+    receipt = lora.measured(hashes)
+    assert receipt.digest == hashes.blake3 and receipt.hashes == hashes.named()
+    assert replace(receipt, digest="", hashes={}) == lora.receipt
 
 
 @pytest.mark.parametrize("content", ["", "{broken", "[]", '{"files": {"x": [1]}}', '{"files": 7}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -333,14 +334,15 @@ def test_text_encoder_lora_for_a_model_only_loader_says_so(tmp_path: Path) -> No
         load(tmp_path, tensors, {"model": tables.model("sd15")})
 
 
-def test_signatures_tell_contents_apart(tmp_path: Path) -> None:
+def test_signatures_tell_states_of_a_file_apart(tmp_path: Path) -> None:
     tensors = {
         "lora_unet_img_in.lora_down.weight": random(2, 4),
         "lora_unet_img_in.lora_up.weight": random(H, 2),
     }
     first = load(tmp_path, tensors)
-    again = load(tmp_path, tensors)
-    other = load(tmp_path, {name: value + 1 for name, value in tensors.items()})
+    again = load_lora(first.file, first.components)
+    os.utime(first.file.path, ns=(1, 1))
+    other = load_lora(read_lora(first.file.path), first.components)
     signatures = [lora.model.patches()["img_in.weight"][0].signature for lora in (first, again, other)]
     assert signatures[0] == signatures[1] != signatures[2]
     assert first.model.digest == again.model.digest != other.model.digest

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
+from loraloom.lora.hashes import hashes_of
 from loraloom.lora.load import load_lora
 from loraloom.lora.receipt import Survival
 from loraloom.weights.formats import formats
@@ -72,7 +73,8 @@ def survival(tmp_path: Path, tensors: dict[str, torch.Tensor], packed: Packed | 
         read=lambda _: random(96, 64) if packed is None else packed.widened(torch.float32),
         quantised=lambda _: packed,
     )
-    receipt = load_lora(read_lora(tmp_path / "a.safetensors"), {"model": component}).receipt
+    path = tmp_path / "a.safetensors"
+    receipt = load_lora(read_lora(path), {"model": component}).measured(hashes_of(path))
     for way in receipt.survival:
         assert str(way) in receipt.summary()
     return receipt.survival

@@ -48,6 +48,24 @@ def test_every_class_comes_without_what_it_does_not_need(library: str) -> None:
     )
 
 
+def test_what_is_installed_is_looked_through_when_it_is_asked_for() -> None:
+    run(
+        "import importlib.metadata as metadata\n"
+        "def packages_distributions():\n"
+        "    raise AssertionError('all distributions were read')\n"
+        "plain, metadata.packages_distributions = metadata.packages_distributions, packages_distributions\n"
+        f"library_class({UNET!r})\n"
+        "assert metadata.packages_distributions is packages_distributions\n"
+        "metadata.packages_distributions = plain\n"
+        "from diffusers.utils import import_utils\n"
+        "assert 'huggingface_hub.hf_api' not in sys.modules\n"
+        "from diffusers.utils import hub_utils\n"
+        "import huggingface_hub\n"
+        "assert '# Title' in str(hub_utils.ModelCard('# Title'))\n"
+        "assert hub_utils.ModelCard is huggingface_hub.ModelCard\n"
+    )
+
+
 def test_diffusers_is_whole_afterwards() -> None:
     run(
         f"made = library_class({UNET!r})\n"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
+from loraloom.lora.hashes import hashes_of
 from loraloom.lora.load import LoadedLora, load_lora
 from loraloom.models.family import Blueprint, Placement
 from loraloom.models.residency.resident import Resident
@@ -120,7 +121,7 @@ def test_cell(to: str, algorithm: str, tmp_path: Path) -> None:
     resident.apply(())
     for name, value in results(resident, x, tokens).items():
         assert torch.equal(value, before[name])
-    (way,) = loaded.receipt.survival
+    (way,) = loaded.measured(hashes_of(loaded.file.path)).survival
     assert way.beside + way.merged == len(PLACES)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from loraloom.folders import ModelFolders
 from loraloom.models.residency.memory import Memory
@@ -11,6 +13,8 @@ from loraloom.runtime.lora_shelf import LoraShelf
 from loraloom.runtime.output_files import OutputFolder
 from loraloom.runtime.services import Services
 from loraloom.workflow.graph import JSON, GraphNode
+
+Computed = TypeVar("Computed")
 
 
 class PlainRun:
@@ -49,6 +53,9 @@ class PlainRun:
 
     def note(self, kind: str, payload: JSON) -> None:
         self.noted.append((kind, payload))
+
+    def note_later(self, kind: str, computed: Future[Computed], payload: Callable[[Computed], JSON]) -> None:
+        self.note(kind, payload(computed.result()))
 
     def notes(self, kind: str) -> list[JSON]:
         return [payload for noted, payload in self.noted if noted == kind]

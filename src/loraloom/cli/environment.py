@@ -17,6 +17,7 @@ from loraloom.engine.validation import ClassChecks
 from loraloom.folders import model_folders
 from loraloom.models.computing import USUAL, Computing
 from loraloom.preparation.prepare import Preparation
+from loraloom.uncollected import uncollected
 from loraloom.workflow.implemented import implemented_schemas
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Environment:
     @contextmanager
     def session(self) -> Generator[Session]:
         """A session with these folders and packs; what the packs print goes to standard error."""
-        from loraloom.session import Session
+        with uncollected():
+            from loraloom.session import Session
 
         options = self._options
         with (

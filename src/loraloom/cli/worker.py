@@ -21,7 +21,9 @@ from loraloom.engine.validation import own_checks
 from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import problem
+from loraloom.models.autoencoder import autoencoder_kinds
 from loraloom.models.computing import Computing
+from loraloom.models.encoder import encoder_kinds
 from loraloom.models.library_class import import_ahead
 from loraloom.models.recognition import families
 from loraloom.runtime.output_files import OutputFolder
@@ -124,6 +126,13 @@ def computing_of(said: Mapping[str, Any]) -> Computing:
     return Computing(said["attention"], said["narrow_weights"], said["compiled"], tuple(said["fast"]))
 
 
+def _classes() -> Iterator[str]:
+    """The classes of all networks, those first that the most people use."""
+    yield from (family.module.path for family in families())
+    yield from (kind.module.path for kind in autoencoder_kinds().values())
+    yield from (path for kind in encoder_kinds().values() for path in kind.classes)
+
+
 def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
     """The runner of `loraloom serve`; the settings are those that the command makes."""
     models, cache = settings["models"], Cache(settings["cache"], settings["cache_size"])
@@ -143,5 +152,5 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         cache=cache,
     )
     session.services = replace(session.services, temp=OutputFolder(Path(settings["temp_dir"]), "temp"))
-    import_ahead(family.module.path for family in families())
+    import_ahead(_classes())
     return SessionRunner(session, cache)

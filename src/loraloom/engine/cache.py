@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 
-from loraloom.engine.events import NodeNote, NodeWarning
+from loraloom.engine.events import Said
 from loraloom.workflow.graph import JSON, GraphNode, Link
 
 Policy: TypeAlias = Literal["classic", "lru", "none"]
@@ -30,7 +30,7 @@ class Entry:
 
     outputs: tuple[list[object], ...]
     ui: Mapping[str, JSON] = field(default_factory=lambda: dict[str, JSON]())
-    said: tuple[NodeNote | NodeWarning, ...] = ()
+    said: tuple[Said, ...] = ()
 
 
 class Cache:

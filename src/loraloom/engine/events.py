@@ -3,14 +3,17 @@
     RunStarted NodesCached? (NodeStarted (NodeProgress | NodeNote | NodeWarning)* NodeFinished? …)*
     then exactly one of RunFinished, RunFailed (after NodeFailed, where a node is to blame) or RunCancelled
 
+A note that is still being computed when its node has finished comes later, notes in the order of their nodes.
+
 Nodes that a node was expanded into have their own id; `display_id` is the node that an editor shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from loraloom.workflow.graph import JSON
 
@@ -56,6 +59,20 @@ class NodeNote:
     node_id: str
     kind: str
     payload: JSON
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ComingNote:
+    """A note to be: `payload` of what another thread is computing. No event itself."""
+
+    node_id: str
+    kind: str
+    computed: Future[Any]
+    payload: Callable[[Any], JSON]
+
+    def note(self) -> NodeNote:
+        """The note, waited for."""
+        return NodeNote(self.node_id, self.kind, self.payload(self.computed.result()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +162,10 @@ Event: TypeAlias = (
     | RunFailed
     | RunCancelled
 )
+
+
+Said: TypeAlias = NodeNote | ComingNote | NodeWarning
+"""What a node says that holds for every run that uses its result."""
 
 
 def receipt_in(kind: str, payload: JSON) -> dict[str, JSON] | None:

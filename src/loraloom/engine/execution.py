@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -81,9 +82,12 @@ class Execution:
         try:
             await self._run()
         except _NodeError as error:
+            with suppress(Cancelled):
+                self._around.tell_notes(wait=True)
             emit(error.event)
             emit(RunFailed(error.event.exception, error.event))
         except Cancelled:
+            self._around.tell_notes(wait=False)
             emit(RunCancelled(self._running, tuple(self._executed)))
         except CycleError as error:
             failure = self._failure(error.nodes[0], error, {})
@@ -125,6 +129,7 @@ class Execution:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        self._around.tell_notes(wait=True)
 
     # ---- What the plan asks ----
 

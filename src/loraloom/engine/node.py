@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Protocol, TypeAlias, TypeVar, cast
@@ -46,6 +47,8 @@ __all__ = [
     "node",
     "node_types",
 ]
+
+Computed = TypeVar("Computed")
 
 
 class NodeRun(Protocol):
@@ -94,6 +97,11 @@ class NodeRun(Protocol):
 
     def note(self, kind: str, payload: JSON) -> None:
         """Put a fact into the run's result, such as a LoRA receipt."""
+        ...
+
+    def note_later(self, kind: str, computed: Future[Computed], payload: Callable[[Computed], JSON]) -> None:
+        """Put a fact into the run's result that another thread is computing: `payload` of what comes of it.
+        The run waits for it where another node asks for `notes`, and before it ends; nowhere else."""
         ...
 
     def notes(self, kind: str) -> list[JSON]:

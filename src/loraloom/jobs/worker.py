@@ -24,6 +24,7 @@ from loraloom.jobs import frames
 from loraloom.jobs.frames import Frame
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import Encoder, describe
+from loraloom.uncollected import uncollected
 from loraloom.workflow.graph import JSON
 
 HEARTBEAT_SECONDS = 2.0
@@ -86,7 +87,8 @@ class Worker:
         if first is None:
             return
         threading.Thread(target=self._beat, name="loraloom-heartbeat", daemon=True).start()
-        runner = factory(cast("Mapping[str, JSON]", first[0].get("settings") or {}))
+        with uncollected():
+            runner = factory(cast("Mapping[str, JSON]", first[0].get("settings") or {}))
         threading.Thread(target=self._listen, args=(runner,), name="loraloom-orders", daemon=True).start()
         self._send(({"kind": "ready", "worker": runner.describe(), "declared": runner.declared()}, b""))
         while (order := self._orders.get())["order"] != "end":
@@ -194,7 +196,9 @@ def main() -> None:
     sys.stdout = sys.stderr  # which never fails at a character that its encoding lacks
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     module, _, name = sys.argv[1].partition(":")
-    Worker(source, sink).work(cast("Factory", getattr(importlib.import_module(module), name)))
+    with uncollected():
+        factory = cast("Factory", getattr(importlib.import_module(module), name))
+    Worker(source, sink).work(factory)
     sink.close()
 
 

@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -56,7 +55,6 @@ class LoraFile:
     repeated: tensors whose role in their module another tensor has already (a second PEFT adapter).
     unsupported: those of the unknown tensors whose adapter is known by name (name → adapter).
     bundled: names of textual-inversion tensors. config: PEFT's adapter_config.json, or {}.
-    content: BLAKE3 of the file's bytes, where it is known without reading them.
     """
 
     header: Header
@@ -66,7 +64,6 @@ class LoraFile:
     bundled: tuple[str, ...]
     config: Mapping[str, object]
     unsupported: Mapping[str, str]
-    content: str | None = None
 
     @property
     def path(self) -> Path:
@@ -81,12 +78,19 @@ class LoraFile:
         return self.header.metadata
 
     @property
-    def digest(self) -> str:
-        """BLAKE3 of the content, and of the PEFT config where there is one: equal digests, equal effect."""
-        digest = self.content or content_digest(self.identity)
-        if self.config:
-            digest += ":" + blake3(json.dumps(dict(self.config), sort_keys=True).encode()).hexdigest()[:16]
-        return digest
+    def state(self) -> str:
+        """Which file this is, as it is now, with its PEFT config: equal states, equal effect."""
+        return f"{self.identity}{self._config_digest}"
+
+    def digest(self, content: str) -> str:
+        """The BLAKE3 of the content, and of the PEFT config where there is one."""
+        return content + self._config_digest
+
+    @property
+    def _config_digest(self) -> str:
+        if not self.config:
+            return ""
+        return ":" + blake3(json.dumps(dict(self.config), sort_keys=True).encode()).hexdigest()[:16]
 
     def shapes(self, module: Module) -> dict[str, tuple[int, ...]]:
         """Role → shape of one module's tensors."""
@@ -241,14 +245,3 @@ def _not_a_lora(header: Header, unsupported: Mapping[str, str]) -> str:
         f"{header.path}: none of its {len(names)} tensors is a LoRA's ({shown}, …);"
         f" expected names like …{next(iter(registry().algebras['lora'].endings))}"
     )
-
-
-@lru_cache(maxsize=512)
-def content_digest(identity: FileIdentity) -> str:
-    """BLAKE3 (hex) of a file's bytes, computed once per state of the file."""
-    hasher = blake3(max_threads=blake3.AUTO)
-    try:
-        hasher.update_mmap(identity.path)
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{identity.path}: cannot be read: {error}") from None
-    return hasher.hexdigest()

@@ -85,7 +85,7 @@ class Source:
     """One component's patches of a loaded LoRA (a `weights.patch.PatchSource`)."""
 
     digest: str
-    by_weight: PatchSet
+    by_weight: Mapping[str, tuple[AnyPatch, ...]]
 
     def patches(self) -> PatchSet:
         return self.by_weight
@@ -95,15 +95,37 @@ class Source:
 class LoadedLora:
     """A LoRA ready for use. model, clip: its patches by component, empty where it has none.
 
-    embeddings: bundled textual-inversion vectors, token → encoder key → tensor.
+    receipt: where its modules went; `measured` knows more. embeddings: bundled textual-inversion vectors,
+    token → encoder key → tensor.
     """
 
+    file: LoraFile
+    components: Mapping[ComponentName, Component]
     model: Source
     clip: Source
     receipt: Receipt
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(
         default_factory=lambda: dict[str, Mapping[str, Tensor]]()
     )
+
+    def measured(self, hashes: Hashes) -> Receipt:
+        """The receipt with the names of the file's content, and with the size of the change where the base's
+        weights can be read, which takes a moment. For any thread."""
+        effects: list[Effect] = []
+        survival: list[Survival] = []
+        for name, part in self.components.items():
+            patches = (self.model if name == "model" else self.clip).by_weight
+            if part.read is not None and patches:
+                effects.append(effect_of(name, patches, part.read, part.quantised))
+                if part.quantised and (found := survival_of(name, patches, part.quantised)) is not None:
+                    survival.append(found)
+        return replace(
+            self.receipt,
+            digest=self.file.digest(hashes.blake3),
+            hashes=hashes.named(),
+            effects=tuple(effects),
+            survival=tuple(survival),
+        )
 
 
 def load_lora(
@@ -112,20 +134,16 @@ def load_lora(
     *,
     compat: Compat = "trainer",
     strict: bool = False,
-    hashes: Hashes | None = None,
 ) -> LoadedLora:
     """Patches and receipt of a LoRA file for these components ("model", and "clip" if it is to be changed).
 
     InputError where nothing finds a place, with what the file is for; under `strict` also where anything
     does not. Otherwise what is left out stands in the receipt, with a warning.
-    hashes: of the file, where they are known: they stand in the receipt, and spare reading it for its digest.
     """
-    if hashes is not None:
-        file = replace(file, content=hashes.blake3)
     placement = place(file, components, compat=compat)
     tensors = TensorFile(file.path)
     patches: dict[ComponentName, Found] = {"model": {}, "clip": {}}
-    digest = f"{file.digest}/{compat}"
+    digest = f"{file.state}/{compat}"
     rejected = list(placement.rejected)
     placed: list[Piece] = []
     idle = 0
@@ -150,28 +168,13 @@ def load_lora(
     _refuse(file, receipt, components, strict=strict)
     if idle == len(placed):
         receipt = _with_warning(receipt, "all its changes are zero: it was never trained, or it was emptied")
-    receipt = replace(_measured(receipt, patches, components), hashes=hashes.named() if hashes else {})
     sources = {name: Source(f"{digest}/{name}", _frozen(found)) for name, found in patches.items()}
-    return LoadedLora(sources["model"], sources["clip"], receipt, _embeddings(file, tensors))
+    return LoadedLora(
+        file, components, sources["model"], sources["clip"], receipt, _embeddings(file, tensors)
+    )
 
 
-def _measured(
-    receipt: Receipt,
-    patches: Mapping[ComponentName, Found],
-    components: Mapping[ComponentName, Component],
-) -> Receipt:
-    """The receipt with the size of the change, where the base's weights can be read."""
-    effects: list[Effect] = []
-    survival: list[Survival] = []
-    for name, part in components.items():
-        if part.read is not None and patches[name]:
-            effects.append(effect_of(name, patches[name], part.read, part.quantised))
-            if part.quantised and (found := survival_of(name, patches[name], part.quantised)) is not None:
-                survival.append(found)
-    return receipt.measured(tuple(effects), tuple(survival))
-
-
-def _frozen(found: Found) -> PatchSet:
+def _frozen(found: Found) -> Mapping[str, tuple[AnyPatch, ...]]:
     return MappingProxyType({weight: tuple(patches) for weight, patches in found.items()})
 
 
@@ -208,7 +211,7 @@ def _receipt(
     kinds = Counter(piece.found.label for piece in placed)
     parts = tuple(_component_receipts(placement, placed, components))
     receipt = Receipt(
-        file=str(file.path), digest=file.digest, dialect=dialect_of(file), trainer=trainer_of(file),
+        file=str(file.path), digest="", dialect=dialect_of(file), trainer=trainer_of(file),
         base=title_of(base_of(file)), algorithms=dict(kinds), alpha=_alpha(placed), components=parts,
         ignored=placement.ignored, unplaced=placement.unplaced, unknown=placement.unknown,
         unsupported=count_unsupported(file.unsupported),

@@ -105,7 +105,8 @@ class Receipt:
     alpha: how the scale was found. unplaced: modules no part of the model has. unknown: tensors that belong
     to no known algebra. unsupported: how many of them are of adapters that are known by name but not
     applied, by that name. compat: the rules followed ("trainer", "comfyui"). left_out: why the file was not
-    opened at all; then nothing else is known of it.
+    opened at all; then nothing else is known of it. digest, hashes, effects and survival are empty until
+    they are measured (`LoadedLora.measured`).
     """
 
     file: str
@@ -154,9 +155,6 @@ class Receipt:
         strengths = {"model": model, "clip": clip}
         effects = tuple(effect.scaled(abs(strengths.get(effect.component) or 0.0)) for effect in self.effects)
         return replace(self, strength_model=model, strength_clip=clip, effects=effects)
-
-    def measured(self, effects: tuple[Effect, ...], survival: tuple[Survival, ...]) -> Receipt:
-        return replace(self, effects=effects, survival=survival)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for json.dumps; derived counts included."""

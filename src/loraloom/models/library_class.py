@@ -6,7 +6,10 @@ So while `library_class` imports a file,
 
 - a package of these libraries stays bare: there, but without its `__init__`. The first name that is asked of
   it runs that, whenever this is: what a node pack imports later is whole, and of the same classes;
-- what files of these libraries import of `DEFERRED` is imported when it is first used.
+- what files of these libraries import of `DEFERRED` is imported when it is first used, and so is what they
+  take from Hugging Face's hub, which brings its whole interface along;
+- which package comes of which distribution, for which all that is installed is read, is found out when it is
+  asked for.
 
 Only the thread that imports sees any of this.
 """
@@ -15,11 +18,12 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import importlib.metadata
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import cache, wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
@@ -43,6 +47,8 @@ DEFERRED = (
     "torch._dynamo",
 )
 """What running a network needs nothing of; the libraries themselves are it for each other's files."""
+
+HUB = "huggingface_hub"
 
 DYNAMO = "torch._dynamo"
 """Compiles networks. Functions are marked for it where it is there already, else they do without."""
@@ -127,6 +133,8 @@ def _piecemeal() -> Generator[None]:
             return
         plain, mark = builtins.__import__, torch.compiler.allow_in_graph
         finder, deferring, marking = _Finder(), _deferring(plain), _marking(mark)
+        distributions = importlib.metadata.packages_distributions
+        importlib.metadata.packages_distributions = _looked_up_later(distributions)
         sys.meta_path.insert(0, finder)
         builtins.__import__ = deferring
         torch.compiler.allow_in_graph = marking
@@ -138,12 +146,37 @@ def _piecemeal() -> Generator[None]:
             if builtins.__import__ is deferring:
                 builtins.__import__ = plain
             torch.compiler.allow_in_graph = mark
+            importlib.metadata.packages_distributions = distributions
             sys.meta_path.remove(finder)
 
 
 def _marking(mark: Callable[..., Any]) -> Callable[..., Any]:
     """A mark for TorchDynamo, which this thread leaves out where it would import that."""
     return lambda function: function if _state.active and DYNAMO not in sys.modules else mark(function)
+
+
+_Distributions = Mapping[str, list[str]]
+
+
+def _looked_up_later(find: Callable[[], _Distributions]) -> Callable[[], _Distributions]:
+    """`packages_distributions`, in this thread without looking before somebody asks."""
+    return lambda: _LaterFound(find) if _state.active else find()
+
+
+class _LaterFound(Mapping[str, list[str]]):
+    """A mapping that is made when something is asked of it."""
+
+    def __init__(self, find: Callable[[], _Distributions]) -> None:
+        self._find = cache(find)
+
+    def __getitem__(self, key: str) -> list[str]:
+        return self._find()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._find())
+
+    def __len__(self) -> int:
+        return len(self._find())
 
 
 class _Finder(MetaPathFinder):
@@ -226,6 +259,8 @@ def _deferring(plain: _Import) -> _Import:
         top = wanted.partition(".")[0]
         if wanted == DYNAMO and DYNAMO not in sys.modules:
             raise ImportError(f"{DYNAMO} is not imported to run a network", name=wanted)
+        if wanted == HUB and fromlist:
+            return _Hub(wanted, importer)
         if wanted in sys.modules or not _is_deferred(wanted, importer):
             return plain(name, globals, locals, fromlist, level)
         return _DeferredModule(wanted, importer) if fromlist else Deferred(top, None, importer)
@@ -249,6 +284,15 @@ class _DeferredModule:
 
     def __getattr__(self, name: str) -> Deferred:
         return Deferred(self._module, name, self._importer)
+
+
+class _Hub(_DeferredModule):
+    """The hub's functions and classes; constants are compared and errors caught, so they come at once."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name.isupper() or name.endswith("Error"):
+            return getattr(importlib.import_module(self._module), name)
+        return super().__getattr__(name)
 
 
 class Deferred:

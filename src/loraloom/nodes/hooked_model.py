@@ -7,13 +7,12 @@ from pathlib import Path
 
 from loraloom.engine.node import NodeRun
 from loraloom.errors import InputError
-from loraloom.lora.load import LoadedLora
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import DiffusionModel
 from loraloom.nodes.hooks import hooks_of
-from loraloom.nodes.lora import report
-from loraloom.runtime.lora_shelf import named_parts
+from loraloom.nodes.lora import report_use
+from loraloom.runtime.lora_shelf import Shelved, named_parts
 from loraloom.runtime.services import services
 from loraloom.sampling.guidance import Guidance, SamplingOptions
 from loraloom.sampling.hooks import Change, LoraHook
@@ -37,10 +36,10 @@ def _source(hook: LoraHook, model: DiffusionModel, run: NodeRun) -> PatchSource 
         other, _, _ = open_checkpoint(Path(hook.path))
         return ModelDifference(model.weights, other.weights)
     loaded = _loaded(hook, model, run)
-    return None if loaded is None else loaded.model
+    return None if loaded is None else loaded.lora.model
 
 
-def _loaded(hook: LoraHook, model: DiffusionModel, run: NodeRun) -> LoadedLora | None:
+def _loaded(hook: LoraHook, model: DiffusionModel, run: NodeRun) -> Shelved | None:
     """A hook's LoRA for the network; None: it changed text encoders, and has no more to change."""
     path = Path(hook.path)
     try:
@@ -83,4 +82,4 @@ def _report(hook: LoraHook, names: list[JSON], model: DiffusionModel, run: NodeR
             {"start_percent": frame.start_percent, "strength": hook.strength_model * frame.strength}
             for frame in hook.keyframes
         ]
-    report(loaded.receipt.at(hook.strength_model, None), hook.label, run, **said)
+    report_use(loaded, hook.strength_model, None, hook.label, run, **said)

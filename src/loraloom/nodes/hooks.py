@@ -10,7 +10,7 @@ from loraloom.engine.node import NodeRun, Number, Socket, node
 from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.difference import ModelDifference
 from loraloom.models.handles import TextEncoders
-from loraloom.nodes.lora import report, with_bundled_words
+from loraloom.nodes.lora import report_use, with_bundled_words
 from loraloom.nodes.sockets import CheckpointFile, Clip, LoraFile
 from loraloom.runtime.services import services
 from loraloom.sampling.hooks import Hooks, LoraHook
@@ -214,9 +214,9 @@ def _with_lora(clip: TextEncoders, hook: LoraHook, run: NodeRun) -> TextEncoders
     loaded = services(run).loras.load_text(Path(hook.path), clip, lambda m: run.warn(f"{hook.label}: {m}"))
     if loaded is None:
         return clip
-    report(loaded.receipt.at(None, hook.strength_clip), hook.label, run)
-    clip = with_bundled_words(clip, loaded, hook.label, run)
-    return clip.with_lora(PatchUse(loaded.clip, hook.strength_clip))
+    report_use(loaded, None, hook.strength_clip, hook.label, run)
+    clip = with_bundled_words(clip, loaded.lora, hook.label, run)
+    return clip.with_lora(PatchUse(loaded.lora.clip, hook.strength_clip))
 
 
 def _with_model(clip: TextEncoders, hook: LoraHook, run: NodeRun) -> TextEncoders:

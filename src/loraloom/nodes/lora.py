@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loraloom.engine.node import NodeRun, node
 from loraloom.lora.load import LoadedLora
 from loraloom.lora.receipt import Receipt
 from loraloom.models.handles import TextEncoders
 from loraloom.models.text.embeddings import BundledEmbeddings
 from loraloom.nodes.sockets import Clip, LoraFile, Model, Strength
+from loraloom.runtime.lora_shelf import Shelved
 from loraloom.runtime.services import services
 from loraloom.weights.patch import PatchUse
 from loraloom.workflow.graph import JSON
@@ -27,10 +30,12 @@ def load_lora(
     found = services(run)
     path = found.folders.resolve("loras", lora_name)
     if strength_model == 0 and strength_clip == 0:
-        report(Receipt.unopened(str(path), "both strengths are 0").at(0.0, 0.0), lora_name, run)
+        unopened = Receipt.unopened(str(path), "both strengths are 0").at(0.0, 0.0)
+        run.note("lora", _said(unopened, lora_name, run, {}))
         return model, clip
-    loaded = found.loras.load(path, model, clip)
-    report(loaded.receipt.at(strength_model, strength_clip), lora_name, run)
+    shelved = found.loras.load(path, model, clip)
+    loaded = shelved.lora
+    report_use(shelved, strength_model, strength_clip, lora_name, run)
     if strength_model != 0 and loaded.model.patches():
         model = model.with_lora(PatchUse(loaded.model, strength_model))
     if strength_clip != 0 and loaded.clip.patches():
@@ -46,10 +51,12 @@ def load_lora_model_only(
     found = services(run)
     path = found.folders.resolve("loras", lora_name)
     if strength_model == 0:
-        report(Receipt.unopened(str(path), "its strength is 0").at(0.0, None), lora_name, run)
+        unopened = Receipt.unopened(str(path), "its strength is 0").at(0.0, None)
+        run.note("lora", _said(unopened, lora_name, run, {}))
         return model
-    loaded = found.loras.load(path, model, None)
-    report(loaded.receipt.at(strength_model, None), lora_name, run)
+    shelved = found.loras.load(path, model, None)
+    loaded = shelved.lora
+    report_use(shelved, strength_model, None, lora_name, run)
     return model.with_lora(PatchUse(loaded.model, strength_model)) if loaded.model.patches() else model
 
 
@@ -62,8 +69,14 @@ def with_bundled_words(clip: TextEncoders, loaded: LoadedLora, name: str, run: N
     return clip.with_embeddings(BundledEmbeddings(loaded.embeddings))
 
 
-def report(receipt: Receipt, name: str, run: NodeRun, **more: JSON) -> None:
-    """Tell the run what one application of a LoRA did."""
-    run.note("lora", {"node": run.node_id, "name": name, **receipt.to_json(), **more})
-    for warning in receipt.warnings:
+def report_use(
+    shelved: Shelved, model: float | None, clip: float | None, name: str, run: NodeRun, **more: JSON
+) -> None:
+    """Tell the run what one application of a LoRA at these strengths did."""
+    run.note_later("lora", shelved.receipt, lambda receipt: _said(receipt.at(model, clip), name, run, more))
+    for warning in shelved.lora.receipt.warnings:
         run.warn(f"{name}: {warning}")
+
+
+def _said(receipt: Receipt, name: str, run: NodeRun, more: Mapping[str, JSON]) -> JSON:
+    return {"node": run.node_id, "name": name, **receipt.to_json(), **more}

@@ -1,11 +1,24 @@
-"""Loaded LoRAs, kept while they are in use so that switching back costs no reading."""
+"""Loaded LoRAs, kept while they are in use so that switching back costs no reading.
+
+What a receipt says beyond the places of a LoRA's modules (its hashes, for which the whole file is read, and
+the size of its change) is measured in a thread, at the lowest priority that the system has, while the picture
+is drawn: the file was just read, so it is in memory and the disk has nothing to do with it.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import FileIdentity
@@ -14,12 +27,24 @@ from loraloom.lora.file import read_lora
 from loraloom.lora.hashes import HashIndex
 from loraloom.lora.load import Compat, LoadedLora, load_lora
 from loraloom.lora.module_names import take_apart
+from loraloom.lora.receipt import Receipt
 from loraloom.weights.source import WeightSource
 
 if TYPE_CHECKING:
     from loraloom.models.handles import DiffusionModel, TextEncoders
 
 KEPT = 16
+
+LOWEST_PRIORITY = 19
+"""Of Unix: gets what others leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """receipt: the LoRA's, once it is measured."""
+
+    lora: LoadedLora
+    receipt: Future[Receipt]
 
 
 class LoraShelf:
@@ -31,10 +56,11 @@ class LoraShelf:
     def __init__(self, compat: Compat = "trainer", strict: bool = False) -> None:
         self._compat: Compat = compat
         self._strict = strict
-        self._loaded: OrderedDict[Hashable, LoadedLora] = OrderedDict()
+        self._loaded: OrderedDict[Hashable, Shelved] = OrderedDict()
         self._hashes = HashIndex()
+        self._measuring = ThreadPoolExecutor(1, "loraloom-receipts", _yield_to_others)
 
-    def load(self, path: Path, model: DiffusionModel, clip: TextEncoders | None) -> LoadedLora:
+    def load(self, path: Path, model: DiffusionModel, clip: TextEncoders | None) -> Shelved:
         """The LoRA of a file, placed on the weights of a model and, where given, of its text encoders."""
         text = None if clip is None else (clip.kind, tuple(part.weights for part in clip.parts))
         key = (FileIdentity.of(path), model.family.name, model.weights, text)
@@ -43,7 +69,7 @@ class LoraShelf:
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
-    def load_text(self, path: Path, clip: TextEncoders, warn: Callable[[str], None]) -> LoadedLora | None:
+    def load_text(self, path: Path, clip: TextEncoders, warn: Callable[[str], None]) -> Shelved | None:
         """What the LoRA of a file changes in text encoders alone; None when it changes nothing there.
 
         warn: told why, where the file is partly for text encoders (of another kind, say)."""
@@ -65,12 +91,32 @@ class LoraShelf:
     def _keep(
         self, key: Hashable, path: Path, components: dict[ComponentName, Component], *, strict: bool
     ) -> None:
-        file = read_lora(path)
-        hashes = self._hashes.hashes(file.path)
-        self._hashes.save()
-        self._loaded[key] = load_lora(file, components, compat=self._compat, strict=strict, hashes=hashes)
+        lora = load_lora(read_lora(path), components, compat=self._compat, strict=strict)
+        self._loaded[key] = Shelved(lora, self._measuring.submit(self._measured, lora))
         while len(self._loaded) > KEPT:
             self._loaded.popitem(last=False)
+
+    def _measured(self, lora: LoadedLora) -> Receipt:
+        """In the thread. The picture does not depend on it: what cannot be read any more is a warning."""
+        try:
+            hashes = self._hashes.hashes(lora.file.path)
+            self._hashes.save()
+            with torch.inference_mode():
+                return lora.measured(hashes)
+        except ModelFileError as error:
+            warning = f"its hashes and the size of its change are not known: {error}"
+            return replace(lora.receipt, warnings=(*lora.receipt.warnings, warning))
+
+    def close(self) -> None:
+        """Begin to measure nothing more."""
+        self._measuring.shutdown(wait=False, cancel_futures=True)
+
+
+def _yield_to_others() -> None:
+    """Give this thread the lowest priority, where the system has priorities for threads."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
 
 
 def named_parts(path: Path) -> set[ComponentName]:

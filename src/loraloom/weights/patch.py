@@ -71,7 +71,7 @@ PatchSet: TypeAlias = Mapping[str, Sequence[Patch]]
 
 
 class PatchSource(Protocol):
-    """A LoRA as a network sees it. `digest` identifies the file's content."""
+    """A LoRA as a network sees it. Equal digests, equal patches."""
 
     @property
     def digest(self) -> str: ...
