@@ -21,6 +21,7 @@ from loraloom.models.picture_encoders import (
     check_model_patch,
     check_style_model,
     find_picture_encoder,
+    no_picture_encoder,
 )
 from loraloom.models.recognition import looks_like, recognise
 from loraloom.models.text_sources import checkpoint_parts, text_encoders
@@ -81,10 +82,28 @@ def open_tiny_autoencoder(name: str, encoder: FilePath, decoder: FilePath) -> Au
 
 
 def open_picture_encoder(path: FilePath) -> PictureEncoder:
-    """A file with the vision half of SigLIP or CLIP."""
+    """A file with the vision half of SigLIP or CLIP, or with both halves of CLIP."""
     file = TensorFile(path)
-    kind = find_picture_encoder(file.header)
-    return PictureEncoder(kind, _buildable(kind, WeightSource.of_file(file)))
+    found = _picture_encoder(file, "", "visual.")
+    if found is None:
+        raise no_picture_encoder(file.header)
+    return found
+
+
+def open_checkpoint_with_eyes(
+    path: FilePath,
+) -> tuple[DiffusionModel, TextEncoders | None, Autoencoder | None, PictureEncoder | None]:
+    """As `open_checkpoint`, and the picture encoder that files for unCLIP hold."""
+    return (*open_checkpoint(path), _picture_encoder(TensorFile(path), "embedder.model.visual."))
+
+
+def _picture_encoder(file: TensorFile, *prefixes: str) -> PictureEncoder | None:
+    found = find_picture_encoder(file.header, *prefixes)
+    if found is None:
+        return None
+    kind, tensors = found
+    source = WeightSource({t.name: (Piece(file, t.key, t.rows, t.transposed),) for t in tensors})
+    return PictureEncoder(kind, _buildable(kind, source))
 
 
 def open_style_model(path: FilePath) -> StyleModel:

@@ -18,6 +18,7 @@ from loraloom.errors import InputError
 from loraloom.models.encoder import encoder_kind
 from loraloom.models.family import Config, Family
 from loraloom.models.latent_format import LatentFormat
+from loraloom.models.parts.picture_vectors import PICTURES
 from loraloom.models.recipe import Recipe, Use, wants
 from loraloom.models.residency.unmerged import UnclearRows
 from loraloom.models.text.recipes import known_recipes
@@ -150,6 +151,8 @@ class DiffusionNetwork:
                 f"{self.family.title} looks at none of the reference pictures of this conditioning "
                 "(ReferenceLatent)"
             )
+        if cond.options.get(PICTURES) and not self.family.told_pictures(self.config):
+            self.say(f"this {self.family.title} model is not told of pictures (unCLIPConditioning)")
         return found
 
     def _check_prompt(self, cond: Cond) -> None:

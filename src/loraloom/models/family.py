@@ -123,6 +123,7 @@ class Family(KnownModel):
     context_width: of the conditionings that it reads, from the configuration; 0: not said.
     sizes: width of its states → what its published models of that width are called, where there are several.
     takes_styles: whether tokens that nodes attach to the model stand before the prompt's.
+    told_pictures: whether a network of a configuration is told what pictures are about (unCLIP).
     keeps_references: whether it can compute reference pictures in the first step alone.
     end_to_end: parts of the paths of modules that are not given a batch's rows along the first dimension, but
         what belongs to each row, end to end there, of equal lengths where the rows' inputs are alike.
@@ -139,6 +140,7 @@ class Family(KnownModel):
     context_width: Callable[[Config], int] = lambda config: 0
     sizes: Mapping[int, str] = field(default_factory=lambda: dict[int, str]())
     takes_styles: bool = False
+    told_pictures: Callable[[Config], bool] = lambda config: False
     keeps_references: bool = False
     end_to_end: tuple[str, ...] = ()
     lora: LoraFacts = LoraFacts()

@@ -5,13 +5,16 @@ As data, without torch; `see` calls one. ComfyUI calls the first CLIP_VISION and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from loraloom.errors import ModelFileError
+from loraloom.models.encoder import NamedTensor, named_shape
 from loraloom.models.known_model import Config, KnownModel, Module, count_blocks
 from loraloom.models.names import Names, Shapes
+from loraloom.models.parts.encoder_layouts import as_named, open_clip_vision
 from loraloom.models.recognition import looks_like, native_shapes
 from loraloom.weights.header import Header
 
@@ -197,16 +200,27 @@ def check_model_patch(header: Header) -> None:
         )
 
 
-def find_picture_encoder(header: Header) -> PictureEncoderKind:
-    """The kind of a file. ModelFileError says what the file looks like instead."""
-    shapes = native_shapes(header, "")
-    for kind in KINDS:
-        if kind.matches(shapes):
-            return kind
+def find_picture_encoder(
+    header: Header, *prefixes: str
+) -> tuple[PictureEncoderKind, Sequence[NamedTensor]] | None:
+    """The picture encoder that a file holds under one of these prefixes, in Hugging Face's or OpenCLIP's
+    layout, and its tensors by native name."""
+    for prefix in prefixes:
+        theirs = native_shapes(header, prefix)
+        for tensors in (as_named(theirs), open_clip_vision(theirs) or ()):
+            shapes = {tensor.name: named_shape(theirs, tensor) for tensor in tensors}
+            for kind in KINDS:
+                if shapes and kind.matches(shapes):
+                    return kind, [replace(tensor, key=prefix + tensor.key) for tensor in tensors]
+    return None
+
+
+def no_picture_encoder(header: Header) -> ModelFileError:
+    """Says what a file looks like instead."""
     known = " and ".join(kind.title for kind in KINDS)
-    raise ModelFileError(
-        f"{header.path}: no picture encoder that is known here: {looks_like(header)}. Known are {known} in "
-        "Hugging Face's layout"
+    return ModelFileError(
+        f"{header.path}: no picture encoder that is known here: {looks_like(header)}. Known are {known}, in "
+        "Hugging Face's or OpenCLIP's layout"
     )
 
 

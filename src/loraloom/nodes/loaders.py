@@ -14,7 +14,7 @@ from loraloom.models.checkpoint import (
     open_text_encoders,
     open_tiny_autoencoder,
 )
-from loraloom.models.handles import TextEncoders
+from loraloom.models.handles import Autoencoder, TextEncoders
 from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
 from loraloom.runtime.services import services
 
@@ -29,10 +29,16 @@ def load_checkpoint(
 ) -> tuple[Model, Clip | Blocked, Vae | Blocked]:
     """Open a checkpoint: a diffusion model with its text encoders and autoencoder in one file."""
     model, clip, vae = open_checkpoint(services(run).folders.resolve("checkpoints", ckpt_name))
+    return (model, *parts_of(ckpt_name, clip, vae))
+
+
+def parts_of(
+    name: str, clip: TextEncoders | None, vae: Autoencoder | None
+) -> tuple[Clip | Blocked, Vae | Blocked]:
+    """The parts of a checkpoint beside its network, or what to do where it has none."""
     return (
-        model,
-        clip or Blocked(f"{ckpt_name} holds no text encoder: load it with CLIPLoader or DualCLIPLoader"),
-        vae or Blocked(f"{ckpt_name} holds no autoencoder: load it with VAELoader"),
+        clip or Blocked(f"{name} holds no text encoder: load it with CLIPLoader or DualCLIPLoader"),
+        vae or Blocked(f"{name} holds no autoencoder: load it with VAELoader"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, cast
 
@@ -9,9 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loraloom.engine.node import Choice, Files, NodeRun, Number, Socket, node
+from loraloom.engine.node import Blocked, Choice, Files, NodeRun, Number, Socket, node
 from loraloom.errors import InputError
-from loraloom.models.checkpoint import open_model_patch, open_picture_encoder, open_style_model
+from loraloom.models.checkpoint import (
+    open_checkpoint_with_eyes,
+    open_model_patch,
+    open_picture_encoder,
+    open_style_model,
+)
+from loraloom.models.parts.picture_vectors import PICTURES
 from loraloom.models.picture_encoders import (
     DEPTHS,
     STYLES,
@@ -22,7 +29,8 @@ from loraloom.models.picture_encoders import (
     fitted,
     see,
 )
-from loraloom.nodes.sockets import Conditioning, Image, Model
+from loraloom.nodes.loaders import parts_of
+from loraloom.nodes.sockets import CheckpointFile, Clip, Conditioning, Image, Model, Vae
 from loraloom.runtime.services import services
 from loraloom.sampling.types import Cond
 from loraloom.weights.capacity import clear_about_memory
@@ -56,6 +64,44 @@ def encode_pictures(
         seen.image_embeds.float().cpu(),
         seen.all_hidden_states.float().cpu(),
     )
+
+
+@node("unCLIPCheckpointLoader", category="loaders")
+def load_unclip_checkpoint(
+    ckpt_name: CheckpointFile, *, run: NodeRun
+) -> tuple[Model, Clip | Blocked, Vae | Blocked, Encoder | Blocked]:
+    """Open a checkpoint that holds a picture encoder beside the rest."""
+    path = services(run).folders.resolve("checkpoints", ckpt_name)
+    model, clip, vae, eyes = open_checkpoint_with_eyes(path)
+    return (
+        model,
+        *parts_of(ckpt_name, clip, vae),
+        eyes or Blocked(f"{ckpt_name} holds no picture encoder: load it with CLIPVisionLoader"),
+    )
+
+
+@node("unCLIPConditioning", category="conditioning")
+def tell_pictures(
+    conditioning: Conditioning,
+    clip_vision_output: Seen,
+    strength: Annotated[float, Number(min=-10.0, max=10.0, step=0.01)] = 1.0,
+    noise_augmentation: Annotated[float, Number(min=0.0, max=1.0, step=0.01)] = 0.0,
+) -> Conditioning:
+    """Tell a model what pictures are about: Stable unCLIP beside the prompt, SDXL in place of its pooled
+    words (Revision). The noisier, the less closely it follows."""
+    if strength == 0:
+        return conditioning
+    picture: Mapping[str, object] = {
+        "clip_vision_output": clip_vision_output,
+        "strength": strength,
+        "noise_augmentation": noise_augmentation,
+    }
+
+    def told(cond: Cond) -> Cond:
+        known = cast("Iterable[object]", cond.options.get(PICTURES) or ())
+        return replace(cond, options={**cond.options, PICTURES: (*known, picture)})
+
+    return tuple(map(told, conditioning))
 
 
 @node("StyleModelLoader", category="loaders", display_name="Load Style Model")

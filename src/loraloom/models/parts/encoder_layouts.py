@@ -25,6 +25,16 @@ _OPEN_CLIP = {
     "ln_final.bias": "text_model.final_layer_norm.bias",
     "logit_scale": "logit_scale",
 }
+_OPEN_CLIP_VISION = {
+    "class_embedding": "embeddings.class_embedding",
+    "conv1.weight": "embeddings.patch_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    **{
+        f"{ours}.{part}": f"{theirs}.{part}"
+        for ours, theirs in (("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm"))
+        for part in ("weight", "bias")
+    },
+}
 _OPEN_CLIP_LAYER = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -59,12 +69,33 @@ def open_clip(shapes: Shapes) -> Sequence[NamedTensor] | None:
 
 
 def _from_open_clip(shapes: Shapes, key: str) -> Iterator[NamedTensor]:
-    layers = "text_model.encoder.layers."
     if key in _OPEN_CLIP:
         yield NamedTensor(_OPEN_CLIP[key], key)
     elif key in ("text_projection", "text_projection.weight"):
         yield NamedTensor("text_projection.weight", key, transposed=key == "text_projection")
-    elif match := re.match(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)$", key):
+    else:
+        yield from _open_clip_block(shapes, key, "text_model.encoder.layers.")
+
+
+def open_clip_vision(shapes: Shapes) -> Sequence[NamedTensor] | None:
+    """The vision half in OpenCLIP's layout, as Hugging Face names it."""
+    if "transformer.resblocks.0.attn.in_proj_weight" not in shapes or "class_embedding" not in shapes:
+        return None
+    return [tensor for key in shapes for tensor in _from_open_clip_vision(shapes, key)]
+
+
+def _from_open_clip_vision(shapes: Shapes, key: str) -> Iterator[NamedTensor]:
+    if key in _OPEN_CLIP_VISION:
+        yield NamedTensor("vision_model." + _OPEN_CLIP_VISION[key], key)
+    elif key == "proj":
+        yield NamedTensor("visual_projection.weight", key, transposed=True)
+    else:
+        yield from _open_clip_block(shapes, key, "vision_model.encoder.layers.")
+
+
+def _open_clip_block(shapes: Shapes, key: str, layers: str) -> Iterator[NamedTensor]:
+    """layers: what stands before the numbers of layers."""
+    if match := re.match(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)$", key):
         layer, parameter = match.groups()
         width = shapes[key][0] // 3
         for number, name in enumerate(_PROJECTIONS):

@@ -6,7 +6,6 @@ become network inputs here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
 from loraloom.models.parts.latent_maps import fit, one_channel
+from loraloom.models.parts.picture_vectors import embed_number, picture_vector
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
@@ -35,10 +35,15 @@ def inputs(cond: Cond, run: Run) -> Inputs:
 
 
 def told(cond: Cond, run: Run, numbers: list[float]) -> Inputs:
-    """As `inputs`, with the pooled prompt and embedded numbers (sizes, scores) beside."""
+    """As `inputs`, with the pooled prompt, or pictures in its place, and embedded numbers (sizes, scores)
+    beside."""
     embedded = torch.cat([embed_number(number, SIZE_WIDTH) for number in numbers])[None]
     width = run.number("projection_class_embeddings_input_dim") - embedded.shape[1]
-    pooled = torch.zeros(1, width) if cond.pooled is None else cond.pooled.float()
+    seen = picture_vector(cond, width, run.sample.seed)
+    if seen is not None:
+        pooled = seen[:, :width]
+    else:
+        pooled = torch.zeros(1, width) if cond.pooled is None else cond.pooled.float()
     label = torch.cat([pooled, embedded.to(pooled.device)], dim=1)
     return replace(inputs(cond, run), vectors={"label": label})
 
@@ -81,10 +86,3 @@ def image_sizes(options: Mapping[str, object], run: Run) -> dict[str, float]:
     for name in ("height", "width"):
         known[f"target_{name}"] = cast(float, options.get(f"target_{name}", known[name]))
     return known
-
-
-def embed_number(number: float, width: int) -> Tensor:
-    """(width,) cosines, then sines, of a number at geometric frequencies from 1 to 1/10000."""
-    frequencies = torch.exp(-math.log(10000) * torch.arange(width // 2, dtype=torch.float32) / (width // 2))
-    angles = torch.tensor(number, dtype=torch.float32) * frequencies
-    return torch.cat([angles.cos(), angles.sin()])

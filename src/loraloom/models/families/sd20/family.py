@@ -1,4 +1,4 @@
-"""Stable Diffusion 2.0 and 2.1, eps ("base") and v-prediction."""
+"""Stable Diffusion 2.0 and 2.1, eps ("base") and v-prediction, and unCLIP, which is told a picture beside."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from loraloom.models.parts.unet_layout import (
     UNET_MARKS,
     UNetNames,
     heads_of_64,
+    read_layout,
     unet_lora,
     unet_module,
 )
@@ -26,8 +27,10 @@ tells the published files apart, which carry no mark."""
 
 
 def fits(shapes: Shapes) -> bool:
-    """A UNet with linear projections that is told nothing but the prompt."""
-    return len(shapes["middle_block.1.proj_in.weight"]) == 2
+    """A UNet with linear projections that is told nothing but the prompt; or something else beside it, and
+    has attention in its first level."""
+    is_linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
+    return is_linear and ("label_emb.0.0.weight" not in shapes or read_layout(shapes).depths[0] > 0)
 
 
 def prediction(weights: WeightSource) -> Parametrisation:
@@ -49,7 +52,6 @@ FAMILY = Family(
     name="sd20",
     title="Stable Diffusion 2",
     marks=UNET_MARKS,
-    unmarks=("label_emb.0.0.weight",),
     fits=fits,
     module=unet_module(heads_of_64),
     names=UNetNames(),
@@ -59,6 +61,7 @@ FAMILY = Family(
     said=("stable-diffusion-v2", "sd_v2", "sd_2"),
     gguf="sd1",
     context_width=number("cross_attention_dim"),
+    told_pictures=lambda config: "projection_class_embeddings_input_dim" in config,
     lora=unet_lora(1024, kohya="module", base_version="sd_v2"),
     training=TrainingFacts(
         architecture="stable-diffusion-v2-768-v/lora",

@@ -45,6 +45,7 @@ FAMILY = Family(
     said=("stable-diffusion-xl-v1-base", "stable-diffusion-xl", "sdxl_base", "sdxl"),
     gguf="sdxl",
     context_width=number("cross_attention_dim"),
+    told_pictures=lambda config: True,
     lora=unet_lora(2048, deep=True, base_version="sdxl_base_v1-0"),
     training=TrainingFacts(
         architecture="stable-diffusion-xl-v1-base/lora",

@@ -45,5 +45,6 @@ FAMILY = Family(
     said=("stable-diffusion-xl-v1-refiner",),
     gguf="sdxl",
     context_width=number("cross_attention_dim"),
+    told_pictures=lambda config: True,
     lora=unet_lora(1280, deep=True),
 )
