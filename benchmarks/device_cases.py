@@ -235,6 +235,7 @@ def picture(
     *,
     vram: int | None = None,
     computing: Computing | None = None,
+    weight_dtype: str = "default",
     rounds: int = 4,
 ) -> Iterator[Row]:
     """From the process's start to a saved picture, and what the next ones take."""
@@ -245,6 +246,8 @@ def picture(
     meter = Meter(asked.device)
     graph = workflow(name, side, steps)
     lora = graph["lora"]["inputs"]
+    if "weight_dtype" in graph["base"]["inputs"]:
+        graph["base"]["inputs"]["weight_dtype"] = weight_dtype
     with (
         tempfile.TemporaryDirectory() as output,
         Session(
@@ -381,6 +384,10 @@ CASES: dict[str, tuple[int, Callable[[Asked], Iterator[Row]]]] = {
     "picture sdxl": (120, lambda a: picture(a, "sdxl", 1024, 20)),
     "make flux fp8": (90, lambda a: making(a, "flux_fp8")),
     "picture flux fp8": (120, lambda a: picture(a, "flux_fp8", 1024, 8)),
+    "picture flux fp8, fast": (
+        120,
+        lambda a: picture(a, "flux_fp8", 1024, 8, weight_dtype="fp8_e4m3fn_fast", rounds=2),
+    ),
     "products": (60, products),
     "layers sdxl": (120, lambda a: layers(a, "sdxl")),
     "make flux bf16": (90, lambda a: making(a, "flux_bf16")),

@@ -21,6 +21,7 @@ from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency import memory as memory_module
 from loraloom.models.residency.memory import Memory
 from loraloom.models.residency.storage import weights_bytes
+from loraloom.weights.capacity import multiplies_fp8
 from loraloom.weights.integers import exact_product
 from tests import tiny_models as tiny
 from tests.models.plain_loras import plain_lora
@@ -151,3 +152,16 @@ def test_products_of_integers_are_exact(real: Real, sizes: tuple[int, int, int])
     wanted = x.double() @ weight.double().T
     found: Tensor = exact_product(x.to(NAME), weight.to(NAME))
     assert torch.equal(found.double().cpu(), wanted)
+
+
+def test_products_of_8_bits(real: Real, tmp_path: Path) -> None:
+    """Near those of widened weights, as near as inputs of 3 bits of mantissa can be."""
+    shapes = tiny.flux_shapes(width=512, context=64, pooled=64, double=1, single=1)
+    path = tiny.write(tmp_path / "flux.safetensors", shapes, torch.bfloat16)
+    plain, fast = (
+        result(Memory(NAME, "bf16"), open_diffusion_model(path, kind))
+        for kind in ("fp8_e4m3fn", "fp8_e4m3fn_fast")
+    )
+    off = float((fast - plain).norm() / plain.norm())
+    assert off < 0.15
+    assert off > 0 if multiplies_fp8(torch.device(NAME)) else off == 0

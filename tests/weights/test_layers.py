@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from loraloom.weights.formats import formats
 from loraloom.weights.layers import PackedConv2d, PackedEmbedding, PackedLinear, join_low_rank, packed_layer
-from loraloom.weights.packed import Packed
+from loraloom.weights.packed import Packed, narrowed, packed_as
 from loraloom.weights.storage.fp8 import widened_floats
 
 EVERY_BYTE = torch.arange(256, dtype=torch.uint8)
@@ -105,3 +106,19 @@ def test_what_is_stored_moves_with_the_layer_and_keeps_its_type() -> None:
     torch.testing.assert_close(layer(torch.ones(1, 8)), wanted, rtol=1e-2, atol=1e-2)  # the bias was rounded
     torch.nn.Sequential(layer).to("meta")
     assert {part.device.type for part in (*layer.packed.parts.values(), *layer.low_rank)} == {"meta"}
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_products_in_8_bits_round_the_input(scaled: bool) -> None:
+    """torch multiplies so on the CPU, too, though nobody would want to wait for it."""
+    values = torch.randn(32, 64, generator=torch.Generator().manual_seed(1)) / 8
+    x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    packed = packed_as(formats()["fp8"], values) if scaled else narrowed(values.to(torch.float8_e4m3fn))
+    assert packed is not None
+    plain, fast = packed.product(x, native=True), packed.multiplied().product(x, native=True)
+    rounded = packed.product(x.to(torch.float8_e4m3fn).to(x.dtype), native=True)
+    torch.testing.assert_close(fast, rounded, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(fast, plain)
+    uneven = narrowed(values[:, :40].to(torch.float8_e4m3fn))  # of a size that no device's code takes
+    x = x[..., :40]
+    assert torch.equal(uneven.multiplied().product(x, native=True), uneven.product(x, native=True))

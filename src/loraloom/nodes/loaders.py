@@ -17,6 +17,7 @@ from loraloom.models.checkpoint import (
 from loraloom.models.handles import Autoencoder, TextEncoders
 from loraloom.nodes.sockets import CheckpointFile, Clip, Model, Vae
 from loraloom.runtime.services import services
+from loraloom.weights.capacity import multiplies_fp8
 
 DiffusionModelFile = Annotated[str, Files("diffusion_models")]
 TextEncoderFile = Annotated[str, Files("text_encoders")]
@@ -67,10 +68,11 @@ def load_diffusion_model(
     run: NodeRun,
 ) -> Model:
     """Open a diffusion model from a file of its own, optionally keeping its weights in fp8."""
-    if weight_dtype == "fp8_e4m3fn_fast":
+    device = services(run).memory.device
+    if weight_dtype == "fp8_e4m3fn_fast" and not multiplies_fp8(device):
         run.warn(
             f"{weight_dtype} is read as fp8_e4m3fn: weights are stored in 8 bits and widened when they are"
-            " used; nothing is multiplied in 8 bits"
+            f" used; {device.type} multiplies nothing in 8 bits here"
         )
     return open_diffusion_model(services(run).folders.resolve("diffusion_models", unet_name), weight_dtype)
 

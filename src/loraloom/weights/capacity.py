@@ -99,6 +99,13 @@ def _cgroup_memory() -> int:
     return 1 << 62
 
 
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether a device multiplies floats of 8 bits in hardware (NVIDIA's since Ada and Hopper)."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def has_native_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
     if device.type == "cuda":

@@ -112,6 +112,12 @@ class Packed:
         """In the host's memory where a device can fetch it by itself."""
         return replace(self, parts={role: part.pin_memory() for role, part in self.parts.items()})
 
+    def multiplied(self) -> Packed:
+        """Multiplied in 8 bits, where the format does that and the shape allows it."""
+        if self.format.name != "fp8":
+            return self
+        return replace(self, settings={**self.settings, "multiplied": True})
+
     def _each(self, change: Any, rows: int) -> Packed:
         parts = {
             role: part if role in self.format.shared or not part.dim() else change(part)

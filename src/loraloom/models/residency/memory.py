@@ -128,7 +128,7 @@ class Memory:
             unmerged = self.unmerged_of(model, beside)
         blueprint = model.family.blueprint(model.weights.shapes)
         width, pixels = hidden_width(model.weights.shapes), model.family.latents.pixels
-        key = _key("network", model.weights, self.dtype, self._narrow(storage_of(model)))
+        key = _key("network", model.weights, self.dtype, self._narrow(storage_of(model, self.device)))
 
         def needed(x: Tensor, inputs: Inputs) -> int:
             return step_bytes(blueprint.config, width, pixels, x, inputs, self.dtype.itemsize)
@@ -221,7 +221,7 @@ class Memory:
         return "stored" if self.computing.narrow_weights and storage == "quantized" else storage
 
     def _network_lease(self, model: DiffusionModel, blueprint: Blueprint) -> Callable[[], nn.Module]:
-        storage = self._narrow(storage_of(model))
+        storage = self._narrow(storage_of(model, self.device))
         return self._lease("network", blueprint, model.weights, model.stack, self.dtype, storage)
 
     def _lease(

@@ -38,11 +38,19 @@ Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
 
 Uses: TypeAlias = "list[tuple[Patch, float]]"
 
-Storage: TypeAlias = 'Literal["quantized", "stored"] | torch.dtype'
+Storage: TypeAlias = 'Literal["quantized", "stored", "multiplied"] | torch.dtype'
 
 Arithmetic: TypeAlias = Literal["native", "widened"]
 """How quantised weights are multiplied: as ComfyUI does for their format (for integers it rounds the inputs
 too), or with their values in the type to compute in."""
+
+
+def narrow_type(storage: Storage) -> torch.dtype | None:
+    """The 8-bit type that weights are rounded to."""
+    if isinstance(storage, torch.dtype):
+        return storage
+    return torch.float8_e4m3fn if storage == "multiplied" else None
+
 
 _UNKNOWN: Signature = (("being rebuilt", 0.0),)
 
@@ -53,8 +61,9 @@ class Resident:
     dtype: the type to compute in. Weights stored in it are mapped from the file without a copy where the
         device allows it; others are converted tensor by tensor.
     storage: which weights of linear layers, embeddings and convolutions stay narrower and are widened when
-        used: "quantized", those that the file has quantised; "stored", all as the file has them; or an 8-bit
-        type to round the others to.
+        used: "quantized", those that the file has quantised; "stored", all as the file has them; an 8-bit
+        type to round the others to; or "multiplied", which rounds to E4M3 and multiplies that with inputs
+        that are rounded, too, on devices that can.
     room: bytes that the weights may take on the device; None: all that they need. has_spare: whether so many
         bytes more may be kept there. torch.OutOfMemoryError where not even one layer after the other fits.
     """
@@ -160,8 +169,9 @@ class Resident:
         slots, count = self._slots[native], torch.Size(self.source.shapes[native]).numel()
         if not slots[0].layer:
             return count * self._dtype_of(native).itemsize
-        if isinstance(self.storage, torch.dtype) and not self.source.is_packed(native):
-            return count * self.storage.itemsize
+        narrow = narrow_type(self.storage)
+        if narrow is not None and not self.source.is_packed(native):
+            return count * narrow.itemsize
         return self.source.stored_bytes(native)
 
     def _empty_module(self, blueprint: Blueprint) -> nn.Module:
@@ -336,16 +346,18 @@ class Resident:
         stored = self.source.dtypes[native]
         if not stored.is_floating_point or stored.itemsize > 4:
             return False
-        return isinstance(self.storage, torch.dtype) or (self.storage == "stored" and stored != self.dtype)
+        return narrow_type(self.storage) is not None or (self.storage == "stored" and stored != self.dtype)
 
     def _hold_packed(self, native: str) -> None:
         """Give a weight's layers its values as they are stored."""
-        packed = self._kept.packed(native)
-        if packed is None and isinstance(self.storage, torch.dtype):
-            limit = torch.finfo(self.storage).max
-            packed = narrowed(self.source.read(native, torch.float32).clamp_(-limit, limit).to(self.storage))
+        packed, narrow = self._kept.packed(native), narrow_type(self.storage)
+        if packed is None and narrow is not None:
+            limit = torch.finfo(narrow).max
+            packed = narrowed(self.source.read(native, torch.float32).clamp_(-limit, limit).to(narrow))
         elif packed is None:
             packed = narrowed(self.source.map(native))
+        if self.storage == "multiplied":
+            packed = packed.multiplied()
         for slot in self._slots[native]:
             if layer := slot.layer:
                 layer.hold(packed.rows(slot.placement.rows).to(self.device))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.residency.resident import Storage
+from loraloom.models.residency.resident import Storage, narrow_type
+from loraloom.weights.capacity import multiplies_fp8
 from loraloom.weights.source import WeightSource
 
 
@@ -19,15 +20,17 @@ def weights_bytes(source: WeightSource, dtype: torch.dtype, storage: Storage) ->
         if is_matrix and (source.is_packed(native) or storage == "stored"):
             total += source.stored_bytes(native)
             continue
-        narrow = storage if is_matrix and isinstance(storage, torch.dtype) else dtype
+        narrow = (narrow_type(storage) if is_matrix else None) or dtype
         width = narrow.itemsize if stored.is_floating_point else stored.itemsize
         total += torch.Size(shape).numel() * width
     return total
 
 
-def storage_of(model: DiffusionModel) -> Storage:
+def storage_of(model: DiffusionModel, device: torch.device) -> Storage:
     """How the handle wants linear weights to be kept (UNETLoader's weight_dtype)."""
     wanted = str(model.option("weight_dtype", "default"))
+    if wanted == "fp8_e4m3fn_fast" and multiplies_fp8(device):
+        return "multiplied"
     if wanted.startswith("fp8_e4m3fn"):
         return torch.float8_e4m3fn
     return torch.float8_e5m2 if wanted == "fp8_e5m2" else "quantized"

@@ -1,7 +1,7 @@
 """Floats of 8 bits, or of more, with or without a scale: W = q · scale, for the whole weight or by row.
 
 ComfyUI calls them float8_e4m3fn and float8_e5m2, and keeps the scale in "weight_scale" or, formerly,
-"scale_weight". On devices without products of 8-bit floats the input stays as it is.
+"scale_weight". The input stays as it is, unless products in 8 bits were asked for (`Packed.multiplied`).
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class _Float(Format):
         import torch
         from torch.nn import functional
 
+        if "multiplied" in settings and (y := _multiplied(parts, x)) is not None:
+            return y
         if x.dtype == torch.float16:
             return functional.linear(x, self.widened(parts, settings, shape, x.dtype))
         y = functional.linear(x, widened_floats(parts["weight"], x.dtype))
@@ -83,6 +85,26 @@ class _Float(Format):
         scale = (weight.abs().max() / limit).clamp_min(torch.finfo(torch.float32).tiny)
         stored = (weight / scale).clamp_(-limit, limit).to(dtype)
         return {"weight": stored, "weight_scale": scale}, {"format": str(dtype).removeprefix("torch.")}
+
+
+def _multiplied(parts: Parts, x: Tensor) -> Tensor | None:
+    """x (…, in) · Wᵀ in 8 bits, x divided by the file's scale for it and rounded; None where the device's
+    code does not take such sizes, types or scales."""
+    import torch
+
+    weight, scale, of_input = parts["weight"], parts.get("scale"), parts.get("input_scale")
+    fits = all(side % 16 == 0 for side in weight.shape) and x.dtype in (torch.bfloat16, torch.float16)
+    is_one = scale is None or scale.numel() == 1
+    if not fits or not is_one or weight.dtype != torch.float8_e4m3fn or weight.dim() != 2:
+        return None
+    limit = torch.finfo(weight.dtype).max
+    one = torch.ones((), device=x.device)
+    of_weight = one if scale is None else scale.float().reshape(())
+    of_input = one if of_input is None else of_input.float().reshape(())
+    flat = x.reshape(-1, x.shape[-1])
+    flat = (flat / of_input.to(x.dtype)).clamp_(-limit, limit).to(weight.dtype)
+    y = torch._scaled_mm(flat, weight.t(), out_dtype=x.dtype, scale_a=of_input, scale_b=of_weight)  # pyright: ignore[reportPrivateUsage]
+    return y.reshape(*x.shape[:-1], len(weight))
 
 
 def widened_floats(values: Tensor, dtype: torch.dtype) -> Tensor:
