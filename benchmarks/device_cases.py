@@ -390,6 +390,7 @@ CASES: dict[str, tuple[int, Callable[[Asked], Iterator[Row]]]] = {
     ),
     "products": (60, products),
     "layers sdxl": (120, lambda a: layers(a, "sdxl")),
+    "layers flux fp8": (120, lambda a: layers(a, "flux_fp8", (0.5, 0.25))),
     "make flux bf16": (90, lambda a: making(a, "flux_bf16")),
     "picture flux bf16": (120, lambda a: picture(a, "flux_bf16", 1024, 8)),
     "picture flux bf16, 12 GB": (
@@ -400,7 +401,6 @@ CASES: dict[str, tuple[int, Callable[[Asked], Iterator[Row]]]] = {
         150,
         lambda a: picture(a, "sd15", 512, 20, computing=Computing(compiled=True), rounds=2),
     ),
-    "layers flux fp8": (120, lambda a: layers(a, "flux_fp8", (0.5, 0.25))),
     "layers flux bf16": (150, lambda a: layers(a, "flux_bf16", (0.5, 0.25))),
 }
 """Name → seconds that it may take, and what gives its rows; the most telling first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import struct
 import time
 import zlib
@@ -30,6 +31,9 @@ Tensors: TypeAlias = "Mapping[str, tuple[str, tuple[int, ...]]]"
 """Name → type as files of safetensors spell it, and shape."""
 
 WRITERS = 6
+SPARE = 1 << 30
+"""Bytes that are to stay free; for them, models that cases before were about leave."""
+
 RANK = 4
 PICTURE_LORAS = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "proj.weight")
 
@@ -134,8 +138,16 @@ def make(folder: Path, name: str, device: torch.device, *, is_narrow: bool) -> t
         path = folder / made.place
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            written += write(path, made.tensors(is_narrow), device, made.seed)
+            tensors = made.tensors(is_narrow)
+            if shutil.disk_usage(path.parent).free < SPARE + size_of(tensors):
+                for other in path.parent.iterdir():
+                    other.unlink()
+            written += write(path, tensors, device, made.seed)
     return time.perf_counter() - begun, written
+
+
+def size_of(tensors: Tensors) -> int:
+    return sum(math.prod(shape) * DTYPES[kind].itemsize for kind, shape in tensors.values())
 
 
 def write(path: Path, tensors: Tensors, device: torch.device, seed: str) -> int:
