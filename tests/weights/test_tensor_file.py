@@ -84,3 +84,14 @@ def test_unknown_names_are_named(tmp_path: Path) -> None:
     save_file({"w": VALUES}, tmp_path / "a.safetensors")
     with pytest.raises(ModelFileError, match="no tensor 'v'"):
         TensorFile(tmp_path / "a.safetensors").read("v")
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32])
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_values_are_read_into_any_order(tmp_path: Path, stored: torch.dtype, rows: int) -> None:
+    """Also in more pieces than one."""
+    values = torch.randn(rows, 70, 3, 3).to(stored)
+    save_file({"kernel": values}, tmp_path / "a.safetensors")
+    out = torch.empty(values.shape, memory_format=torch.channels_last)
+    TensorFile(tmp_path / "a.safetensors").read_into("kernel", out)
+    assert torch.equal(out, values.float()) and out.is_contiguous(memory_format=torch.channels_last)

@@ -208,7 +208,7 @@ class WeightSource:
         return _read_entry(self._entry(native), dtype)
 
     def read_into(self, native: str, out: Tensor) -> None:
-        """As `read`, into memory that is there: contiguous, on the CPU, of as many elements."""
+        """As `read`, into memory that is there; see `TensorFile.read_into`."""
         entry = self._entry(native)
         if len(entry) == 1 and entry[0].is_whole:
             entry[0].file.read_into(entry[0].key, out)

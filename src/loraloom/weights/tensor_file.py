@@ -66,25 +66,30 @@ class TensorFile:
         return tensor if dtype is None else tensor.to(dtype)
 
     def read_into(self, key: str, out: Tensor) -> None:
-        """Fill `out` (contiguous, on the CPU, of as many elements) with the values, converted to its type.
+        """Fill `out` (on the CPU) with the values, converted to its type: contiguous and of as many elements,
+        or of the tensor's shape and in any order.
 
-        Types are converted in pieces that stay in the processor's cache: one pass over the file's pages and
-        one over `out`."""
+        Types and orders are converted in pieces that stay in the processor's cache: one pass over the file's
+        pages and one over `out`."""
         info = self._info(key)
-        flat, start = out.detach().view(-1), self.header.data_start + info.begin
+        out = out.detach()
         if not info.is_readable:
-            flat.copy_(self.packed(key).widened(torch.float32).view(-1))
+            out.copy_(self.packed(key).widened(torch.float32).view_as(out))
             return
-        dtype = self._dtype(key, info)
+        dtype, start = self._dtype(key, info), self.header.data_start + info.begin
         self._check_unchanged()
-        if flat.dtype == dtype:
-            self._fill(_bytes_of(flat), start)
+        is_plain = out.is_contiguous()
+        if is_plain and out.dtype == dtype:
+            self._fill(_bytes_of(out.view(-1)), start)
             return
-        piece = torch.empty(min(flat.numel(), _PIECE), dtype=dtype)
-        for first in range(0, flat.numel(), _PIECE):
-            part = piece[: flat.numel() - first]
-            self._fill(_bytes_of(part), start + first * dtype.itemsize)
-            flat[first : first + len(part)].copy_(part)
+        rows = out.view(-1) if is_plain else out
+        wide = rows[0].numel() if len(rows) else 1
+        at_once = max(1, _PIECE // max(1, wide))
+        piece = torch.empty((min(len(rows), at_once), *rows.shape[1:]), dtype=dtype)
+        for first in range(0, len(rows), at_once):
+            part = piece[: len(rows) - first]
+            self._fill(_bytes_of(part.view(-1)), start + first * wide * dtype.itemsize)
+            rows[first : first + len(part)].copy_(part)
 
     def map(self, key: str) -> Tensor:
         """The tensor without a copy, on pages shared with the file; a write changes only this process.

@@ -258,7 +258,8 @@ class Resident:
             for slot in slots:
                 slot.put(slot.cut(pristine).to(dtype).reshape(slot.shape).contiguous())
         else:
-            whole = self._unpatched(native, self._dtype_of(native))
+            dtype = self._dtype_of(native)
+            whole = self._unpatched(native, dtype, order=self._order_of(native, dtype))
             self._write(native, whole, keep=True)
 
     def _rebuild(self, native: str, uses: Uses) -> None:
@@ -279,11 +280,18 @@ class Resident:
         if not layers:
             self._write(native, whole, keep=whole is memory)
 
-    def _unpatched(self, native: str, dtype: torch.dtype, *, again: bool = False) -> Tensor:
-        """The file's values, where the weight is to be built, in memory that may be changed. again: they are
-        likely to be asked for again."""
+    def _unpatched(
+        self,
+        native: str,
+        dtype: torch.dtype,
+        *,
+        order: torch.memory_format = torch.contiguous_format,
+        again: bool = False,
+    ) -> Tensor:
+        """The file's values, where the weight is to be built, in memory that may be changed. order: of the
+        memory, on the CPU. again: they are likely to be asked for again."""
         if self.device.type == "cpu":
-            memory = self._memory_for(native, dtype)
+            memory = self._memory_for(native, dtype, order)
             self.source.read_into(native, memory)
             return memory
         values = self._kept.values(native)
@@ -312,7 +320,14 @@ class Resident:
             slot.write(slot.cut(whole), dtype, self.device, in_place=own, keep=keep)
         self._mapped.discard(native)
 
-    def _memory_for(self, native: str, dtype: torch.dtype) -> Tensor:
+    def _order_of(self, native: str, dtype: torch.dtype) -> torch.memory_format:
+        """The order in which the only slot of a weight wants its values."""
+        slot, *others = self._slots[native]
+        if others or slot.placement.rows or slot.shape != self.source.shapes[native]:
+            return torch.contiguous_format
+        return slot.order(dtype, self.device)
+
+    def _memory_for(self, native: str, dtype: torch.dtype, order: torch.memory_format) -> Tensor:
         """Memory to build a native weight in: that of its only slot where it can be, else new."""
         slots, shape = self._slots[native], self.source.shapes[native]
         if len(slots) == 1 and native not in self._mapped and not slots[0].layer:
@@ -322,9 +337,9 @@ class Resident:
                 and own.dtype == dtype
                 and own.numel() == torch.Size(shape).numel()
             )
-            if fits and own.is_contiguous() and not slots[0].placement.rows:
+            if fits and own.is_contiguous(memory_format=order) and not slots[0].placement.rows:
                 return own.detach().view(shape)
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, memory_format=order)
 
     def _dtype_of(self, native: str) -> torch.dtype:
         stored = self.source.dtypes[native]
