@@ -48,8 +48,11 @@ MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pt
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 )
+CAPTION_SUFFIXES = frozenset({".txt", ".caption"})
 INPUT_KINDS = {"input": IMAGE_SUFFIXES, "input_latents": frozenset({".latent"})}
 """Kinds that live in the input folder, each with the suffixes that it lists."""
+PICTURE_FOLDERS = "input_folders"
+"""The kind of the folders in the input folder that hold pictures to train on."""
 
 TINY_VAES = ("taesd", "taesdxl", "taesd3", "taef1")
 """Autoencoders of two files, "NAME_encoder" and "NAME_decoder", in the folder "vae_approx"; kind "tiny_vae"
@@ -137,7 +140,7 @@ class ModelFolders:
     def searched(self, kind: str) -> tuple[Path, ...]:
         """The directories of a kind, whether they exist or not, in order of precedence."""
         kind = OLD_KINDS.get(kind, kind)
-        if kind in INPUT_KINDS:
+        if kind in INPUT_KINDS or kind == PICTURE_FOLDERS:
             return () if self.input_dir is None else (self.input_dir,)
         names = DIRECTORIES.get(kind, (kind,))
         own = (root / name for root in self.roots for name in names)
@@ -147,6 +150,9 @@ class ModelFolders:
         """Names of the files of a kind, relative to their directory, sorted, each once."""
         if kind == "tiny_vae":
             return [name for name in TINY_VAES if self.tiny_vae(name)]
+        if kind == PICTURE_FOLDERS:
+            above = (PurePosixPath(name).parents for name in self.list("input"))
+            return sorted({str(folder) for folders in above for folder in folders} - {"."})
         suffixes = INPUT_KINDS.get(kind, MODEL_SUFFIXES)
         found: dict[str, None] = dict.fromkeys(name for of, name in self._added if of == kind)
         for directory in self.directories(kind):
@@ -169,10 +175,13 @@ class ModelFolders:
         wanted = _relative(name)
         if wanted is None:
             return None
+        there = Path.is_dir if kind == PICTURE_FOLDERS else Path.is_file
         for directory in self.directories(kind):
             path = directory / wanted
-            if path.is_file():
+            if there(path):
                 return path
+        if kind == PICTURE_FOLDERS:
+            return None
         listed, text = self.list(kind), normalize("NFC", wanted.as_posix())
         matches = {n for n in listed if normalize("NFC", n) == text}
         if not matches and len(wanted.parts) == 1:
@@ -182,6 +191,15 @@ class ModelFolders:
     def _listed(self, kind: str, name: str) -> Path | None:
         paths = (directory / name for directory in self.directories(kind))
         return next((path for path in paths if path.is_file()), None)
+
+    def training_files(self, name: str) -> list[str]:
+        """The pictures and captions in a folder of PICTURE_FOLDERS, as names of the input folder."""
+        folder = self.find(PICTURE_FOLDERS, name)
+        if folder is None or self.input_dir is None:
+            return []
+        wanted = IMAGE_SUFFIXES | CAPTION_SUFFIXES
+        files = (path for path in _walk(folder) if path.suffix.lower() in wanted)
+        return sorted(path.relative_to(self.input_dir).as_posix() for path in files)
 
     def resolve(self, kind: str, name: str) -> Path:
         """Like `find`, but a name that is not there is an error that says what comes close.

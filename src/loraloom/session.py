@@ -143,6 +143,7 @@ class Session:
             output=OutputFolder(Path(output_dir), "output"),
             temp=OutputFolder(Path(self._temp.name), "temp"),
             input_dir=Path(input_dir),
+            training=Path(output_dir) / ".training",
             settings=Settings(metadata=metadata),
         )
         self._cache = cache or Cache()

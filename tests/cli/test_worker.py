@@ -35,6 +35,7 @@ def worker_settings(tmp_path: Path) -> dict[str, Any]:
         "output_dir": str(tmp_path / "output"),
         "input_dir": str(tmp_path),
         "temp_dir": str(tmp_path / "temp"),
+        "training_dir": str(tmp_path / "training"),
         "device": "cpu",
         "dtype": "fp32",
         "storage": "native",

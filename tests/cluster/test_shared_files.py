@@ -131,3 +131,23 @@ def test_no_file_leads_out(tmp_path: Path, more: dict[str, Any]) -> None:
 def test_only_what_is_offered_can_be_read(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         FileSource().read(str(tmp_path), 0)
+
+
+def test_a_folder_of_pictures_comes_whole_and_with_nothing_else(tmp_path: Path) -> None:
+    head, cache = Head(tmp_path), node(tmp_path)
+    pictures = tmp_path / "head/input/things/2_red"
+    pictures.mkdir(parents=True)
+    for name in ("a.png", "a.txt", "b.png", "notes.md"):
+        (pictures / name).write_bytes(name.encode())
+    prompt: dict[str, Any] = {"1": {"class_type": "LoraloomTrainLora", "inputs": {"pictures": "things"}}}
+
+    def provided() -> list[str]:
+        found = head.offer.of(prompt)
+        for file, path in found:
+            head.source.offer(file.digest, str(path))
+        asyncio.run(cache.provide([file.to_json() for file, _ in found], head.fetch))
+        return sorted(p.name for p in (tmp_path / "node-input/things/2_red").iterdir())
+
+    assert provided() == ["a.png", "a.txt", "b.png"]
+    (pictures / "b.png").unlink()
+    assert provided() == ["a.png", "a.txt"]

@@ -40,6 +40,7 @@ class PlainRun:
             output=OutputFolder(root / "output"),
             temp=OutputFolder(root / "temp"),
             input_dir=root / "input",
+            training=root / "training",
         )
 
     def progress(self, value: float, total: float, preview: object | None = None) -> None:

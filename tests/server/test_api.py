@@ -16,6 +16,7 @@ import pytest
 from tests.jobs.tiny_runner import prompt
 from tests.server.running import RunningServer
 
+from loraloom.cli.main import exit_code_of
 from loraloom.server.api import WorkflowRefusal, WorkflowTrouble
 
 
@@ -229,6 +230,20 @@ def test_a_webhook_is_signed_and_tried_again(server: RunningServer) -> None:
     seconds, digest = (part.partition("=")[2] for part in signature.split(","))
     secret = (server.folder / "user" / "webhook.secret").read_bytes()
     assert hmac.new(secret, f"{seconds}.".encode() + body, hashlib.sha256).hexdigest() == digest
+
+
+def test_a_running_worker_says_what_it_does(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = server.submit(prompt("Wait", value=13, seconds=5.0))
+    until = time.monotonic() + 20
+    while not (doing := server.http.get("/v1/workers").json()["workers"][0]["doing"]).startswith("Wait "):
+        assert time.monotonic() < until, doing
+        time.sleep(0.05)
+    assert doing.endswith(" of 250")
+    assert exit_code_of(["cluster", "status", "--server", server.url]) == 0
+    assert "Wait" in capsys.readouterr().out
+    server.http.post(f"/v1/jobs/{job}/cancel")
 
 
 def test_the_workers_are_shown_and_can_be_drained(server: RunningServer) -> None:

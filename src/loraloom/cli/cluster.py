@@ -104,22 +104,23 @@ def status_command(
     token: TokenOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show the machines and workers of a server, what each has loaded, and how many jobs a minute it does."""
+    """Show the machines and workers of a server, what each runs and has loaded, and how fast it is."""
     found = ServerJobs(server, token).ask("/v1/workers")
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     from loraloom.cli.console import open_console
 
     console = open_console()
-    table = Table("worker", "state", "jobs/min", "loaded", box=None)
+    table = Table("worker", "state", "jobs/min", "runs", "loaded", box=None)
     for worker in found["workers"]:
         loaded = ", ".join([*worker["models"], *(f"+ {name}" for name in worker["loras"])])
-        table.add_row(
-            worker["name"], worker["error"] or worker["status"], f"{worker['per_minute']:g}", loaded
-        )
+        state = worker["error"] or worker["status"]
+        cells = (worker["name"], state, f"{worker['per_minute']:g}", worker["doing"], loaded)
+        table.add_row(*map(escape, cells))
     console.print(table)
     console.print(f"{len(found['nodes'])} other machines, {found['per_minute']:g} jobs a minute")
     if found["error"]:

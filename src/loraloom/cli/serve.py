@@ -157,6 +157,7 @@ def serve_command(
         "output_dir": str(settings.output_dir),
         "input_dir": str(settings.input_dir),
         "temp_dir": str(settings.temp_dir),
+        "training_dir": str(settings.user_dir / "training-jobs"),
         "device": device,
         "dtype": dtype,
         "vram": vram,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loraloom.errors import InputError, LoraloomError
-from loraloom.workflow.graph import Graph
+from loraloom.errors import Cancelled, InputError, LoraloomError
+from loraloom.workflow.graph import JSON, Graph
 
 if TYPE_CHECKING:
     import threading
@@ -47,20 +47,31 @@ class ServerJobs:
     def drawn(
         self, graphs: Iterable[Graph], cancel: threading.Event
     ) -> Iterator[tuple[dict[str, Any], list[Image]]]:
-        """The jobs of graphs and their pictures, in order. All are queued at once, so that as many run at a
-        time as there are workers; those that are not waited for any more are cancelled.
+        """The jobs of graphs and their pictures, in order.
 
         Raises InputError for what the server refuses, LoraloomError for a job that did not succeed."""
+        for job in self.ended((graph.to_api() for graph in graphs), cancel):
+            expect_completed(job)
+            yield job, [self._picture(file["url"], cancel) for file in _pictures(job)]
+
+    def ended(
+        self, workflows: Iterable[Mapping[str, JSON]], cancel: threading.Event
+    ) -> Iterator[dict[str, Any]]:
+        """The jobs of workflows in API format, in order, each once it has ended, however. All are queued at
+        once, so that as many run at a time as there are workers; those that are not waited for any more are
+        cancelled.
+
+        Raises InputError for what the server refuses, Cancelled."""
         jobs: list[str] = []
         ended = 0
         try:
             jobs.extend(
-                str(self._asked("/v1/jobs", cancel, {"workflow": graph.to_api()})["id"]) for graph in graphs
+                str(self.asked("/v1/jobs", cancel, {"workflow": workflow})["id"]) for workflow in workflows
             )
             for job_id in jobs:
                 job = self._ended(job_id, cancel)
                 ended += 1
-                yield job, [self._picture(file["url"], cancel) for file in _pictures(job)]
+                yield job
         finally:
             for job_id in jobs[ended:]:
                 with suppress(LoraloomError, OSError):
@@ -76,25 +87,27 @@ class ServerJobs:
             ) from error
 
     def _ended(self, job_id: str, cancel: threading.Event) -> dict[str, Any]:
-        while (job := self._asked(f"/v1/jobs/{job_id}", cancel))["status"] in ("pending", "running"):
-            cancel.wait(_POLL_SECONDS)
-        if job["status"] != "completed":
-            said = (job.get("error") or {}).get("message") or "no reason is known"
-            raise LoraloomError(f"job {job_id} is {job['status']}: {said}")
+        while (job := self.asked(f"/v1/jobs/{job_id}", cancel))["status"] in ("pending", "running"):
+            if cancel.wait(_POLL_SECONDS):
+                raise Cancelled("stopped; what the server had not done yet is cancelled")
         return job
 
     def _picture(self, path: str, cancel: threading.Event) -> Image:
         from PIL import Image
 
-        with Image.open(io.BytesIO(self._patient(path, cancel))) as picture:
+        with Image.open(io.BytesIO(self.fetched(path, cancel))) as picture:
             picture.load()
             return picture.copy()
 
-    def _asked(self, path: str, cancel: threading.Event, body: Mapping[str, Any] | None = None) -> Any:
-        return json.loads(self._patient(path, cancel, body))
+    def asked(self, path: str, cancel: threading.Event, body: Mapping[str, Any] | None = None) -> Any:
+        """An answer as JSON, waited for as in `fetched`."""
+        return json.loads(self.fetched(path, cancel, body))
 
-    def _patient(self, path: str, cancel: threading.Event, body: Mapping[str, Any] | None = None) -> bytes:
-        """An answer, also of a server that starts anew or whose queue is full for a while."""
+    def fetched(
+        self, path: str, cancel: threading.Event, body: Mapping[str, Any] | bytes | None = None
+    ) -> bytes:
+        """An answer, also of a server that starts anew or whose queue is full for a while. body: JSON for
+        POST, bytes for PUT."""
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -106,13 +119,15 @@ class ServerJobs:
                     ) from error
             cancel.wait(_POLL_SECONDS)
 
-    def _once(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+    def _once(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> bytes:
+        is_file = isinstance(body, bytes)
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/octet-stream" if is_file else "application/json"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
-        request = urllib.request.Request(self.url.rstrip("/") + path, data, headers)
+        url, method = self.url.rstrip("/") + path, "PUT" if is_file else None
         try:
+            request = urllib.request.Request(url, data, headers, method=method)
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
@@ -122,6 +137,13 @@ class ServerJobs:
             raise InputError(f"{self.url} refuses ({error.code}): {said}") from error
         except ValueError as error:
             raise InputError(f"{self.url!r} is no address of a server; expected http://HOST:PORT") from error
+
+
+def expect_completed(job: Mapping[str, Any]) -> None:
+    """Raises LoraloomError for a job that did not succeed."""
+    if job["status"] != "completed":
+        said = (job.get("error") or {}).get("message") or "no reason is known"
+        raise LoraloomError(f"job {job['id']} is {job['status']}: {said}")
 
 
 class _Later(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loraloom.cli.console import open_console
+from loraloom.cli.server_jobs import ServerJobs, ServerOption, TokenOption
 from loraloom.errors import Cancelled, InputError
 from loraloom.training.settings import Settings
-from loraloom.training.toml import parse, read_toml
+from loraloom.training.sweep import Combination, combinations, read_values
+from loraloom.training.toml import parse, stated_in
 
 if TYPE_CHECKING:
     from loraloom.training.loop import StepReport
@@ -41,26 +44,50 @@ def train_command(
     log: Annotated[
         Path | None, typer.Option(help="Append the numbers of every step to this file, as lines of JSON.")
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=A,B,C",
+            help="Values of a setting, such as adapter.rank=4,16: one run for each; several combine.",
+        ),
+    ] = None,
+    draw: Annotated[
+        int | None,
+        typer.Option("--random", min=1, metavar="N", help="Run N of the combinations, drawn at random."),
+    ] = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
 ) -> None:
     """Train a LoRA. A run that was stopped goes on from its last saved state when started again."""
     if config is not None:
         if data is not None or base is not None:
             raise InputError("give a settings file, or --data and --base, not both")
-        settings = read_toml(config, Settings)
+        stated, folder = stated_in(config), config.parent
     else:
         if data is None or base is None:
             raise InputError("give a settings file, or both --data FOLDER and --base CHECKPOINT")
-        stated = {
+        told: dict[str, object] = {
             "name": name,
-            "output": output / name,
-            "model": {"checkpoint": base},
-            "data": [{"folder": data, "trigger": trigger}],
+            "output": str(output / name),
+            "model": {"checkpoint": str(base)},
+            "data": [{"folder": str(data), "trigger": trigger}],
             "run": {"steps": steps, "resolution": resolution},
         }
-        settings = parse(stated, Settings, Path())
-    trained = run_training(settings, log)
-    if as_json:
-        typer.echo(json.dumps(_as_json(trained)))
+        stated, folder = nullcontext(told), Path()
+    with stated as said:
+        runs = combinations(said, folder, read_values(sweep or ()), draw)
+        if not runs and draw is not None:
+            raise InputError("--random draws from a sweep: give --sweep KEY=A,B,C, or a table [sweep]")
+        alone = None if runs else parse(said, Settings, folder)
+    if alone is not None and server is None:
+        trained = run_training(alone, log)
+        if as_json:
+            typer.echo(json.dumps(as_told(trained)))
+        return
+    from loraloom.cli.train_sweep import run_sweep
+
+    runs = runs if alone is None else [Combination({}, alone.name, alone)]
+    run_sweep(runs, log, None if server is None else ServerJobs(server, token), as_json)
 
 
 def run_training(settings: Settings, log: Path | None, quiet: bool = False) -> Trained:
@@ -155,7 +182,8 @@ class _Stop:
         self.wanted = True
 
 
-def _as_json(trained: Trained) -> dict[str, object]:
+def as_told(trained: Trained) -> dict[str, object]:
+    """What a run gave, for JSON."""
     return {
         "status": "done",
         "lora": str(trained.lora),
@@ -163,4 +191,6 @@ def _as_json(trained: Trained) -> dict[str, object]:
         "best": None if trained.best is None else str(trained.best),
         "curve": str(trained.curve),
         "steps": trained.steps,
+        "loss": trained.loss,
+        "validation": trained.validation,
     }

@@ -151,6 +151,7 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         custom_nodes=[Path(p) for p in settings["custom_nodes"]],
         cache=cache,
     )
-    session.services = replace(session.services, temp=OutputFolder(Path(settings["temp_dir"]), "temp"))
+    temp = OutputFolder(Path(settings["temp_dir"]), "temp")
+    session.services = replace(session.services, temp=temp, training=Path(settings["training_dir"]))
     import_ahead(_classes())
     return SessionRunner(session, cache)

@@ -54,6 +54,7 @@ class NodeWorker:
         folders = model_folders(_paths(self._node.get("models")), _paths(self._node.get("extra_model_paths")))
         root = Path(self._node.get("cache") or self._scratch / "models")
         root.mkdir(parents=True, exist_ok=True)
+        self._training = root / "training"  # it outlasts the worker, and the node where the disk is shared
         self._models: list[JSON] = [str(folder) for folder in (root, *folders.roots)]
         self._cache = Cache(root, self._scratch / "input", folders)
         self._source = source
@@ -146,6 +147,7 @@ class NodeWorker:
         folders = {f"{kind}_dir": str(self._scratch / kind) for kind in ("output", "temp", "input")}
         for folder in folders.values():
             Path(folder).mkdir()
+        folders["training_dir"] = str(self._training)
         chosen = ("custom_nodes", "extra_model_paths", "device")
         own = {name: self._node[name] for name in chosen if name in self._node} | {"models": self._models}
         return {**settings, **folders, **own}

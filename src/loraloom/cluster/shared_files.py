@@ -19,7 +19,7 @@ from loraloom.atomic_file import SUFFIX, make_folder
 from loraloom.cluster.digests import Digests, digest_of
 from loraloom.confined import BadName, parts_of
 from loraloom.errors import InputError, LoraloomError
-from loraloom.folders import DIRECTORIES, INPUT_KINDS, MODEL_SUFFIXES, ModelFolders
+from loraloom.folders import DIRECTORIES, INPUT_KINDS, MODEL_SUFFIXES, PICTURE_FOLDERS, ModelFolders
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.needed_files import NeededFile, needed_files
 from loraloom.workflow.schema import NodeSchema
@@ -57,8 +57,17 @@ class Offer:
 
     def of(self, prompt: Mapping[str, JSON]) -> list[tuple[SharedFile, Path]]:
         """The files of a prompt that are here, and where. Others are the nodes' own affair."""
-        found = (self._found(needed) for needed in needed_files(prompt, self._schemas()))
+        needed = [
+            file for one in needed_files(prompt, self._schemas()) for file in self._in_folder(one) or [one]
+        ]
+        found = (self._found(file) for file in needed)
         return [one for one in found if one is not None]
+
+    def _in_folder(self, needed: NeededFile) -> list[NeededFile]:
+        """What a folder of pictures holds."""
+        if PICTURE_FOLDERS not in needed.kinds:
+            return []
+        return [NeededFile(("input",), name) for name in self._folders.training_files(needed.name)]
 
     def _found(self, needed: NeededFile) -> tuple[SharedFile, Path] | None:
         names = [needed.name, *(needed.name + suffix for suffix in sorted(MODEL_SUFFIXES))]
@@ -81,11 +90,20 @@ class Cache:
         self._digests = Digests(root / "digests.json")
 
     async def provide(self, files: Sequence[Mapping[str, Any]], fetch: Fetch) -> None:
-        """Have these files (`SharedFile.to_json`) here. Raises InputError, NotTheSame or OSError."""
-        for entry in files:
-            file = SharedFile(**dict(entry))
+        """Have these files (`SharedFile.to_json`) here, and of folders of input files nothing else. Raises
+        InputError, NotTheSame or OSError."""
+        wanted = [SharedFile(**dict(entry)) for entry in files]
+        for file in wanted:
             if not await asyncio.to_thread(self._has, file):
                 await self._fetch(file, fetch)
+        await asyncio.to_thread(self._forget_others, wanted)
+
+    def _forget_others(self, wanted: Sequence[SharedFile]) -> None:
+        inputs = {self._place(file) for file in wanted if file.kind in INPUT_KINDS}
+        for folder in {path.parent for path in inputs} - {self._inputs}:
+            for path in folder.iterdir():
+                if path.is_file() and path not in inputs:
+                    path.unlink()
 
     def _has(self, file: SharedFile) -> bool:
         own = self._place(file) if file.kind in INPUT_KINDS else self._folders.find(file.kind, file.name)

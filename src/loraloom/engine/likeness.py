@@ -23,7 +23,8 @@ Digests: TypeAlias = "list[str]"
 def likeness(
     graph: Graph, schemas: Mapping[str, NodeSchema], targets: Iterable[str] | None = None
 ) -> str | None:
-    """Equal for variants of one workflow. None where it cannot be told: unknown classes, circles, no output.
+    """Equal for variants of one workflow. None where it cannot be told (unknown classes, circles, no output)
+    and for workflows with nodes that run alone.
 
     targets: the output nodes to run; None: all."""
     outputs = [
@@ -36,7 +37,8 @@ def likeness(
         needed = order(graph.nodes, wanted)
     except WorkflowError:
         return None
-    if not wanted or any(graph.nodes[node_id].class_type not in schemas for node_id in needed):
+    known = [schemas.get(graph.nodes[node_id].class_type) for node_id in needed]
+    if not wanted or any(schema is None or schema.alone for schema in known):
         return None
     found: dict[str, Digests] = {}
     for node_id in needed:

@@ -166,6 +166,7 @@ def node(
     experimental: bool = False,
     v3: bool = False,
     python_module: str = "nodes",
+    alone: bool = False,
 ) -> Callable[[Function], Function]:
     """Make a node class of a typed function, which stays what it was: callable, testable.
 
@@ -173,6 +174,7 @@ def node(
     output_types: instead of those in the return annotation (for a function that returns a NodeResult).
     later_outputs: whether ComfyUI's class got its outputs after v0.3.64 (see `schema.Output`).
     hidden: what ComfyUI calls hidden inputs, for `/object_info`; the function itself takes `run`.
+    alone: see `NodeSchema`.
     v3: `/object_info` prints the class in the manner of ComfyUI's second generation of nodes.
     Raises TypeError when a parameter's annotation says no input type.
     """
@@ -195,6 +197,7 @@ def node(
             deprecated=deprecated,
             experimental=experimental,
             python_module=python_module,
+            alone=alone,
             api_node=False if v3 else None,
         )
         found = NodeType(

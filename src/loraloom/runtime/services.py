@@ -27,7 +27,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One session's folders, resident models and settings."""
+    """One session's folders, resident models and settings. training: where trainings keep their states."""
 
     folders: ModelFolders
     memory: Memory
@@ -35,6 +35,7 @@ class Services:
     output: OutputFolder
     temp: OutputFolder
     input_dir: Path
+    training: Path
     settings: Settings = field(default_factory=Settings)
     previews: Previews = field(default_factory=Previews)
     encodings: Encodings = field(default_factory=Encodings)

@@ -24,6 +24,7 @@ from loraloom.atomic_file import make_folder, write_file
 from loraloom.confined import BadName, parts_of
 from loraloom.errors import InputError
 from loraloom.jobs.job import WrongStatus
+from loraloom.training.toml import toml_text
 from loraloom.windows import out_of_reach_of_ctrl_c
 
 CHILD = "loraloom.cli.training_child"
@@ -280,22 +281,19 @@ def land(plan: Plan, run: Path) -> str:
 
 def toml_of(plan: Plan) -> str:
     """The settings file of a run."""
-    text = _quoted
-    lines = [
-        f"name = {text(plan.name)}", 'output = "run"', "", "[model]", f"checkpoint = {text(plan.base)}", "",
-        "[[data]]", f"folder = {text(plan.folder)}", f"trigger = {text(plan.trigger)}", "",
-        "[adapter]", f"kind = {text(plan.kind)}", f"rank = {plan.rank}",
-        f"text_encoder = {str(plan.text_encoder).lower()}", "",
-        "[optimizer]", f"rate = {plan.rate!r}", "",
-        "[run]", f"steps = {plan.steps}", f"batch = {plan.batch}", f"resolution = {plan.resolution}",
-        f"dtype = {text(plan.dtype)}", f"save_every = {max(10, plan.steps // 10)}", "",
-        "[validation]", f"every = {max(10, plan.steps // 20)}", "",
-        "[samples]", f"prompts = [{', '.join(text(prompt) for prompt in plan.prompts)}]",
-        f"every = {plan.sample_every}",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string: JSON's escapes are among TOML's."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return toml_text(
+        {
+            "name": plan.name,
+            "output": "run",
+            "model": {"checkpoint": plan.base},
+            "data": [{"folder": plan.folder, "trigger": plan.trigger}],
+            "adapter": {"kind": plan.kind, "rank": plan.rank, "text_encoder": plan.text_encoder},
+            "optimizer": {"rate": plan.rate},
+            "run": {
+                "steps": plan.steps, "batch": plan.batch, "resolution": plan.resolution, "dtype": plan.dtype,
+                "save_every": max(10, plan.steps // 10),
+            },
+            "validation": {"every": max(10, plan.steps // 20)},
+            "samples": {"prompts": plan.prompts, "every": plan.sample_every},
+        }
+    )  # fmt: skip

@@ -11,11 +11,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from loraloom.errors import InputError
-from loraloom.folders import IMAGE_SUFFIXES
+from loraloom.folders import CAPTION_SUFFIXES, IMAGE_SUFFIXES
 from loraloom.pictures import opened
 from loraloom.training.settings import FolderSettings
 
-CAPTION_SUFFIXES = (".txt", ".caption")
 _KOHYA_FOLDER = re.compile(r"(\d+)_(.+)$")
 MAX_CAPTION = 20_000
 """Characters of a caption file that are believed to be a caption."""
@@ -77,7 +76,7 @@ def _folder(settings: FolderSettings) -> Iterator[Example]:
 def _captions(folder: Path) -> dict[str, Path]:
     """Picture name without suffix → its caption file, whatever the case of the file's suffix."""
     found: dict[str, Path] = {}
-    for suffix in reversed(CAPTION_SUFFIXES):
+    for suffix in sorted(CAPTION_SUFFIXES):  # a .txt file goes before a .caption file
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() == suffix and not path.name.startswith(".") and path.is_file():
                 found[path.stem] = path

@@ -74,7 +74,7 @@ def open_session(settings: Settings) -> Session:
     found = split(examples, settings.validation.share)
     everything = (*found.training, *found.validation)
     sizes = _buckets(everything, settings)
-    cache = settings.output / "cache"
+    cache = settings.cache or settings.output / "cache"
     memory = Memory(settings.run.device, "fp32")
     latents = LatentCache(
         memory.autoencoder(handles.autoencoder), cache / "latents", fingerprint(handles.autoencoder.weights)

@@ -42,10 +42,10 @@ Real = Annotated[float, Strict()]
 Share = Annotated[Real, Field(ge=0, le=1, allow_inf_nan=False)]
 Amount = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1, le=10_000_000)]
-_KNOWN_KEYS = ConfigDict(extra="forbid")
+KNOWN_KEYS = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class ModelSettings:
     """The base. checkpoint: an all-in-one file, or only the network; then the other files are named too."""
 
@@ -56,7 +56,7 @@ class ModelSettings:
     autoencoder: FilePath | None = None
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class FolderSettings:
     """One dataset. folder: pictures with .txt or .caption files, or a folder of kohya's `N_trigger class`."""
 
@@ -74,7 +74,7 @@ class FolderSettings:
     flip: Flag = False
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class AdapterSettings:
     """What is trained. targets: a regular expression over diffusers' module names; "": attention and
     feed-forward layers, for `locon` the convolutions too. alpha 0: the rank."""
@@ -98,7 +98,7 @@ class AdapterSettings:
                 raise InputError(f"adapter.{min(others)} is for {kind.name}; adapter.kind is {self.kind}")
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class NoiseSettings:
     """min_snr: γ of the weighting, 0 for none. offset: added brightness noise. shift: of flow times; 0: by
     the number of latent cells, as Flux.1 samples. logit_mean, logit_deviation: of flow times."""
@@ -112,7 +112,7 @@ class NoiseSettings:
     """What guidance-distilled networks (Flux.1 dev) are told while training."""
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class OptimizerSettings:
     name: OptimizerName = "adamw"
     rate: Amount = 1e-4
@@ -133,7 +133,7 @@ class OptimizerSettings:
             raise InputError(f"optimizer.betas are two numbers; found {list(self.betas)}")
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class RunSettings:
     steps: Count = 1000
     """Optimizer steps."""
@@ -153,7 +153,7 @@ class RunSettings:
     keep_states: Count = 2
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class ValidationSettings:
     """share: of the pictures, chosen by their content, that are never trained on; every: steps between
     validations. The same noise and times every time, so that losses can be compared."""
@@ -164,7 +164,7 @@ class ValidationSettings:
     """Noise levels per picture, spread evenly."""
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class SampleSettings:
     """Pictures drawn during training by the sampling code that `loraloom run` uses."""
 
@@ -181,7 +181,7 @@ class SampleSettings:
     height: Whole = 0
 
 
-@dataclass(frozen=True, slots=True, config=_KNOWN_KEYS)
+@dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class Settings:
     """A whole run. name: of the LoRA file. output: folder for files, states and samples."""
 
@@ -195,6 +195,8 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
+    cache: FilePath | None = None
+    """Where encoded pictures and captions are kept, which several runs may share; None: in `output`."""
     metadata: dict[str, Text] = field(default_factory=lambda: dict[str, str]())
     """Added to the file's header, such as modelspec.author and modelspec.license."""
 

@@ -37,8 +37,9 @@ class Position:
 def settings_digest(settings: Settings) -> str:
     """What identifies a run: all that changes its result. How often it saves or draws samples does not."""
     run = replace(settings.run, save_every=1, keep_states=1, device=RunSettings().device)
-    same = replace(settings, run=run, samples=SampleSettings(), output=Path(), metadata={})
-    return hashlib.sha256(json.dumps(asdict(same), default=str, sort_keys=True).encode()).hexdigest()
+    same = asdict(replace(settings, run=run, samples=SampleSettings(), output=Path(), metadata={}))
+    del same["cache"]
+    return hashlib.sha256(json.dumps(same, default=str, sort_keys=True).encode()).hexdigest()
 
 
 def state_path(folder: Path, step: int) -> Path:

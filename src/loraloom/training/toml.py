@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -33,6 +36,13 @@ def read_toml(path: Path, kind: type[T]) -> T:
     """The dataclass `kind` as a file states it; paths in it are relative to the file's folder.
 
     Raises InputError naming file, keys, what was found and what was expected."""
+    with stated_in(path) as stated:
+        return parse(stated, kind, path.parent)
+
+
+@contextmanager
+def stated_in(path: Path) -> Generator[dict[str, object]]:
+    """What a TOML file says, unchecked; it is named by an InputError that is raised meanwhile."""
     try:
         stated = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -40,7 +50,7 @@ def read_toml(path: Path, kind: type[T]) -> T:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
     try:
-        return parse(stated, kind, path.parent)
+        yield stated
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -54,6 +64,31 @@ def parse(stated: Mapping[str, object], kind: type[T], folder: Path) -> T:
         # A key that is written wrongly is often the one that is missing: it comes first.
         found.sort(key=lambda entry: entry["type"] != "unexpected_keyword_argument")
         raise InputError("\n  ".join(_mistake(entry, kind) for entry in found)) from error
+
+
+def toml_text(stated: Mapping[str, Any]) -> str:
+    """A TOML file that says this: tables, lists, texts, numbers and switches; what is None is left out."""
+    return "".join(f"{_key(key)} = {_written(value)}\n" for key, value in stated.items() if value is not None)
+
+
+def _written(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case dict():
+            entries = cast("dict[str, object]", value).items()
+            return f"{{{', '.join(f'{_key(k)} = {_written(v)}' for k, v in entries if v is not None)}}}"
+        case list() | tuple():
+            return f"[{', '.join(map(_written, cast('list[object]', value)))}]"
+        case _:
+            # JSON's escapes are among TOML's.
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _written(name)
 
 
 def _mistake(entry: ErrorDetails, kind: type) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,19 +18,28 @@ from loraloom.training.report import draw_losses, open_writer, write_scalars
 from loraloom.training.samples import draw_samples
 from loraloom.training.session import Session, open_session
 from loraloom.training.settings import Settings
+from loraloom.training.state import settings_digest
 from loraloom.training.storage import read_json, write_json
+
+RESULT = "result.json"
+_LATEST = 10
+"""The loss at the end is the mean over the last of so many parts of the run: single steps scatter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """What a run wrote. lora: kohya's dialect; diffusers: where the kind has names there; best: the adapter
-    with the lowest validation loss."""
+    with the lowest validation loss.
+
+    loss: the mean of the last tenth of the steps; validation: the lowest, None where none was measured."""
 
     lora: Path
     diffusers: Path | None
     best: Path | None
     curve: Path
     steps: int
+    loss: float
+    validation: float | None
 
 
 def train(
@@ -65,14 +75,44 @@ def train(
             raise
     if writer is not None:
         writer.close()
-    lora = settings.output / f"{settings.name}.safetensors"
-    _write(session, loop, lora, began)
+    _write(session, loop, settings.output / f"{settings.name}.safetensors", began)
+    _write_diffusers(session, loop, began)
+    losses, validations = loop.position.losses, loop.position.validations
+    latest = losses[-max(1, len(losses) // _LATEST) :]
+    result = {
+        "settings": settings_digest(settings),
+        "steps": loop.position.step,
+        "loss": sum(latest) / len(latest),
+        "validation": loop.position.best if validations else None,
+    }
+    write_json(settings.output / RESULT, result)
+    return _trained(settings, result)
+
+
+def finished(settings: Settings) -> Trained | None:
+    """What a run with these settings gave, if it is there already."""
+    if not (settings.output / RESULT).is_file():
+        return None
+    result = read_json(settings.output / RESULT)
+    if result.get("settings") != settings_digest(settings):
+        return None
+    found = _trained(settings, result)
+    return found if found.lora.is_file() else None
+
+
+def _trained(settings: Settings, result: Mapping[str, Any]) -> Trained:
+    def there(name: str) -> Path | None:
+        path = settings.output / name
+        return path if path.exists() else None
+
     return Trained(
-        lora,
-        _write_diffusers(session, loop, began),
-        best if best.exists() else None,
+        settings.output / f"{settings.name}.safetensors",
+        there(_diffusers_name(settings)),
+        there(f"{settings.name}-best.safetensors"),
         settings.output / "loss.png",
-        loop.position.step,
+        int(result["steps"]),
+        float(result["loss"]),
+        result["validation"],
     )
 
 
@@ -103,11 +143,14 @@ def _write(session: Session, loop: Loop, path: Path, began: str) -> None:
     write_lora(path, kohya_tensors(session.adapters, session.family), header, torch.float16)
 
 
-def _write_diffusers(session: Session, loop: Loop, began: str) -> Path | None:
+def _diffusers_name(settings: Settings) -> str:
+    return f"{settings.name}.diffusers.safetensors"
+
+
+def _write_diffusers(session: Session, loop: Loop, began: str) -> None:
     if not kinds()[session.settings.adapter.kind].in_diffusers:
-        return None
-    path = session.settings.output / f"{session.settings.name}.diffusers.safetensors"
+        return
+    path = session.settings.output / _diffusers_name(session.settings)
     header = metadata(session.settings, session.family, session.split.training, _facts(session, loop, began))
     header.pop("ss_network_alpha", None)  # multiplied into the factors
     write_lora(path, diffusers_tensors(session.adapters, session.family), header, torch.float16)
-    return path

@@ -12,7 +12,7 @@ from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import FileLister, Input
 
 # Folders whose files are not models.
-INPUT_FOLDERS = frozenset({"input", "input_latents", "output"})
+INPUT_FOLDERS = frozenset({"input", "input_latents", "input_folders", "output"})
 # Suffixes of files that are never opened, but may have been converted.
 _PICKLES = frozenset({"ckpt", "pt", "pth", "bin", "pkl"})
 _ANNOTATIONS = (" [input]", " [output]", " [temp]")

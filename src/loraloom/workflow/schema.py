@@ -68,6 +68,7 @@ class NodeSchema:
     """A node class as an editor and a validator see it.
 
     api_node: None for classes of the first generation, whose `/object_info` entries do not say it.
+    alone: workflows with such a node are never run together with others.
     """
 
     name: str
@@ -84,6 +85,7 @@ class NodeSchema:
     api_node: bool | None = None
     newer: bool = False
     python_module: str = "nodes"
+    alone: bool = False
 
     def input(self, name: str) -> Input | None:
         return next((i for i in self.inputs if i.name == name), None)

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from loraloom.atomic_file import write_file
+from loraloom.folders import CAPTION_SUFFIXES
 from loraloom.server import paths
 from loraloom.server.bodies import read_bytes
 from loraloom.server.page_routes.words import trouble_of
@@ -19,7 +20,6 @@ from loraloom.server.pictures import PICTURE_SUFFIXES, check_picture, thumbnail
 from loraloom.server.state import ServerState
 from loraloom.server.trainings import Plan, Trainings, TrainingStatus, steps_of
 
-CAPTION_SUFFIXES = frozenset({".txt", ".caption"})
 MAX_CAPTION = 100_000
 _SAMPLE = re.compile(r".+-(\d{6,})-(\d\d)\.png")
 
@@ -100,10 +100,11 @@ def _add_folders(api: FastAPI, state: ServerState) -> None:
              openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {
                  "schema": {"type": "string"}}}}})  # fmt: skip
     async def put_file(request: Request, folder: str, name: str) -> PictureFolder:
-        """Put one picture, or the text file with its caption, into a folder of pictures."""
+        """Put one picture, or the text file with its caption, into a folder of pictures; `name` may say one
+        in it."""
         place = paths.inside(root, f"{folder}/{name}")
         suffix = place.suffix.lower()
-        if place.parent.parent != paths.inside(root, "") or suffix not in PICTURE_SUFFIXES | CAPTION_SUFFIXES:
+        if place.parent == paths.inside(root, "") or suffix not in PICTURE_SUFFIXES | CAPTION_SUFFIXES:
             raise HTTPException(400, "expected a picture or its caption (.txt), in one folder")
         limit = MAX_CAPTION if suffix in CAPTION_SUFFIXES else state.settings.max_upload
         content = await read_bytes(request, limit)
@@ -115,7 +116,7 @@ def _add_folders(api: FastAPI, state: ServerState) -> None:
         else:
             await asyncio.to_thread(check_picture, content, state.settings.max_pixels)
         await asyncio.to_thread(write_file, place, content)
-        return counted(place.parent)
+        return counted(paths.inside(root, folder))
 
 
 def _add_runs(api: FastAPI, state: ServerState) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
 from loraloom.jobs.lane import Lane
+from loraloom.jobs.live import LiveJob
 from loraloom.server.state import ServerState
 
 
@@ -17,6 +18,7 @@ class WorkerView(BaseModel):
     name: str
     status: Literal["starting", "idle", "running", "draining"]
     job: str | None = Field(description="The job that it runs.")
+    doing: str = Field(description="The node that it runs, and how far that is.")
     models: list[str] = Field(description="What it has loaded: the models of its latest job.")
     loras: list[str] = Field(description="LoRAs and the like of its latest job.")
     per_minute: float = Field(description="Jobs completed a minute, over the latest five minutes.")
@@ -39,6 +41,20 @@ class Workers(BaseModel):
     error: str | None = Field(description="Why the cluster cannot be reached.")
 
 
+def doing(live: LiveJob) -> str:
+    """The class of the node that runs, what it is called where it has a name, and its steps."""
+    running = [state for state in live.states.values() if state["state"] == "running"]
+    if not running:
+        return ""
+    state: dict[str, Any] = running[-1]
+    node: Any = live.job.request.prompt.get(str(state["display_node_id"]))
+    known: dict[str, Any] = node if isinstance(node, dict) else {}
+    words = [str(known.get("class_type", "")), str((known.get("inputs") or {}).get("name") or "")]
+    if state["max"] > 1:
+        words.append(f"{state['value']:g} of {state['max']:g}")
+    return " ".join(filter(None, words))
+
+
 def add(api: FastAPI, state: ServerState) -> None:
     lanes = state.dispatcher.lanes
 
@@ -51,6 +67,7 @@ def add(api: FastAPI, state: ServerState) -> None:
             name=lane.name,
             status="draining" if lane.draining else status,
             job=None if live is None else live.job.id,
+            doing="" if live is None else doing(live),
             models=sorted(resident.base),
             loras=[*resident.stack],
             per_minute=round(state.rates.per_minute(lane.name), 2),
