@@ -419,7 +419,8 @@ def test_trainings_that_cannot_be_are_refused(server: RunningServer, wrong: dict
     ("folder", "name", "content"),
     [
         ("..", "x.png", picture()), ("set", "../x.png", picture()), ("set", "x.html", b"<b>"),
-        ("set", "x.png", b"no picture"), ("set", "x.txt", b"\xff\xfe\xff"), ("set", "sub/../../x.png", picture()),
+        ("set", "x.png", b"no picture"), ("set", "x.txt", b"\xff\xfe\xff"),
+        ("set", "sub/../../x.png", picture()),
     ],
 )  # fmt: skip
 def test_only_pictures_and_captions_come_in(
@@ -432,10 +433,10 @@ def test_only_pictures_and_captions_come_in(
 def test_folders_of_pictures_may_hold_folders(server: RunningServer) -> None:
     for name in ("2_red thing/1.png", "2_red thing/1.txt"):
         content = b"red" if name.endswith(".txt") else picture()
-        answer = server.http.put("/v1/trainings/folders/set", params={"name": name}, content=content)
-        assert answer.json()["name"] == "set", answer.text
+        answer = server.http.put("/v1/trainings/folders/nested", params={"name": name}, content=content)
+        assert answer.json()["name"] == "nested", answer.text
     assert (answer.json()["pictures"], answer.json()["captions"]) == (1, 1)
-    assert (server.folder / "input/set/2_red thing/1.txt").read_text() == "red"
+    assert (server.folder / "input/nested/2_red thing/1.txt").read_text() == "red"
 
 
 # ---- The official editor ----
