@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,11 @@ from loraloom.engine.validation import ClassChecks
 from loraloom.folders import model_folders
 from loraloom.models.computing import USUAL, Computing
 from loraloom.preparation.prepare import Preparation
+from loraloom.reading_ahead import read_ahead
 from loraloom.uncollected import uncollected
+from loraloom.workflow.graph import Graph
 from loraloom.workflow.implemented import implemented_schemas
+from loraloom.workflow.needed_files import needed_files
 
 if TYPE_CHECKING:
     from loraloom.session import Session
@@ -57,9 +60,23 @@ class Environment:
         runnable = {**self._packs.schemas, **implemented_schemas()}
         self.preparation = Preparation(runnable, self._folders, ClassChecks(self._packs.nodes))
 
+    def _read_ahead(self, graphs: Iterable[Graph]) -> None:
+        """Let the system read the model files that graphs name, while torch is imported."""
+        schemas = self.preparation.runnable
+        named = [file for graph in graphs for file in needed_files(graph.to_api(), schemas)]
+        found = [
+            self._folders.find(kind, file.name)
+            for file in named
+            if file.is_model or file.is_added
+            for kind in file.kinds
+        ]
+        read_ahead(path for path in found if path is not None)
+
     @contextmanager
-    def session(self) -> Generator[Session]:
-        """A session with these folders and packs; what the packs print goes to standard error."""
+    def session(self, graphs: Iterable[Graph]) -> Generator[Session]:
+        """A session with these folders and packs, to run these graphs; what the packs print goes to standard
+        error."""
+        self._read_ahead(graphs)
         with uncollected():
             from loraloom.session import Session
 

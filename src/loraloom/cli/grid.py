@@ -128,7 +128,7 @@ def grid_command(
     pictures: list[Image] = []
     paths: list[str] = []
     batches: list[dict[str, JSON]] = []
-    with stop_on_interrupt() as cancel, environment.session() as session:
+    with stop_on_interrupt() as cancel, environment.session([graph]) as session:
         for result in _drawn(session, cells, chosen, rows, display, cancel):
             if not result.images:
                 raise LoraloomError("the workflow saves no picture: a grid needs a SaveImage node")

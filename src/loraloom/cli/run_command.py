@@ -85,7 +85,7 @@ def run_command(
             return
         display = Display(quiet=as_json)
         results: list[Run] = []
-        with stop_on_interrupt() as cancel, environment.session() as session:
+        with stop_on_interrupt() as cancel, environment.session(graphs) as session:
             for graph in graphs:
                 with display.running(graph):
                     results.append(session.run_prepared(graph, on_event=display.see, cancel=cancel))

@@ -34,6 +34,7 @@ from loraloom.models.residency.devices import device_named, dtype_named
 from loraloom.models.residency.resident import Arithmetic, Resident, Storage
 from loraloom.models.residency.storage import storage_of, weights_bytes
 from loraloom.models.residency.unmerged import Unmerged
+from loraloom.reading_ahead import read_ahead
 from loraloom.sampling.inputs import Inputs
 from loraloom.weights.capacity import available_memory, is_allocation_failure
 from loraloom.weights.patch import Stack
@@ -255,6 +256,7 @@ class Memory:
         def module() -> nn.Module:
             if key not in self._residents:
                 self._make_room(kind, source, dtype, storage, beside)
+                read_ahead(file.path for file in source.files)
                 try:
                     resident = self._loaded(load, weights_bytes(source, dtype, storage), beside)
                 except (RuntimeError, MemoryError) as error:
