@@ -40,6 +40,20 @@ def test_joint_attention_alone_is_told_by_its_width(
     assert _base(tmp_path / "x.safetensors", modules, width) == family
 
 
+@pytest.mark.parametrize(
+    ("path", "family"),
+    [
+        ("diffusion_model.blocks.0.self_attn.q_proj", "anima"),
+        ("lora_unet_blocks_0_mlp_layer1", "anima"),
+        ("diffusion_model.llm_adapter.blocks.0.cross_attn.k_proj", "anima"),
+        ("diffusion_model.blocks.0.self_attn.q", "wan"),
+        ("diffusion_model.blocks.0.ffn.0", "wan"),
+    ],
+)
+def test_models_that_are_not_run_are_told_apart(path: str, family: str, tmp_path: Path) -> None:
+    assert _base(tmp_path / "x.safetensors", [path], 2048) == family
+
+
 def test_flux_by_its_image_attention_alone(tmp_path: Path) -> None:
     modules = ["transformer.transformer_blocks.0.attn.to_q"]
     assert _base(tmp_path / "x.safetensors", modules, 3072) == "flux"

@@ -20,10 +20,11 @@ from loraloom.models.family import (
 from loraloom.models.names import Names, Rows
 from loraloom.models.parts.flux_latents import FLUX1_LATENTS
 from loraloom.models.parts.predictions import flow
+from loraloom.models.parts.text_positions import LONGEST_TEXT
 from loraloom.models.recipe import Recipe, Use
 
-LONGEST_TEXT, LONGEST_SIDE = 4096, 1024
-"""Tokens of a prompt, and of a side of the picture, that positions are made for."""
+LONGEST_SIDE = 1024
+"""Tokens of a side of the picture that positions are made for: 16384 pixels."""
 
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k")

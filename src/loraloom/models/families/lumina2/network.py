@@ -9,11 +9,13 @@ from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
 from loraloom.models.parts.latent_maps import padded_to_patches
+from loraloom.models.parts.text_positions import check_length
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
+    check_length(cond)
     return Inputs({"context": Tokens(cond.context, "pad")})
 
 

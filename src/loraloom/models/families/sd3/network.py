@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loraloom.errors import InputError
 from loraloom.models.diffusion_network import Run
 from loraloom.models.parts.latent_maps import padded_to_patches, unpatched_channels_last
 from loraloom.sampling.inputs import Inputs, Tokens
@@ -14,6 +15,14 @@ from loraloom.sampling.types import Cond
 
 
 def inputs(cond: Cond, run: Run) -> Inputs:
+    """InputError for pictures larger than the table of positions."""
+    pixels, most = 2 * run.latents.pixels, run.number("pos_embed_max_size")
+    if max(-(-side // 2) for side in run.latent.shape[-2:]) > most:
+        height, width = (side * run.latents.pixels for side in run.latent.shape[-2:])
+        raise InputError(
+            f"{width}×{height} pixels are more than this model has positions for: at most {most * pixels} "
+            "in either direction"
+        )
     width = run.number("pooled_projection_dim")
     pooled = torch.zeros(1, width) if cond.pooled is None else cond.pooled[:, :width]
     return Inputs({"context": Tokens(cond.context, "repeat")}, {"pooled": pooled})

@@ -21,11 +21,12 @@ from loraloom.models.family import (
 from loraloom.models.names import SAME, Names, Rows
 from loraloom.models.parts.flux_latents import FLUX1_LATENTS
 from loraloom.models.parts.predictions import flow
+from loraloom.models.parts.text_positions import LONGEST_TEXT
 from loraloom.models.recipe import Recipe, Use
 from loraloom.models.text.templates import USER_TURN
 
-LONGEST_TEXT, LONGEST_SIDE = 8192, 1024
-"""Tokens of a prompt, and of a side of the picture, that positions are made for."""
+LONGEST_SIDE = 1024
+"""Tokens of a side of the picture that positions are made for: 16384 pixels."""
 
 
 def config(shapes: Shapes) -> Config:

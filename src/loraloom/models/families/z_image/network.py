@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loraloom.models.diffusion_network import Run
 from loraloom.models.parts.latent_maps import padded_to_patches
+from loraloom.models.parts.text_positions import check_length
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.sampling.types import Cond
 
@@ -16,6 +17,7 @@ from loraloom.sampling.types import Cond
 def inputs(cond: Cond, run: Run) -> Inputs:
     """The prompt's hidden states. Prompts of different lengths are padded by the network itself, each for
     itself, so that rows do not notice each other."""
+    check_length(cond)
     return Inputs({"context": Tokens(cond.context, "pad")})
 
 
