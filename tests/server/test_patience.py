@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import pytest
 import uvicorn
@@ -26,6 +27,12 @@ from loraloom.server.patience import Patience, PatientProtocol
 
 class Hasty(PatientProtocol):
     header_seconds = 0.6
+    sends_at_once: ClassVar[list[bool]] = []
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        self.sends_at_once.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
 
 
 @asynccontextmanager
@@ -95,6 +102,16 @@ def test_a_body_that_does_not_come_is_answered_with_408(parts: list[bytes]) -> N
             assert time.monotonic() - begun < 5
 
     asyncio.run(test())
+
+
+def test_an_answer_does_not_wait_until_its_first_packet_is_confirmed() -> None:
+    async def test() -> None:
+        async with hasty_server() as port:
+            assert b"200 OK" in await answer(port, HEAD + b"Connection: close\r\nContent-Length: 1\r\n\r\nx")
+
+    Hasty.sends_at_once.clear()
+    asyncio.run(test())
+    assert Hasty.sends_at_once == [True]
 
 
 def test_who_sends_all_and_then_waits_is_not_cut_off() -> None:
