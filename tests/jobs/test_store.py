@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,27 @@ def test_a_failing_call_does_not_undo_those_that_share_its_commit(tmp_path: Path
     assert [type(o) for o in outcomes] == [type(None)] * 3 + [QueueFull] * 2
     assert len(threads.call(lambda s: s.waiting()).result()) == 3
     threads.close()
+
+
+def test_the_log_is_brought_into_the_file_while_commits_go_on(tmp_path: Path) -> None:
+    threads = StoreThread(tmp_path / "queue.db", max_pending=1000, max_finished=1000)
+
+    def in_file() -> int:
+        shutil.copy(tmp_path / "queue.db", tmp_path / "without_log.db")
+        with closing(sqlite3.connect(tmp_path / "without_log.db")) as database:
+            try:
+                return database.execute("SELECT count(*) FROM jobs").fetchone()[0]
+            except sqlite3.OperationalError:
+                return 0
+
+    for _ in range(60):
+        threads.call(lambda s: s.submit(REQUEST)).result(5)
+    deadline = time.monotonic() + 10
+    while in_file() < 40 and time.monotonic() < deadline:
+        threads.call(lambda s: s.submit(REQUEST)).result(5)
+    assert in_file() >= 40
+    threads.close()
+    assert not (tmp_path / "queue.db-wal").exists()
 
 
 def test_a_second_server_on_the_folder_is_told_who_has_it(tmp_path: Path) -> None:

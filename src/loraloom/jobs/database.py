@@ -11,6 +11,7 @@ from loraloom.errors import DiskFull, InputError, LoraloomError
 from loraloom.jobs.schema import APPLICATION_ID, MIGRATIONS, migrate
 
 BUSY_MILLISECONDS = 5000
+LONGEST_LOG_PAGES = 8000  # of 4 KiB
 _PASSING = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -61,6 +62,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             _check(database, path)
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
+            database.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
             database.execute("PRAGMA foreign_keys = ON")
             migrate(database)
         except BaseException:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from loraloom.errors import DiskFull
+from loraloom.jobs.arrivals import Arrivals
 from loraloom.jobs.database import QueueUnavailable, unavailable
 from loraloom.jobs.job import Job, Request, Status, WrongStatus
 from loraloom.jobs.keeper import WorkerKeeper
@@ -62,7 +63,7 @@ class Dispatcher:
         themselves. needs: what a job loads; without, jobs go in the order of the queue to whoever is idle.
         staging: where files of jobs lie that ran elsewhere, until they get their names. likeness: equal for
         jobs that are worth running together, of which a worker of this machine gets up to `rows` at once."""
-        self._store, self._limits = store, limits or Limits()
+        self._store, self._arrivals, self._limits = store, Arrivals(), limits or Limits()
         here = [workers] if isinstance(workers, WorkerSettings) else workers
         self._log = here[0].log if here else log
         self.paused = paused
@@ -144,11 +145,19 @@ class Dispatcher:
     async def call(self, function: Callable[[Store], Result]) -> Result:
         """Run a function on the store; its result, committed. Raises QueueUnavailable or DiskFull when the
         file cannot be used now."""
-        return await _answer(self._store.call(function))
+        return await self._answer(self._store.call(function))
 
     async def read(self, function: Callable[[Store], Result]) -> Result:
         """Run a function that only reads, in a thread of its own; it waits for no writer."""
-        return await _answer(self._store.read(function))
+        return await self._answer(self._store.read(function))
+
+    async def _answer(self, future: Future[Result]) -> Result:
+        try:
+            return await self._arrivals.of(future)
+        except sqlite3.DatabaseError as error:
+            if (said := unavailable(error)) is None:
+                raise
+            raise said from error
 
     # ---- What clients ask for ----
 
@@ -355,15 +364,6 @@ class Dispatcher:
                 listener(notice)
             except Exception as error:  # noqa: BLE001 - who listens badly must not stop the queue
                 self._log("".join(traceback.format_exception(error)))
-
-
-async def _answer(future: Future[Result]) -> Result:
-    try:
-        return await asyncio.wrap_future(future)
-    except sqlite3.DatabaseError as error:
-        if (said := unavailable(error)) is None:
-            raise
-        raise said from error
 
 
 def _stopped_waiting(job: Job) -> Job:

@@ -6,6 +6,7 @@ Not for several threads at once; `writer.StoreThread` gives each store to a thre
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -92,11 +93,12 @@ class Store(Connection):
             if self._waiting_count() >= self._max_pending:
                 raise QueueFull(f"{self._max_pending} jobs are waiting; try again when some have finished")
             found_id = job_id or str(uuid.uuid4())
-            if self._db.execute("SELECT 1 FROM jobs WHERE id = ?", (found_id,)).fetchone() is not None:
-                raise JobExists(f"there is already a job with the id {found_id}")
             place = self.next_number() if number is None else number
             job = Job(found_id, -place if front else place, request, priority, created=time.time())
-            self._write(job)
+            try:
+                self._write(job)
+            except sqlite3.IntegrityError as error:
+                raise JobExists(f"there is already a job with the id {found_id}") from error
             self._known_waiting = self._waiting_count() + 1
         return job
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
+from loraloom.jobs.checkpoints import Checkpoints
 from loraloom.jobs.store import Store
 
 Result = TypeVar("Result")
@@ -28,6 +29,7 @@ class StoreThread:
 
     def __init__(self, path: Path, *, max_pending: int, max_finished: int) -> None:
         self._stores = [Store(path, max_pending=max_pending, max_finished=max_finished)]
+        self._checkpoints = Checkpoints(path)
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._questions: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads = [self._thread("loraloom-store", self._write, self._stores[0])]
@@ -54,6 +56,7 @@ class StoreThread:
         self._calls.put(None)
         for thread in self._threads:
             thread.join()
+        self._checkpoints.close()
         for store in reversed(self._stores):
             store.close()
 
@@ -72,7 +75,7 @@ class StoreThread:
 
     def _write(self, store: Store) -> None:
         while _batch_done(store, self._calls):
-            pass
+            self._checkpoints.committed()
 
 
 def _answered(store: Store, function: Callable[[Store], Any], future: Future[Any]) -> None:

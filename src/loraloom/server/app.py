@@ -42,6 +42,7 @@ from loraloom.server.answers import Answer
 from loraloom.server.hub import Hub
 from loraloom.server.lazy import LazyApp
 from loraloom.server.patience import Patience
+from loraloom.server.release import keep_for_good
 from loraloom.server.security import Security
 from loraloom.server.settings import ServerSettings
 from loraloom.server.state import Beside, Files, Learn, Log, ServerState, state_of
@@ -121,6 +122,7 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
             state.beside.start()
         stop = start_telling(state)
         calling = asyncio.create_task(state.webhooks.work())
+        keep_for_good()
         try:
             yield
         finally:

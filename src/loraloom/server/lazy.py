@@ -10,6 +10,7 @@ from typing import cast
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from loraloom.server.release import keep_for_good
 from loraloom.server.state import ServerState, state_of
 
 
@@ -28,4 +29,5 @@ class LazyApp:
                     module = await asyncio.to_thread(importlib.import_module, self._module)
                     create = cast("Callable[[ServerState], ASGIApp]", getattr(module, self._create))
                     self._app = create(state_of(HTTPConnection(scope)))
+                    keep_for_good()
         await self._app(scope, receive, send)
