@@ -122,7 +122,7 @@ class TinyRunner:
     def run(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
         return run(
             parse_api(dict(request.prompt)), NODES, targets=request.targets, cache=self._cache,
-            services=self._output, cancel=cancel,
+            services=self._output, cancel=cancel, policy=request.policy,
         )  # fmt: skip
 
     def run_together(
@@ -133,7 +133,7 @@ class TinyRunner:
         def starting(request: Request, cancel: threading.Event) -> Start:
             return lambda inside: run(
                 parse_api(dict(request.prompt)), NODES, targets=request.targets, cache=self._cache,
-                services=self._output, cancel=cancel, inside=inside,
+                services=self._output, cancel=cancel, inside=inside, policy=request.policy,
             )  # fmt: skip
 
         starts = [starting(request, cancel) for request, cancel in zip(requests, cancels, strict=True)]

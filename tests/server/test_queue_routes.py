@@ -114,6 +114,62 @@ def test_a_failure_is_told_with_node_and_cause(server: RunningServer) -> None:
     assert server.http.get(f"/api/jobs/{job_id}").json()["status"] == "failed"
 
 
+def _two_branches() -> dict[str, Any]:
+    failing: dict[str, Any] = {f"f{i}": n for i, n in prompt("Fail").items()}
+    for n in failing.values():
+        n["inputs"] = {k: [f"f{v[0]}", v[1]] if isinstance(v, list) else v for k, v in n["inputs"].items()}
+    return {**prompt("Wait", value=31), **failing}
+
+
+@pytest.mark.parametrize("targets", [None, ["f9"]])
+def test_independent_branches_go_on_where_that_is_asked_for(server: RunningServer, targets: Any) -> None:
+    more: dict[str, Any] = {"node_failure_policy": "continue_independent", "client_id": "branches"}
+    if targets is not None:
+        more["partial_execution_targets"] = targets
+    with connect(f"{server.ws}?clientId=branches") as socket:
+        job_id = server.submit(_two_branches(), **more)
+        texts, _ = messages_until_end(socket, job_id)
+        entry = server.http.get(f"/history/{job_id}").json()[job_id]
+    error = next(t["data"] for t in texts if t["type"] == "execution_node_error")
+    assert (error["node_id"], error["blocked_node_ids"]) == ("f2", ["f9"])
+    assert error["exception_message"] == "cannot use 7"
+    said = {
+        "has_errors": True,
+        "execution_error_count": 1,
+        "failed_node_ids": ["f2"],
+        "blocked_node_ids": ["f9"],
+        "blocked_output_node_ids": ["f9"],
+        "successful_output_node_ids": [] if targets else ["9"],
+    }
+    summary = said if targets else {**said, "completion_status": "partial_success"}
+    assert entry["status"]["execution_summary"] == summary
+    kinds = [m[0] for m in entry["status"]["messages"]]
+    view = server.http.get(f"/v1/jobs/{job_id}").json()
+    assert view["partial"]["failed"] == ["f2"]
+    assert view["warnings"][-1] == "node f2 “middle” (Fail): cannot use 7; so that f9 did not run"
+    if targets:
+        assert kinds[-2:] == ["execution_node_error", "execution_error"]
+        assert (view["status"], view["error"]["node"]) == ("failed", "f2")
+        return
+    success = next(t["data"] for t in texts if t["type"] == "execution_success")
+    assert success["completion_status"] == "partial_success"
+    assert kinds[-2:] == ["execution_node_error", "execution_success"]
+    states = [t["data"]["nodes"] for t in texts if t["type"] == "progress_state"]
+    assert (states[-1]["f2"]["state"], states[-1]["f9"]["state"]) == ("error", "blocked")
+    assert "9" in entry["outputs"]
+    assert (view["status"], view["error"]) == ("completed", None)
+
+
+def test_a_failure_ends_the_job_unless_it_is_asked_to_go_on(server: RunningServer) -> None:
+    entry = server.history(server.submit(_two_branches(), node_failure_policy="fail_fast"))
+    assert entry["status"]["status_str"] == "error"
+    assert "execution_summary" not in entry["status"]
+    body = {"prompt": _two_branches(), "node_failure_policy": "go_on"}
+    refused = server.http.post("/prompt", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["type"] == "invalid_node_failure_policy"
+
+
 @pytest.mark.parametrize(
     ("body", "kind"),
     [

@@ -78,6 +78,7 @@ class SessionRunner:
             cancel=cancel,
             find_file=session.folders.find,
             inside=inside,
+            policy=request.policy,
         )
 
     def describe(self) -> dict[str, JSON]:

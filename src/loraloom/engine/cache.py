@@ -74,6 +74,10 @@ class Cache:
         while self.policy == "lru" and len(self._entries) > self.limit:
             self._entries.popitem(last=False)
 
+    def forget(self, key: Key) -> None:
+        if key is not None:
+            self._entries.pop(key, None)
+
     def objects(self, node_id: str, class_type: str) -> dict[str, object]:
         """What a node keeps for itself between runs, as long as it stays in the graph."""
         return self._objects.setdefault((node_id, class_type), {})

@@ -3,6 +3,8 @@
     RunStarted NodesCached? (NodeStarted (NodeProgress | NodeNote | NodeWarning)* NodeFinished? …)*
     then exactly one of RunFinished, RunFailed (after NodeFailed, where a node is to blame) or RunCancelled
 
+A run that goes on after failures says each NodeFailed when it happens.
+
 A note that is still being computed when its node has finished comes later, notes in the order of their nodes.
 
 Nodes that a node was expanded into have their own id; `display_id` is the node that an editor shows.
@@ -109,7 +111,8 @@ class NodeFinished:
 
 @dataclass(frozen=True, slots=True)
 class NodeFailed:
-    """inputs: what the node received, each in a few words. executed: the nodes that had finished by then."""
+    """inputs: what the node received, each in a few words. executed: the nodes that had finished by then.
+    blocked: nodes that do not run for it, where the run goes on."""
 
     node_id: str
     display_id: str
@@ -118,6 +121,7 @@ class NodeFailed:
     exception: BaseException
     inputs: Mapping[str, JSON] = field(default_factory=lambda: dict[str, JSON]())
     executed: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
@@ -128,16 +132,34 @@ class NodeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """How far a run came that went on after failures, in nodes that an editor shows.
+
+    failed: nodes that failed; blocked: those that did not run for it, and blocked_outputs the output nodes
+    among them; outputs: the output nodes that ran.
+    """
+
+    failed: tuple[str, ...]
+    blocked: tuple[str, ...]
+    blocked_outputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
+    """partial: what is lacking, where some nodes failed and at least one output node did not need them."""
+
     executed: tuple[str, ...] = ()
+    partial: Partial | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunFailed:
-    """error: what went wrong; `failure` says in which node."""
+    """error: what went wrong; `failure` says in which node. partial: where the run had gone on after it."""
 
     error: BaseException
     failure: NodeFailed | None = None
+    partial: Partial | None = None
 
 
 @dataclass(frozen=True, slots=True)

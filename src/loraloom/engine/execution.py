@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from loraloom.engine import calls
+from loraloom.engine import calls, expansion
 from loraloom.engine.cache import Entry, Key, key_of
 from loraloom.engine.context import NodeContext, Surroundings, fitting
 from loraloom.engine.events import (
@@ -25,12 +25,13 @@ from loraloom.engine.events import (
     RunFinished,
     RunStarted,
 )
+from loraloom.engine.failures import FailurePolicy, Failures
 from loraloom.engine.node import NodeType
 from loraloom.engine.plan import CycleError, Plan, order, producers
 from loraloom.engine.result import Blocked, NodeResult
 from loraloom.errors import Cancelled, WorkflowError
 from loraloom.folders import FileIdentity
-from loraloom.workflow.graph import Graph, GraphNode, Link, Value
+from loraloom.workflow.graph import GraphNode, Link
 from loraloom.workflow.schema import Input
 
 FindFile: TypeAlias = Callable[[str, str], Path | None]
@@ -57,6 +58,7 @@ class Execution:
         types: Mapping[str, NodeType],
         targets: tuple[str, ...],
         find_file: FindFile | None,
+        policy: FailurePolicy = "fail_fast",
     ) -> None:
         self._around, self._types, self._targets, self._find_file = around, types, targets, find_file
         self._nodes, self._parents = around.nodes, around.parents
@@ -64,10 +66,12 @@ class Execution:
         self._results: dict[str, Entry] = {}
         self._expanded: dict[str, tuple[list[NodeResult], NodeContext]] = {}
         self._executed: dict[str, None] = {}
+        self._outputs: dict[str, None] = {}
         self._announced: set[str] = set()
         self._roots: dict[str, tuple[str, int]] = {}
         self._running: str | None = None
         self._inputs_of: dict[str, dict[str, Input]] = {}
+        self._failures = Failures(policy, self._nodes, self._parents, self._display)
         self._plan = Plan(
             links=lambda i: producers(self._nodes[i]),
             needs=self._needs,
@@ -96,7 +100,12 @@ class Execution:
         except WorkflowError as error:
             emit(RunFailed(error))
         else:
-            emit(RunFinished(tuple(self._executed)))
+            partial = self._failures.partial(self._plan.blocked, self._outputs, self._targets)
+            first = self._failures.first
+            if partial is not None and first is not None and not partial.outputs:
+                emit(RunFailed(first.exception, first, partial))
+            else:
+                emit(RunFinished(tuple(self._executed), partial))
 
     async def _run(self) -> None:
         needed = order(self._nodes, self._targets)
@@ -124,12 +133,29 @@ class Execution:
                     raise CycleError(cycle, (self._nodes[i].label() for i in cycle))
                 for task in [t for t in tasks if t.done()]:
                     tasks.discard(task)
-                    task.result()
+                    self._settle(task)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         self._around.tell_notes(wait=True)
+
+    def _settle(self, step: asyncio.Task[None]) -> None:
+        """Go on after a step, also after one that has failed where the run does not end with it."""
+        try:
+            step.result()
+        except _NodeError as error:
+            if self._failures.ends_run(error.event.exception):
+                raise
+            known = len(self._plan.blocked)
+            self._plan.fail(error.event.node_id)
+            blocked = map(self._display, tuple(self._plan.blocked)[known:])
+            event = replace(error.event, blocked=tuple(dict.fromkeys(blocked)))
+            self._failures.add(event)
+            for node_id in self._executed:
+                if self._failures.incomplete(node_id):
+                    self._around.cache.forget(self._keys[node_id])
+            self._around.emit(event)
 
     # ---- What the plan asks ----
 
@@ -321,8 +347,6 @@ class Execution:
 
     async def _expand(self, node: GraphNode, results: list[NodeResult], run: NodeContext) -> None:
         """Add the nodes that a node is replaced by; it waits for those whose outputs become its own."""
-        placed: list[NodeResult] = []
-        added: list[str] = []
         root, depth = self._roots.get(node.id, (node.id, 0))
         more = sum(len(result.expand.nodes) for result in results if result.expand is not None)
         if depth >= MAX_EXPANSIONS or len(self._nodes) + more > MAX_NODES:
@@ -330,17 +354,11 @@ class Execution:
                 f"{node.label()} goes on expanding: there are {len(self._nodes)} nodes, {depth} expansions "
                 f"deep, at most {MAX_NODES} and {MAX_EXPANSIONS} are run; does a loop not end?"
             )
-        for index, result in enumerate(results):
-            if result.expand is None:
-                placed.append(result)
-                continue
-            names = {i: f"{node.id}.{index}.{i}" for i in result.expand.nodes}
-            for new in _renamed(result.expand, names):
-                self._nodes[new.id], self._parents[new.id] = new, node.id
-                self._roots[new.id] = root, depth + 1
-                added.append(new.id)
-            outputs = tuple(_relinked(o, names) if isinstance(o, Link) else o for o in result.outputs)
-            placed.append(NodeResult(outputs, result.ui))
+        placed, new = expansion.placed(node.id, results)
+        for fresh in new:
+            self._nodes[fresh.id], self._parents[fresh.id] = fresh, node.id
+            self._roots[fresh.id] = root, depth + 1
+        added = [fresh.id for fresh in new]
         for node_id in added:
             self._keys.pop(node_id, None)
         await self._find_keys(order(self._nodes, added, known=self._keys))
@@ -373,7 +391,8 @@ class Execution:
     # ---- The end of a node ----
 
     def _finish(self, node: GraphNode, entry: Entry) -> None:
-        self._around.cache.put(self._keys[node.id], entry, self._keys.get(self._root(node.id)))
+        if not self._failures.incomplete(node.id):
+            self._around.cache.put(self._keys[node.id], entry, self._keys.get(self._root(node.id)))
         self._executed[node.id] = None
         self._deliver(node, entry, cached=False)
 
@@ -385,6 +404,8 @@ class Execution:
 
     def _deliver(self, node: GraphNode, entry: Entry, cached: bool) -> None:
         self._results[node.id] = entry
+        if self._types[node.class_type].schema.output_node:
+            self._outputs[node.id] = None
         counts = tuple(len(values) for values in entry.outputs)
         display, parent = self._display(node.id), self._parents.get(node.id)
         self._around.emit(NodeFinished(node.id, display, node.class_type, entry.ui, counts, cached, parent))
@@ -400,16 +421,3 @@ class Execution:
         return self._roots.get(node_id, (node_id, 0))[0]
 
     _display = _root
-
-
-def _renamed(graph: Graph, names: Mapping[str, str]) -> Iterator[GraphNode]:
-    for node in graph.nodes.values():
-        inputs: dict[str, Value] = {
-            name: _relinked(value, names) if isinstance(value, Link) else value
-            for name, value in node.inputs.items()
-        }
-        yield replace(node, id=names[node.id], inputs=inputs)
-
-
-def _relinked(link: Link, names: Mapping[str, str]) -> Link:
-    return Link(names.get(link.node, link.node), link.slot)

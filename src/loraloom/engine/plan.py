@@ -69,6 +69,7 @@ class Plan:
     available: whether a node's result is at hand, so that it need not run; urgent: nodes whose start should
     not wait (outputs, which people look at, and async nodes, which wait for something else);
     release: called when no pending node needs a result any more.
+    blocked: nodes that were given up because they need one that has failed.
     """
 
     def __init__(
@@ -88,15 +89,24 @@ class Plan:
         self._uses: Counter[str] = Counter()
         self._ready: list[tuple[int, int, str]] = []
         self._running: set[str] = set()
+        self._begun: set[str] = set()
+        self._roots: set[str] = set()
+        self._failed: set[str] = set()
         self._sequence = 0
+        self.blocked: dict[str, None] = {}
 
     def __len__(self) -> int:
         """How many nodes have not finished."""
         return len(self._waits)
 
     def add(self, node_id: str) -> None:
-        """Let a node run, after all that it needs and that is not available."""
+        """Let a node run, for its own sake, after all that it needs and that is not available."""
+        self._roots.add(node_id)
+        self._add(node_id)
+
+    def _add(self, node_id: str) -> None:
         stack, added, links = [node_id], list[str](), list[tuple[str, str]]()
+        hopeless: list[str] = []
         while stack:
             current = stack.pop()
             if current in self._waits:
@@ -108,33 +118,48 @@ class Plan:
             for producer in self._links(current):
                 self._hold(current, producer)
             for producer in self._needs(current):
-                if not self._available(producer):
+                if producer in self._failed or producer in self.blocked:
+                    hopeless.append(current)
+                elif not self._available(producer):
                     stack.append(producer)
                     links.append((producer, current))
         for producer, consumer in links:
             self._block(producer, consumer)
         for current in added:
             self._offer(current)
+        for current in hopeless:
+            self._give_up(current)
 
     def require(self, producer: str, consumer: str) -> None:
-        """Let a node that has begun wait for one more producer; call `postpone` when all are said."""
+        """Let a node that has begun wait for one more producer; call `postpone` when all are said. Where that
+        one has failed, or cannot run, the node cannot either."""
+        if consumer not in self._waits:
+            return
         self._hold(consumer, producer)
-        if not self._available(producer):
-            self.add(producer)
+        if self._available(producer):
+            return
+        if producer not in self._failed and producer not in self.blocked:
+            self._add(producer)
+        if producer in self._waits:
             self._block(producer, consumer)
+        else:
+            self._give_up(consumer)
 
     def next(self) -> str | None:
         """A node that can start now; None if all that is left waits for others."""
-        if not self._ready:
-            return None
-        _, _, node_id = heapq.heappop(self._ready)
-        self._running.add(node_id)
-        return node_id
+        while self._ready:
+            _, _, node_id = heapq.heappop(self._ready)
+            if self._waits.get(node_id) == 0 and node_id not in self._running:
+                self._running.add(node_id)
+                self._begun.add(node_id)
+                return node_id
+        return None
 
     def postpone(self, node_id: str) -> None:
         """Put a node that was started back, behind what it now requires."""
         self._running.discard(node_id)
-        self._offer(node_id)
+        if node_id in self._waits:
+            self._offer(node_id)
 
     def finish(self, node_id: str) -> None:
         """The node's result is available: its consumers may start, what only it needed is released."""
@@ -143,13 +168,48 @@ class Plan:
         for consumer in self._consumers.pop(node_id):
             self._waits[consumer] -= 1
             self._offer(consumer)
+        self._let_go(node_id)
+        if node_id not in self._uses:
+            self._release(node_id)
+
+    def fail(self, node_id: str) -> None:
+        """The node has failed: nodes that need it are `blocked`, and what only those needed is not run."""
+        self._failed.add(node_id)
+        self._give_up(node_id)
+
+    def _give_up(self, node_id: str) -> None:
+        """Take a node out that has failed or is blocked, with all that waits for it."""
+        stack = [node_id]
+        while stack:
+            current = stack.pop()
+            if current not in self._waits:
+                continue
+            if current not in self._failed:
+                self.blocked[current] = None
+            stack += self._consumers[current]
+            self._take_out(current)
+
+    def _take_out(self, node_id: str) -> None:
+        """Forget a node, and those producers that have not begun and that nothing else waits for."""
+        stack = [node_id]
+        while stack:
+            current = stack.pop()
+            del self._waits[current], self._consumers[current]
+            self._running.discard(current)
+            for producer in self._holds[current]:
+                consumers = self._consumers.get(producer, {})
+                if current in consumers:
+                    del consumers[current]
+                    if not consumers and producer not in self._begun and producer not in self._roots:
+                        stack.append(producer)
+            self._let_go(current)
+
+    def _let_go(self, node_id: str) -> None:
         for producer in self._holds.pop(node_id):
             self._uses[producer] -= 1
             if not self._uses[producer]:
                 del self._uses[producer]
                 self._release(producer)
-        if node_id not in self._uses:
-            self._release(node_id)
 
     def cycle(self) -> tuple[str, ...]:
         """Nodes that wait for each other, once nothing can start and nothing runs."""

@@ -18,6 +18,7 @@ from loraloom.engine.cache import Cache
 from loraloom.engine.context import Surroundings
 from loraloom.engine.events import Event
 from loraloom.engine.execution import Execution, FindFile
+from loraloom.engine.failures import FailurePolicy
 from loraloom.engine.node import NodeType
 from loraloom.engine.plan import order
 from loraloom.errors import WorkflowError
@@ -43,6 +44,7 @@ def run(
     cancel: CancelToken | None = None,
     find_file: FindFile | None = None,
     inside: Callable[[], AbstractContextManager[object]] = nullcontext,
+    policy: FailurePolicy = "fail_fast",
 ) -> Iterator[Event]:
     """The events of a run, ending with RunFinished, RunFailed or RunCancelled; see `events`.
 
@@ -50,6 +52,7 @@ def run(
     their class is unknown. cache: results of earlier runs (kept by the caller; one run at a time may use
     it). find_file: where files named in the graph are, for the cache key (`ModelFolders.find`).
     inside: makes a context that the nodes run in, in their thread (torch's inference mode, say).
+    policy: what becomes of the other nodes when one fails.
     Closing the iterator stops the run. Raises WorkflowError, before anything runs, when there is nothing to
     run, when a needed node is missing or of an unknown class, or when nodes need each other.
     """
@@ -69,7 +72,7 @@ def run(
         emit=events.put,
         cancelled=lambda: abandoned.is_set() or (cancel is not None and cancel.is_set()),
     )
-    execution = Execution(around, nodes, wanted, find_file)
+    execution = Execution(around, nodes, wanted, find_file, policy)
 
     def work() -> None:
         try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from loraloom.engine.failures import FailurePolicy
 from loraloom.errors import LoraloomError
 from loraloom.workflow.graph import JSON
 
@@ -46,7 +47,8 @@ class Request:
     """What a client asked for.
 
     prompt: the graph as API JSON. extra_data: what came with it; `extra_pnginfo.workflow` is the editor's
-    JSON. targets: the output nodes to run, None for all.
+    JSON. targets: the output nodes to run, None for all. policy: what becomes of the other nodes when one
+    fails.
     """
 
     prompt: Mapping[str, JSON]
@@ -54,6 +56,7 @@ class Request:
     targets: tuple[str, ...] | None = None
     client_id: str | None = None
     webhook: str | None = None
+    policy: FailurePolicy = "fail_fast"
 
     def to_json(self) -> dict[str, JSON]:
         targets: list[JSON] | None = None if self.targets is None else [*self.targets]
@@ -63,6 +66,7 @@ class Request:
             "targets": targets,
             "client_id": self.client_id,
             "webhook": self.webhook,
+            "node_failure_policy": self.policy,
         }
 
     @classmethod
@@ -74,6 +78,7 @@ class Request:
             targets=None if targets is None else tuple(targets),
             client_id=data["client_id"],
             webhook=data["webhook"],
+            policy=data.get("node_failure_policy", "fail_fast"),
         )
 
 

@@ -245,10 +245,11 @@ class Lane:
         files = [(str(staged), str(final)) for staged, final in message.get("publish", ())]
         try:
             held = [(m, live.see(m)) for m in message.get("held", ())]
+            live.see(message)
             now, result = time.time(), live.result()
-            payload: dict[str, Any] = {}
+            payload: dict[str, Any] = {} if live.partial is None else {"partial": live.partial}
             if kind == "failed":
-                payload = {"error": message["error"]}
+                payload["error"] = message["error"]
             elif kind == "cancelled":
                 payload = {"node": message.get("node"), "executed": message.get("executed", [])}
 

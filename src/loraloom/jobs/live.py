@@ -20,11 +20,16 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
+def _left_out(nodes: list[str]) -> str:
+    return f"so that {', '.join(nodes)} did not run" if nodes else "no other node needed it"
+
+
 @dataclass(slots=True)
 class LiveJob:
     """events: lasting events so far, with the sequence numbers that readers see.
 
-    states: what every node is doing, in the form of ComfyUI's `progress_state`. previews: how pictures of
+    states: what every node is doing, in the form of ComfyUI's `progress_state`. errors: of nodes that failed
+    while others went on; partial: how far these came. previews: how pictures of
     unfinished work are made, "" for none.
     """
 
@@ -39,6 +44,8 @@ class LiveJob:
     cached: list[JSON] = field(default_factory=lambda: list[JSON]())
     timings: dict[str, JSON] = field(default_factory=lambda: dict[str, JSON]())
     begun: dict[str, float] = field(default_factory=lambda: dict[str, float]())
+    errors: list[JSON] = field(default_factory=lambda: list[JSON]())
+    partial: JSON = None
     started_ms: int = field(default_factory=_now_ms)
     cancelling: bool = False
 
@@ -58,13 +65,15 @@ class LiveJob:
             case "node_finished":
                 self._finished(message)
             case "node_failed":
-                self._state(message["node"], message["display"], 0, 1, "error")
+                self._failed(message)
             case "note":
                 receipt = receipt_in(message["note"], message["payload"])
                 if receipt is not None:
                     self.receipts.append(receipt)
             case "warning":
                 self.warnings.append(f"node {message['node']}: {message['message']}")
+            case "completed" | "failed":
+                self.partial = message.get("partial")
             case _:
                 pass
         return self.add(kind, message) if kind in LASTING else None
@@ -83,7 +92,7 @@ class LiveJob:
 
     def result(self) -> dict[str, JSON]:
         """What is kept of the run, whatever its end."""
-        return {
+        found: dict[str, JSON] = {
             "outputs": self.outputs,
             "meta": self.meta,
             "receipts": self.receipts,
@@ -93,6 +102,16 @@ class LiveJob:
             "started_ms": self.started_ms,
             "finished_ms": _now_ms(),
         }
+        return {**found, "partial": self.partial, "errors": self.errors} if self.partial else found
+
+    def _failed(self, message: Mapping[str, Any]) -> None:
+        self._state(message["node"], message["display"], 0, 1, "error")
+        if self.job.request.policy == "fail_fast":
+            return  # it is the job's own error
+        self.errors.append({k: v for k, v in message.items() if k not in ("kind", "job")})
+        self.warnings.append(f"{message['message']}; {_left_out(message['blocked'])}")
+        for node in message["blocked"]:
+            self._state(node, node, 0, 1, "blocked")
 
     def _finished(self, message: Mapping[str, Any]) -> None:
         node, display = message["node"], message["display"]

@@ -19,6 +19,7 @@ from loraloom.engine.events import (
     NodesCached,
     NodeStarted,
     NodeWarning,
+    Partial,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -50,9 +51,9 @@ class Encoder:
                 return self._progress(event)
             case NodeFailed():
                 return {"kind": "node_failed", **failure(event)}, b""
-            case RunFailed(error, at):
+            case RunFailed(error, at, partial):
                 said = describe(error) if at is None else failure(at)
-                return {"kind": "failed", "error": cast("JSON", said)}, b""
+                return {"kind": "failed", "error": cast("JSON", said), "partial": _partial(partial)}, b""
             case _:
                 return _plain(event), b""
 
@@ -101,12 +102,23 @@ def _plain(event: Event) -> dict[str, JSON]:
                 "class_type": class_type,
                 "message": text,
             }
-        case RunFinished(executed):
-            return {"kind": "completed", "executed": [*executed]}
+        case RunFinished(executed, partial):
+            return {"kind": "completed", "executed": [*executed], "partial": _partial(partial)}
         case RunCancelled(node, executed):
             return {"kind": "cancelled", "node": node, "executed": [*executed]}
         case _:
             raise TypeError(f"no message for {type(event).__name__}")
+
+
+def _partial(found: Partial | None) -> JSON:
+    if found is None:
+        return None
+    return {
+        "failed": [*found.failed],
+        "blocked": [*found.blocked],
+        "blocked_outputs": [*found.blocked_outputs],
+        "outputs": [*found.outputs],
+    }
 
 
 def failure(event: NodeFailed) -> dict[str, JSON]:
@@ -120,6 +132,7 @@ def failure(event: NodeFailed) -> dict[str, JSON]:
         "title": event.title,
         "inputs": dict(event.inputs),
         "executed": [*event.executed],
+        "blocked": [*event.blocked],
     }
 
 

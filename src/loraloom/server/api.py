@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
+from loraloom.engine.failures import FailurePolicy
 from loraloom.errors import LoraloomError
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Job, Status
@@ -94,6 +95,11 @@ class Submission(BaseModel):
     id: str | None = Field(None, description="Your own id for the job: letters, digits, dashes.")
     previews: bool = Field(False, description="Send previews with the progress events.")
     webhook: str | None = Field(None, description="Called, signed, when the job has ended.")
+    node_failure_policy: FailurePolicy = Field(
+        "fail_fast",
+        description="What becomes of the other nodes when one fails: the job ends, or those that do not need"
+        " it go on.",
+    )
 
 
 class OutputFile(BaseModel):
@@ -102,6 +108,15 @@ class OutputFile(BaseModel):
     subfolder: str
     type: str
     url: str = Field(description="Where the file is, relative to the server's root.")
+
+
+class Partial(BaseModel):
+    """How far a job came that went on after failures, by node id."""
+
+    failed: list[str]
+    blocked: list[str] = Field(description="Nodes that did not run as they need one that failed.")
+    blocked_outputs: list[str] = Field(description="The output nodes among these.")
+    outputs: list[str] = Field(description="Output nodes that ran.")
 
 
 class JobView(BaseModel):
@@ -122,6 +137,7 @@ class JobView(BaseModel):
     timings: dict[str, float] = Field(description="Seconds by node id.")
     error: dict[str, Any] | None
     node_errors: dict[str, Any] | None = Field(None, description="Outputs that were left out, and why.")
+    partial: Partial | None = Field(None, description="How far it came where nodes failed alone.")
 
 
 class JobPage(BaseModel):
@@ -166,6 +182,7 @@ def view_of(job: Job, node_errors: dict[str, Any] | None = None) -> JobView:
         timings=result.get("timings", {}),
         error=cast("dict[str, Any] | None", job.error),
         node_errors=node_errors or None,
+        partial=result.get("partial"),
     )
 
 
@@ -220,6 +237,7 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
             "prompt_id": wanted.id,
             "partial_execution_targets": wanted.targets,
             "webhook": wanted.webhook,
+            "node_failure_policy": wanted.node_failure_policy,
             "extra_data": {"preview_method": "auto"} if wanted.previews else {},
         }
         try:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+from loraloom.engine.failures import POLICIES, FailurePolicy
 from loraloom.engine.plan import order
 from loraloom.errors import InputError, WorkflowError
 from loraloom.jobs.job import Request
@@ -66,6 +67,7 @@ async def accept(body: Mapping[str, JSON], state: ServerState) -> Accepted:
         targets=report.outputs,
         client_id=client_id if isinstance(client_id, str) and len(client_id) <= 200 else None,
         webhook=_webhook(body),
+        policy=_policy(body),
     )
     own = state.own
     if own is not None and any(own.covers(node.class_type) for node in report.graph.nodes.values()):
@@ -160,6 +162,15 @@ def _targets(body: Mapping[str, JSON]) -> tuple[str, ...] | None:
     if not isinstance(targets, list) or not all(isinstance(t, str | int) for t in targets):
         raise problem("invalid_prompt", "partial_execution_targets must be a list of node ids")
     return tuple(str(t) for t in targets)
+
+
+def _policy(body: Mapping[str, JSON]) -> FailurePolicy:
+    asked = body.get("node_failure_policy")
+    if asked is None:
+        return "fail_fast"
+    if asked not in POLICIES:
+        raise problem("invalid_node_failure_policy", f"node_failure_policy must be {' or '.join(POLICIES)}")
+    return asked
 
 
 def _webhook(body: Mapping[str, JSON]) -> str | None:

@@ -59,6 +59,7 @@ def history_entry(job: Job) -> dict[str, JSON]:
             "status_str": "success" if job.status is Status.COMPLETED else "error",
             "completed": job.status is Status.COMPLETED,
             "messages": messages,
+            **({"execution_summary": said} if (said := summary(job)) else {}),
         },
         "meta": result.get("meta", {}),
     }
@@ -66,6 +67,33 @@ def history_entry(job: Job) -> dict[str, JSON]:
         if result.get(name):
             entry[name] = result[name]
     return entry
+
+
+def summary(job: Job) -> dict[str, JSON]:
+    """How far a job came whose nodes failed alone, in ComfyUI's words; nothing of other jobs."""
+    partial, errors = (job.result or {}).get("partial"), (job.result or {}).get("errors")
+    if not isinstance(partial, dict):
+        return {}
+    said: dict[str, JSON] = {
+        "has_errors": True,
+        "execution_error_count": len(errors) if isinstance(errors, list) else 0,
+        "failed_node_ids": partial.get("failed", []),
+        "blocked_node_ids": partial.get("blocked", []),
+        "blocked_output_node_ids": partial.get("blocked_outputs", []),
+        "successful_output_node_ids": partial.get("outputs", []),
+    }
+    return {**said, "completion_status": "partial_success"} if job.status is Status.COMPLETED else said
+
+
+def _node_errors(job: Job) -> list[dict[str, JSON]]:
+    """The errors of nodes that failed while others went on."""
+    errors = (job.result or {}).get("errors")
+    return [node_error(job.id, e) for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
+
+
+def node_error(job_id: str, error: Mapping[str, JSON]) -> dict[str, JSON]:
+    """A failure that does not end the job."""
+    return {**execution_error(job_id, error), "blocked_node_ids": error.get("blocked", [])}
 
 
 def history_messages(job: Job) -> Messages:
@@ -77,8 +105,9 @@ def history_messages(job: Job) -> Messages:
         ("execution_start", {"prompt_id": job.id, "timestamp": begun}),
         ("execution_cached", {"nodes": result.get("cached", []), "prompt_id": job.id, "timestamp": begun}),
     ]
+    messages += [("execution_node_error", {**error, "timestamp": ended}) for error in _node_errors(job)]
     if job.status is Status.COMPLETED:
-        messages.append(("execution_success", {"prompt_id": job.id, "timestamp": ended}))
+        messages.append(("execution_success", {"prompt_id": job.id, "timestamp": ended, **summary(job)}))
     elif job.status is Status.CANCELLED:
         said = {"prompt_id": job.id, "node_id": None, "node_type": None, "executed": [], "timestamp": ended}
         messages.append(("execution_interrupted", said))
@@ -206,8 +235,10 @@ def messages_for(notice: Notice, now_ms: int) -> Messages:
             return [("executed", output)]
         case "blocked":
             return _blocked(said, job_id, now_ms)
+        case "node_failed" if notice.job.request.policy != "fail_fast":
+            return [("execution_node_error", {**node_error(job_id, said), "timestamp": now_ms})]
         case "completed":
-            return [("execution_success", stamped), _end(job_id)]
+            return [("execution_success", {**stamped, **summary(notice.job)}), _end(job_id)]
         case "cancelled":
             node = {"node_id": said.get("node"), "node_type": None, "executed": said.get("executed", [])}
             return [("execution_interrupted", {**stamped, **node}), _end(job_id)]
