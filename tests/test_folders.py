@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loraloom.errors import InputError
-from loraloom.folders import FileNotListed, ModelFolders, model_folders, read_extra_paths
+from loraloom.folders import FileNotListed, ModelFolders, model_folders, nearest_files, read_extra_paths
 
 
 @pytest.fixture
@@ -60,6 +60,22 @@ def test_an_unknown_name_is_answered_with_the_nearest(root: Path) -> None:
         ModelFolders([root]).resolve("loras", "styel.safetensors")
     assert caught.value.nearest == ("style.safetensors",)
     assert "style.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("pixel", ("pixel_art.safetensors",)),
+        ("sub/Pixel-Art.safetensors", ("pixel_art.safetensors",)),
+        ("old\\detail_tweaker.safetensors", ("sd15/detail.safetensors",)),
+        ("nosuch.safetensors", ()),
+        ("detail.safetensors", ("sd15/detail.safetensors",)),
+        ("ae", ()),
+    ],
+)
+def test_names_are_compared_without_folders_and_suffixes(name: str, nearest: tuple[str, ...]) -> None:
+    listed = ["charcoal.safetensors", "pixel_art.safetensors", "sd15/detail.safetensors"]
+    assert nearest_files(name, listed) == nearest
 
 
 def test_a_loop_of_links_ends(root: Path) -> None:

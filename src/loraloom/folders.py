@@ -222,10 +222,26 @@ class ModelFolders:
         return self.find("vae_approx", names[0]) if names else None
 
     def nearest(self, kind: str, name: str, count: int = 3) -> tuple[str, ...]:
-        names = self.list(kind)
-        by_stem = {PurePosixPath(n).stem.lower(): n for n in names}
-        stem = PurePosixPath(name.replace("\\", "/")).stem.lower()
-        return tuple(by_stem[s] for s in get_close_matches(stem, by_stem, n=count, cutoff=0.5))
+        return nearest_files(name, self.list(kind), count)
+
+
+def nearest_files(name: str, listed: Iterable[str], count: int = 3) -> tuple[str, ...]:
+    """The files whose names come closest, compared without their folders and suffixes: those of the same
+    name, else those of which one holds the other, then those that are spelled alike."""
+    wanted, by_stem = _stem(name), dict[str, list[str]]()
+    for file in listed:
+        by_stem.setdefault(_stem(file), []).append(file)
+    holding = [
+        one for one in by_stem if any(len(a) > 2 and a in b for a, b in ((wanted, one), (one, wanted)))
+    ]
+    holding.sort(key=lambda one: abs(len(one) - len(wanted)))
+    alike = get_close_matches(wanted, by_stem, n=count, cutoff=0.5)
+    close = [wanted] if wanted in by_stem else dict.fromkeys([*holding, *alike])
+    return tuple(file for stem in close for file in by_stem[stem])[:count]
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).stem.lower()
 
 
 def read_extra_paths(path: Path) -> ExtraPaths:

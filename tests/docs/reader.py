@@ -23,6 +23,7 @@ from tests.docs.blocks import ROOT, Block
 
 PORT = re.compile(r"(?<=127\.0\.0\.1:)8188|(?<=localhost:)8188")
 SECONDS = 240
+"""For a block; those marked slow may take five times as long."""
 _MORE_THAN_WORDS = re.compile(r"[|&;<>()$`]|\\(?!\n)")
 
 
@@ -53,7 +54,7 @@ class Reader:
         elif (words := list(_commands(text))) and all(line[0] == "loraloom" for line in words):
             code, self.printed = self._loraloom(words)
         else:
-            code, self.printed = self._bash(text)
+            code, self.printed = self._bash(text, SECONDS * (5 if "slow" in block.marks else 1))
         assert code == block.exit_code, (
             f"{block.where}: ends with {code}, not {block.exit_code}:\n{block.text}\n{self.printed[-2000:]}"
         )
@@ -115,11 +116,11 @@ class Reader:
         assert self._served is not None
         return self._served[1]
 
-    def _bash(self, text: str) -> tuple[int, str]:
+    def _bash(self, text: str, seconds: int) -> tuple[int, str]:
         assert "loraloom serve" not in text, "a server ends its block: nobody could type what follows"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
-            cwd=self.folder, env=self._environment, text=True, timeout=SECONDS, check=False,
+            cwd=self.folder, env=self._environment, text=True, timeout=seconds, check=False,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         return done.returncode, done.stdout

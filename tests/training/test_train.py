@@ -133,7 +133,8 @@ def test_a_state_of_other_settings_is_refused(make_settings: MakeSettings) -> No
     settings = make_settings(steps=2)
     train(settings)
     changed = replace(settings, optimizer=replace(settings.optimizer, rate=0.5))
-    with pytest.raises(InputError, match="other settings"):
+    was = settings.optimizer.rate
+    with pytest.raises(InputError, match=rf"other settings \(optimizer\.rate was {was}\): restore"):
         train(changed)
 
 

@@ -199,6 +199,13 @@ def test_backslashes_in_the_folder_list_are_understood_too() -> None:
     assert report.graph.nodes["1"].inputs["lora_name"] == "1.5\\style.safetensors"
 
 
+def test_a_name_may_lack_its_suffix() -> None:
+    report = check(vae_graph("ae"))
+    assert report.graph.nodes["1"].inputs["vae_name"] == "ae.safetensors"
+    assert any("vae/ae was found as ae.safetensors" in note for note in report.notes)
+    assert not check(vae_graph("twice")).ok
+
+
 def test_a_bare_name_in_two_subfolders_is_missing() -> None:
     report = check(vae_graph("twice.safetensors"))
     assert report.missing[0].nearest == ("a/twice.safetensors", "b/twice.safetensors")

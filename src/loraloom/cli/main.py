@@ -168,7 +168,11 @@ def _say(error: LoraloomError) -> int:
         from loraloom.cli.workflow_commands import print_missing
 
         print_missing(console, error.missing)
-        console.print("Put the files into these folders, or name their place with --models DIR.")
+        folder = error.missing[0].folder if error.missing else "KIND"
+        console.print(
+            f"Put the files into these folders (`loraloom models path {folder}` prints where), or name their "
+            "place with --models DIR."
+        )
     elif isinstance(error, Cancelled):
         console.print("stopped")
     else:

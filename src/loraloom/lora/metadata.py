@@ -32,7 +32,7 @@ FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("noise offset", ("ss_noise_offset",)),
     ("min-SNR gamma", ("ss_min_snr_gamma",)),
     ("clip skip", ("ss_clip_skip",)),
-    ("precision", ("ss_mixed_precision",)),
+    ("mixed precision", ("ss_mixed_precision",)),
     ("prediction", ("modelspec.prediction_type",)),
 )
 """What to call a fact → the keys that may hold it, the first that says something counts."""

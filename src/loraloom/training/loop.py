@@ -18,7 +18,7 @@ from loraloom.training.dataset import Example
 from loraloom.training.noise import add_noise, draw_noise, draw_sigmas, even_sigmas, weighted_loss
 from loraloom.training.optimizers import make_optimizer, rate_factor, set_rate
 from loraloom.training.session import Session
-from loraloom.training.state import Position, last_state, restore_state, save_state, settings_digest
+from loraloom.training.state import Position, last_state, restore_state, save_state, what_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class Loop:
         self.optimizer: Optimizer = make_optimizer(
             list(network.values()), list(text.values()), settings.optimizer
         )
-        self._digest = settings_digest(settings)
+        self._stated = what_counts(settings)
         self.position = Position()
         latest = last_state(self.states)
         if latest is not None:
-            self.position = restore_state(latest, self.parameters, self.optimizer, self._digest)
+            self.position = restore_state(latest, self.parameters, self.optimizer, self._stated)
 
     def steps(self) -> Iterator[StepReport]:
         """Train from the present position to the end, one report per step."""
@@ -87,7 +87,7 @@ class Loop:
     def save(self) -> None:
         """Keep the present state."""
         keep = self.session.settings.run.keep_states
-        save_state(self.states, self.position, self.parameters, self.optimizer, self._digest, keep)
+        save_state(self.states, self.position, self.parameters, self.optimizer, self._stated, keep)
 
     def _step(self, step: int) -> float:
         run = self.session.settings.run

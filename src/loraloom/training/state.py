@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -35,11 +35,20 @@ class Position:
 
 
 def settings_digest(settings: Settings) -> str:
-    """What identifies a run: all that changes its result. How often it saves or draws samples does not."""
+    """What identifies a run."""
+    return _digest(what_counts(settings))
+
+
+def what_counts(settings: Settings) -> str:
+    """All settings that change a run's result, as JSON. How often it saves or draws samples does not."""
     run = replace(settings.run, save_every=1, keep_states=1, device=RunSettings().device)
     same = asdict(replace(settings, run=run, samples=SampleSettings(), output=Path(), metadata={}))
     del same["cache"]
-    return hashlib.sha256(json.dumps(same, default=str, sort_keys=True).encode()).hexdigest()
+    return json.dumps(same, default=str, sort_keys=True)
+
+
+def _digest(stated: str) -> str:
+    return hashlib.sha256(stated.encode()).hexdigest()
 
 
 def state_path(folder: Path, step: int) -> Path:
@@ -51,14 +60,20 @@ def save_state(
     position: Position,
     parameters: Mapping[str, nn.Parameter],
     optimizer: Optimizer,
-    digest: str,
+    stated: str,
     keep: int,
 ) -> None:
-    """Write the state after `position.step` steps; the oldest beyond `keep` are deleted."""
+    """Write the state after `position.step` steps; the oldest beyond `keep` are deleted. stated:
+    `what_counts` of the run's settings."""
     tensors = {f"parameter/{name}": value.detach() for name, value in parameters.items()}
     tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(optimizer).items()}
     tensors["losses"] = torch.tensor(position.losses, dtype=torch.float64)
-    header = {"step": str(position.step), "settings": digest, "validations": json.dumps(position.validations)}
+    header = {
+        "step": str(position.step),
+        "settings": _digest(stated),
+        "stated": stated,
+        "validations": json.dumps(position.validations),
+    }
     write_tensors(state_path(folder, position.step), tensors, header)
     for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
         remove(old)
@@ -70,15 +85,15 @@ def last_state(folder: Path) -> Path | None:
 
 
 def restore_state(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, digest: str
+    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, stated: str
 ) -> Position:
     """Put a saved state back. InputError where it belongs to a run with other settings."""
     with safe_open(path, "pt") as handle:
         header = cast("dict[str, str]", handle.metadata() or {})
-    if header.get("settings") != digest:
+    if header.get("settings") != _digest(stated):
         raise InputError(
-            f"{path.parent} holds the state of a run with other settings: restore them, name another output, "
-            "or delete that folder to begin anew"
+            f"{path.parent} holds the state of a run with other settings{_others(header, stated)}: restore "
+            "them, name another output, or delete that folder to begin anew"
         )
     tensors = read_tensors(path)
     for name, parameter in parameters.items():
@@ -90,6 +105,22 @@ def restore_state(
         tuple(tensors["losses"].tolist()),
         tuple((int(step), float(loss)) for step, loss in validations),
     )
+
+
+def _others(header: Mapping[str, str], stated: str) -> str:
+    """(run.steps was 100), of the settings that a state was written under."""
+    before, now = (dict(_flat(json.loads(text))) for text in (header.get("stated", "{}"), stated))
+    names = sorted(name for name in before if before[name] != now.get(name))
+    said = ", ".join(f"{name} was {json.dumps(before[name])}" for name in names)
+    return f" ({said})" if said else ""
+
+
+def _flat(value: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _flat(cast("dict[str, object]", inner), f"{above}{name}.")
+        else:
+            yield above + name, inner
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

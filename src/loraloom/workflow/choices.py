@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from unicodedata import normalize
 
+from loraloom.folders import nearest_files
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import FileLister, Input
 
@@ -42,7 +43,8 @@ class FileNames:
 
     def find(self, folder: str, name: str) -> Choice | None:
         """The file of that name: exactly, with the other path separator, with its letters composed otherwise
-        (NFC, NFD), or alone in some subfolder; a pickle's name, as what it was converted to."""
+        (NFC, NFD), or alone in some subfolder or without its suffix; a pickle's name, as what it was
+        converted to."""
         spellings = self._spellings.get(folder)
         if spellings is None:
             spellings = self._spellings[folder] = {_forward(n): n for n in self.names(folder)}
@@ -61,18 +63,15 @@ class FileNames:
         if "/" in wanted:
             return None
         matches = self._bare[folder].get(_composed(wanted), [])
+        if not matches:  # a name without its suffix
+            matches = [file for bare, files in self._bare[folder].items() for file in files
+                       if bare.rpartition(".")[0] == _composed(wanted)]  # fmt: skip
         if len(matches) == 1:
             return Choice(matches[0], f"{folder}/{name} was found as {matches[0]}")
         return None
 
     def nearest(self, folder: str, name: str, count: int = 3) -> tuple[str, ...]:
-        """The files whose names come closest, compared without their folders."""
-        wanted = _bare(_forward(name)).lower()
-        by_name: dict[str, list[str]] = {}
-        for listed in self.names(folder):
-            by_name.setdefault(_bare(listed).lower(), []).append(listed)
-        close = [wanted] if wanted in by_name else get_close_matches(wanted, by_name, n=count, cutoff=0.5)
-        return tuple(listed for key in close for listed in by_name[key])[:count]
+        return nearest_files(name, self.names(folder), count)
 
 
 def find_choice(entry: Input, value: JSON, files: FileNames) -> Choice | None:

@@ -95,4 +95,8 @@ def _show(console: Console, findings: list[Finding]) -> None:
 def _verdict(problems: int, slow: int) -> str:
     if problems:
         return f"{problems} problem{'s' if problems > 1 else ''}: see the advice above."
-    return "Everything works." if not slow else f"Everything works; {slow} of the above make it slower."
+    return (
+        "Everything works."
+        if not slow
+        else f"Everything works; {slow} of the above make{'s' if slow == 1 else ''} it slower."
+    )
