@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from loraloom.cli.main import exit_code_of
+from loraloom.visible import visible
 
 NAME = ":fire: [red]x[].safetensors"
 
@@ -56,3 +58,48 @@ def test_missing_files_titles_and_errors(
         assert name in said
     assert exit_code_of(["validate", str(tmp_path / ":boom:.json")]) == 2
     assert ":boom:.json" in capsys.readouterr().err
+
+
+EVIL = "a\x1b[2J\x1b]0;owned\x07\u202egnp.\x9b1A\u2066b"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_no_name_or_header_moves_the_cursor(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")  # so that no codes are our own
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    loras, workflow = models / "loras", tmp_path / f"{EVIL}.json"
+    name = f"{EVIL}.safetensors"
+    module = "lora_unet_mid_block_attentions_0_proj_in"
+    pair = {f"{module}.lora_up.weight": torch.ones(8, 2), f"{module}.lora_down.weight": torch.ones(2, 8)}
+    said = {"ss_output_name": EVIL, "modelspec.title": EVIL, "modelspec.trigger_phrase": EVIL}
+    said |= {"modelspec.description": EVIL, "ss_tag_frequency": json.dumps({"x": {EVIL: 3}})}
+    save_file(pair, loras / name, said)
+    (loras / f"bad{name}").write_bytes(b"\x08\0\0\0\0\0\0\0" + EVIL.encode())
+    graph = {
+        EVIL: {"class_type": EVIL, "inputs": {EVIL: [EVIL, 0]}, "_meta": {"title": EVIL}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": [EVIL, 0], "filename_prefix": EVIL}},
+    }
+    workflow.write_text(json.dumps(graph))
+    for arguments in (
+        ["models", "list", "loras", "--models", str(models)],
+        ["lora", "inspect", str(loras / name)],
+        ["lora", "inspect", "--json", str(loras / name)],
+        ["lora", "inspect", str(loras / f"bad{name}")],
+        ["lora", "convert", str(loras / name), "--to", "native", "--out", str(tmp_path / name)],
+        ["lora", "resize", str(loras / name), "--rank", "1", "--out", str(tmp_path / f"r{name}")],
+        ["models", "path", EVIL],
+        ["models", "convert", str(loras / name)],
+        ["validate", str(workflow), "--models", str(models)],
+        ["convert", str(workflow)],
+        ["run", str(workflow), "--models", str(models), "--dry-run"],
+        ["run", str(workflow), "--models", str(models), "--set", f"{EVIL}={EVIL}", "--json"],
+        ["nodes", EVIL],
+        ["train", str(tmp_path / f"{EVIL}.toml")],
+        ["grid", str(workflow), "--models", str(models), "--axis", f"{EVIL}=1"],
+    ):
+        exit_code_of(arguments)
+        told = capsys.readouterr()
+        for text in (told.out, told.err):
+            assert visible(text) == text, arguments

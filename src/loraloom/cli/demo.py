@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from loraloom.atomic_file import write_file
+from loraloom.cli.console import say
 from loraloom.cli.display import Display
 from loraloom.cli.run_command import stop_on_interrupt
 from loraloom.cli.settings import OutputDirOption
@@ -54,7 +55,7 @@ def demo_command(
     """Draw one prompt with a LoRA and without it, on a small model that comes with Loraloom."""
     if unpack is not None:
         for path in unpack_demo(unpack):
-            typer.echo(path)
+            say(path)
         return
     from loraloom.session import Session
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from loraloom.cli.console import say
 from loraloom.cli.settings import Compat, Dtype, Storage
 from loraloom.custom_nodes.load import load_packs
 from loraloom.engine.validation import ClassChecks
@@ -56,7 +55,7 @@ class Environment:
             options.custom_nodes or (), folders=self._folders, output_dir=options.output_dir
         )
         for failure in self._packs.failed:
-            typer.echo(f"warning: {failure}", err=True)
+            say(f"warning: {failure}", stderr=True)
         runnable = {**self._packs.schemas, **implemented_schemas()}
         self.preparation = Preparation(runnable, self._folders, ClassChecks(self._packs.nodes))
 

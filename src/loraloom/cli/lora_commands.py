@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from loraloom.cli.base_header import base_components
-from loraloom.cli.console import open_console
+from loraloom.cli.console import open_console, say_json
 from loraloom.cli.lora_page import print_page
 from loraloom.cli.settings import CompatOption
 from loraloom.errors import InputError, LoraloomError
@@ -71,7 +70,7 @@ def inspect_command(
     if index:
         index.save()
     if as_json:
-        typer.echo(json.dumps(pages, indent=1, ensure_ascii=False))
+        say_json(pages)
     if failed is not None:
         raise typer.Exit(failed.exit_code)
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from loraloom.cli.console import open_console
+from loraloom.cli.console import open_console, say, say_json
 from loraloom.cli.settings import ModelsOption
 from loraloom.errors import InputError, LoraloomError
 from loraloom.folders import model_folders
@@ -53,7 +53,7 @@ def model_path(
 ) -> None:
     """Print the folders in which files of a kind are looked for, whether they exist or not."""
     for directory in model_folders(models).searched(kind):
-        typer.echo(directory)
+        say(directory)
 
 
 @models_app.command("convert")
@@ -89,7 +89,7 @@ def convert_models(
             said = f"{done.tensors} tensors, {_size(done.path)}"
             console.print(f"{escape(str(done.path))}: {said}{left}{names}")
     if as_json:
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        say_json(rows)
     if failed is not None:
         raise typer.Exit(failed.exit_code)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loraloom.cli.console import say
 from loraloom.cli.display import Display
 from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.settings import (
@@ -117,8 +118,8 @@ def _say_ready(graphs: list[Graph], as_json: bool) -> None:
         return
     for graph in graphs:
         for note in graph.notes:
-            typer.echo(f"note: {note}", err=True)
-        typer.echo(f"{graph.origin}: ready to run, {len(graph.nodes)} nodes", err=True)
+            say(f"note: {note}", stderr=True)
+        say(f"{graph.origin}: ready to run, {len(graph.nodes)} nodes", stderr=True)
 
 
 def _ready_json(graphs: list[Graph]) -> dict[str, object]:

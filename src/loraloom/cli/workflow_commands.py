@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loraloom.atomic_file import write_file
-from loraloom.cli.console import open_console
+from loraloom.cli.console import open_console, say_json
 from loraloom.cli.settings import ExtraPathsOption, ModelsOption
 from loraloom.errors import InputError, MissingModel
 from loraloom.folders import model_folders
@@ -180,10 +180,11 @@ def convert_command(
         for note in graph.notes:
             console.print(f"[dim]note: {escape(note)}[/]")
     graphs: list[JSON] = [graph.to_api() for _, graph in chosen]
-    text = json.dumps(graphs if workflow == "all" else graphs[0], indent=2, ensure_ascii=False)
+    wanted = graphs if workflow == "all" else graphs[0]
     if output is None:
-        typer.echo(text)
+        say_json(wanted, indent=2)
         return
+    text = json.dumps(wanted, indent=2, ensure_ascii=False)
     write_file(output, f"{text}\n".encode())
 
 

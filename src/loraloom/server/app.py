@@ -48,6 +48,7 @@ from loraloom.server.settings import ServerSettings
 from loraloom.server.state import Beside, Files, Learn, Log, ServerState, state_of
 from loraloom.server.templates import Templates
 from loraloom.server.webhooks import Webhooks, secret_of
+from loraloom.visible import visible_log
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.schema import NodeSchema
@@ -153,7 +154,7 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
     log = Log()
 
     def write(text: str) -> None:
-        sys.stderr.write(text)
+        sys.stderr.write(visible_log(text))
         log.write(text)
 
     store = StoreThread(

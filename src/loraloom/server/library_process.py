@@ -12,6 +12,7 @@ from typing import Any
 
 from loraloom.errors import InputError, LoraloomError
 from loraloom.jobs import frames
+from loraloom.visible import visible_log
 from loraloom.windows import out_of_reach_of_ctrl_c
 from loraloom.workflow.graph import JSON
 
@@ -101,4 +102,4 @@ class LibraryProcess:
     async def _forward(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
         while data := await process.stderr.read(1 << 16):
-            self._log(data.decode("utf-8", "replace"))
+            self._log(visible_log(data.decode("utf-8", "replace")))
