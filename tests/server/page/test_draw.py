@@ -117,6 +117,9 @@ def test_again_vary_and_with_and_without(new_page: NewPage, http: httpx.Client) 
     varied = http.get("/v1/cards").json()["finished"][0]
     assert varied["settings"]["start"].endswith(" [output]")
     assert (varied["status"], varied["settings"]["denoise"]) == ("completed", 0.6)
+    page.reload()  # the newest is shown, without having been chosen
+    page.get_by_role("button", name="With and without").wait_for()
+    shown = page.locator("article.result img.picture").get_attribute("src")
     page.get_by_role("button", name="With and without").click()
     seam = page.get_by_label(re.compile("^Seam between"))
     seam.wait_for()
@@ -126,6 +129,9 @@ def test_again_vary_and_with_and_without(new_page: NewPage, http: httpx.Client) 
     assert page.evaluate(
         "[...document.querySelectorAll('.compare img')].every(i => i.complete && i.naturalWidth > 0)"
     )
+    sides = [one.get_attribute("src") for one in page.locator(".compare img").all()]
+    assert len(set(sides)) == 2 and shown in sides
+    assert page.locator("article.result img.picture").get_attribute("src") == shown
     watched.check("compare-wide-dark")
     page.keyboard.press("Escape")
     assert page.locator("dialog").count() == 0

@@ -2,7 +2,7 @@
 import { html } from "./html.js";
 import { Button, stem } from "./controls.js";
 
-const share = (number) => `${number >= 0.1 ? Math.round(100 * number) : (100 * number).toFixed(1)} %`;
+const share = (number) => `${number >= 0.1 ? Math.round(100 * number) : (100 * number).toFixed(1)}\u00a0%`;
 
 /** "210 of 210 modules · changes the model by 14 %" */
 export function receiptLine(receipt) {

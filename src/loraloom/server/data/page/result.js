@@ -22,8 +22,9 @@ export function Result({ card, onShow }) {
     if (made) onShow(made.id);
   };
   const compare = async (name) => {
+    onShow(card.id); // the newest drawing is shown otherwise, which the one without is in a moment
     const made = await attempt(() => without(card.settings, name));
-    if (made) setComparing({ job: made.id, name });
+    if (made) setComparing({ job: made.id, name, file, size: card.settings });
   };
   return html`<article class="result stack loose" aria-label="Result">
     <${Stage} card=${card} file=${file} />
@@ -47,7 +48,7 @@ export function Result({ card, onShow }) {
         const made = await attempt(() => drawStrengths(card.settings, name));
         if (made) go(made);
       }} />
-    ${comparing && html`<${WithAndWithout} ...${comparing} file=${file} size=${card.settings} onClose=${() => setComparing(null)} />`}
+    ${comparing && html`<${WithAndWithout} ...${comparing} onClose=${() => setComparing(null)} />`}
   </article>`;
 }
 
