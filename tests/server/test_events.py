@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from tests.server.test_api import done, submit
 
 from loraloom.jobs.job import Job, Request
 from loraloom.jobs.notices import Notice
-from loraloom.server.events import KEPT, EventLog
+from loraloom.server.events import KEPT, KEPT_BYTES, EventLog
+from loraloom.server.sse import MAX_WAITING, Line
 
 Told = tuple[str, str, Any]
 
@@ -95,3 +97,36 @@ def test_what_is_forgotten_is_said_to_be() -> None:
     assert log.position(f"{log.epoch}-{KEPT + 10}") == KEPT + 10
     found = log.since(KEPT + 8)
     assert found is not None and [entry.number for entry in found] == [KEPT + 9, KEPT + 10]
+
+
+def test_few_large_events_are_kept_and_many_small_ones() -> None:
+    log = EventLog()
+    job = Job("a", 0.0, Request({}))
+    for _ in range(100):
+        log.hear(Notice("node_finished", job, {"ui": {"text": ["x" * (KEPT_BYTES // 10)]}}))
+    assert 8 <= len(log.entries) <= 10
+    assert log.size == sum(len(entry.text) for entry in log.entries) <= KEPT_BYTES
+    assert log.position(f"{log.epoch}-100") == 100
+    assert log.position(f"{log.epoch}-50") is None
+    log.hear(Notice("node_finished", job, {"ui": {"text": ["x" * 2 * KEPT_BYTES]}}))
+    assert [entry.number for entry in log.entries] == [101]
+    log.hear(Notice("completed", job))
+    assert [entry.number for entry in log.entries] == [102]
+
+
+def test_a_slow_reader_of_a_job_keeps_one_preview() -> None:
+    async def test() -> None:
+        line = Line()
+        for step in range(5000):
+            line.put(Notice("progress", None, {"value": step}, preview=b"x" * 1000))
+        line.put(Notice("node_finished"))
+        for step in range(5000):
+            line.put(Notice("progress", None, {"value": step}, preview=b"x" * 1000))
+        taken = [await line.take() for _ in range(3)]
+        assert [n.kind for n in taken if n is not None] == ["progress", "node_finished", "progress"]
+        assert [len(n.preview) for n in taken if n is not None] == [0, 0, 1000]
+        for _ in range(MAX_WAITING + 1):
+            line.put(Notice("warning"))
+        assert await line.take() is None
+
+    asyncio.run(test())

@@ -17,23 +17,23 @@ from loraloom.jobs.notices import Notice
 from loraloom.workflow.json_text import write_json
 
 KEPT = 4000
+KEPT_BYTES = 16 << 20
 PAUSE_SECONDS = 0.1
 HEARTBEAT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something lasting. number: its place since the start of the server."""
+    """Something lasting. number: its place since the start of the server; text: the event as it is sent."""
 
     number: int
-    kind: str
-    data: Mapping[str, Any]
+    text: str
 
 
 @dataclass(slots=True)
 class EventLog:
-    """The latest entries, numbered, and the latest progress. A stream reads from where it stands, so that one
-    that reads slowly costs nothing.
+    """The latest entries, numbered, at most so many and of so many letters, and the latest progress. A stream
+    reads from where it stands, so that one that reads slowly costs nothing.
 
     epoch: tells the numbers of this server from those of the one before it.
     """
@@ -43,7 +43,8 @@ class EventLog:
     progress: Notice | None = None
     progress_at: int = 0
     queue_at: int = 0
-    entries: deque[Entry] = field(default_factory=lambda: deque[Entry](maxlen=KEPT))
+    entries: deque[Entry] = field(default_factory=lambda: deque[Entry]())
+    size: int = 0
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def hear(self, notice: Notice) -> None:
@@ -58,9 +59,8 @@ class EventLog:
         elif job is not None:
             if job.status is not Status.RUNNING:
                 self.progress = None
-            event = notice.event
             said = {k: v for k, v in notice.payload.items() if k not in ("kind", "job")}
-            at = time.time() if event is None else event.at
+            at = time.time() if notice.event is None else notice.event.at
             self._add(notice.kind, {"job": job.id, "status": str(job.status), "at": at, **said})
         self._wake()
 
@@ -75,7 +75,10 @@ class EventLog:
 
     def _add(self, kind: str, data: Mapping[str, Any]) -> None:
         self.last += 1
-        self.entries.append(Entry(self.last, kind, data))
+        self.entries.append(Entry(self.last, event(kind, data, f"{self.epoch}-{self.last}")))
+        self.size += len(self.entries[-1].text)
+        while len(self.entries) > KEPT or (self.size > KEPT_BYTES and len(self.entries) > 1):
+            self.size -= len(self.entries.popleft().text)
 
     def position(self, event_id: str) -> int | None:
         """Where a reader stands whose last event had this id; None when that is not known any more."""
@@ -123,7 +126,7 @@ async def stream(
             yield event("reset", {}, f"{log.epoch}-{position}")
         for entry in found or ():
             position = entry.number
-            yield event(entry.kind, entry.data, f"{log.epoch}-{position}")
+            yield entry.text
         if log.queue_at != queue_at:
             queue_at = log.queue_at
             yield event("queue", await queue_state(dispatcher))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
 
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.notices import Notice
@@ -12,7 +14,42 @@ from loraloom.server.events import event, progress
 
 HEARTBEAT_SECONDS = 15.0
 _FINAL = frozenset({"completed", "failed", "cancelled", "quarantined"})
-_MAX_WAITING = 2_000
+MAX_WAITING = 2_000
+
+
+@dataclass(slots=True)
+class Line:
+    """What a reader has not taken yet: all that lasts, and of the steps between only the last, as each may
+    hold a picture."""
+
+    notices: deque[Notice] = field(default_factory=lambda: deque[Notice]())
+    step: Notice | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    overflown: bool = False
+
+    def put(self, notice: Notice) -> None:
+        if notice.kind == "progress":
+            self.step = notice
+        elif len(self.notices) >= MAX_WAITING:
+            self.overflown = True
+        else:
+            if self.step is not None:
+                self.notices.append(replace(self.step, preview=b""))
+                self.step = None
+            self.notices.append(notice)
+        self.news.set()
+
+    async def take(self) -> Notice | None:
+        """The next; None when too much waits."""
+        while not self.overflown:
+            if self.notices:
+                return self.notices.popleft()
+            if self.step is not None:
+                notice, self.step = self.step, None
+                return notice
+            self.news.clear()
+            await self.news.wait()
+        return None
 
 
 async def follow(dispatcher: Dispatcher, job_id: str, after: int) -> AsyncGenerator[str, None]:
@@ -20,16 +57,11 @@ async def follow(dispatcher: Dispatcher, job_id: str, after: int) -> AsyncGenera
 
     A reader that falls too far behind is let go; it can come back with the last id that it has seen.
     """
-    waiting: asyncio.Queue[Notice] = asyncio.Queue(_MAX_WAITING)
-    overflow = asyncio.Event()
+    line = Line()
 
     def hear(notice: Notice) -> None:
-        if notice.job is None or notice.job.id != job_id:
-            return
-        try:
-            waiting.put_nowait(notice)
-        except asyncio.QueueFull:
-            overflow.set()
+        if notice.job is not None and notice.job.id == job_id:
+            line.put(notice)
 
     stop = dispatcher.listen(hear)
     try:
@@ -43,13 +75,15 @@ async def follow(dispatcher: Dispatcher, job_id: str, after: int) -> AsyncGenera
         job = await dispatcher.read(lambda s: s.find(job_id))
         if job is None or job.status.final:
             return
-        while not overflow.is_set():
+        while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    notice = await waiting.get()
+                    notice = await line.take()
             except TimeoutError:
                 yield ": still here\n\n"
                 continue
+            if notice is None:
+                return
             if notice.event is not None and notice.event.sequence > after:
                 after = notice.event.sequence
                 yield _event(notice.event)
