@@ -17,6 +17,7 @@ from loraloom.errors import InputError, LoraloomError
 from loraloom.lora.file import read_lora
 from loraloom.lora.hashes import HashIndex
 from loraloom.lora.inspect import page_of
+from loraloom.lora.not_finite import not_finite, say_not_finite
 
 lora_app = typer.Typer(help="Inspect, convert, merge, extract and resize LoRA files.", no_args_is_help=True)
 
@@ -43,7 +44,9 @@ def inspect_command(
     files: FilesArgument,
     base: BaseOption = None,
     compat: CompatOption = "trainer",
-    hashes: Annotated[bool, typer.Option(help="Compute the hashes (reads the whole file).")] = True,
+    hashes: Annotated[
+        bool, typer.Option(help="Compute the hashes and look for NaN (reads the whole file).")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """Show what a LoRA is, what it is for, how it was made, and whether it fits a checkpoint."""
@@ -55,7 +58,8 @@ def inspect_command(
     for path in files:
         try:
             file = read_lora(path)
-            page = page_of(file, components, index.hashes(file.path) if index else None, compat)
+            known = index.hashes(file.path) if index else None
+            page = page_of(file, components, known, compat, not_finite(file.header) if index else None)
         except LoraloomError as error:
             if len(files) == 1:
                 raise
@@ -87,8 +91,12 @@ def convert_command(
 
     if base is None:
         raise InputError("--base CHECKPOINT is needed: its names and shapes decide how modules are called")
-    report = convert(read_lora(file), base_components(base), out, to)
-    open_console(stderr=True).print(escape(f"{out}: {report}"))
+    found, console = read_lora(file), open_console(stderr=True)
+    report = convert(found, base_components(base), out, to)
+    console.print(escape(f"{out}: {report}"))
+    if broken := not_finite(found.header):
+        said = f"{file}: {say_not_finite(broken)}; they are so in the new file too"
+        console.print(f"[yellow]warning[/] {escape(said)}")
 
 
 @lora_app.command("merge")

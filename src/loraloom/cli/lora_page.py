@@ -15,6 +15,7 @@ from rich.text import Text
 from loraloom.lora.algebras import algebra_title
 from loraloom.lora.hashes import EMPTY_SHA256
 from loraloom.lora.inspect import Page, fit_lines
+from loraloom.lora.not_finite import say_not_finite
 
 PARTS: Mapping[str, str] = {"model": "the model", "clip": "the text encoders"}
 TYPES: Mapping[str, str] = {"F64": "fp64", "F32": "fp32", "F16": "fp16"}
@@ -74,10 +75,12 @@ def _verdict(page: Page) -> Iterator[str | Padding]:
         good = not page.fit["unplaced"] and not page.fit["rejected"]
         yield f"\n[{'green' if good else 'yellow'}]{escape(first)}[/]"
         yield from (Padding(escape(other), (0, 0, 0, 2)) for other in others)
-    elif page.notes or page.unknown:
+    elif page.notes or page.unknown or page.not_finite:
         yield ""
     if strange := len(page.unknown) - sum(page.unsupported.values()):
         yield f"[yellow]{strange} tensors of no known kind[/]: {escape(page.unknown[0])} …"
+    if page.not_finite:
+        yield f"[red]{escape(say_not_finite(page.not_finite))}[/]"
     yield from (f"[yellow]{escape(note)}[/]" for note in page.notes)
 
 

@@ -26,6 +26,7 @@ from loraloom.lora.unsupported import count_unsupported, say_unsupported
 class Page:
     """Everything that the header, the sidecars and, where given, a base's header say of a LoRA.
 
+    not_finite: tensor → how many of its values are NaN or infinite, where that was looked for.
     parts: component → modules. ranks: rank → modules. alpha: rule (γ) → modules. fit: of the base, if given.
     """
 
@@ -51,6 +52,7 @@ class Page:
     previews: tuple[str, ...]
     hashes: Mapping[str, str]
     notes: tuple[str, ...]
+    not_finite: Mapping[str, int]
     fit: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -62,8 +64,10 @@ def page_of(
     base: Mapping[ComponentName, Component] | None = None,
     hashes: Hashes | None = None,
     compat: str = "trainer",
+    broken: Mapping[str, int] | None = None,
 ) -> Page:
-    """Inspect a file; `base` adds where its modules would go, `hashes` what the content is called."""
+    """Inspect a file; `base` adds where its modules would go, `hashes` what the content is called, `broken`
+    which values are no numbers (`not_finite`)."""
     parts: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
@@ -102,6 +106,7 @@ def page_of(
         description=sidecars.description, previews=tuple(str(path) for path in sidecars.previews),
         hashes=hashes.named() if hashes else {},
         notes=(*_notes(file, family, hashes), *_scale_notes(file, ranks, alphas)),
+        not_finite=broken or {},
         fit=None if base is None else fit_of(place(file, base, compat=compat), base),
     )  # fmt: skip
 
