@@ -24,6 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
 import psutil
 from PIL import Image
 from tests.cluster.harness import Machine, TestCluster
@@ -232,7 +235,9 @@ def inside(options: argparse.Namespace) -> int:
                 cluster, attack, kinds, options.jobs, options.seconds, begun + 60 * options.minutes
             )
             took = time.monotonic() - begun
-            sys.stdout.write(f"attacks: {dict(attack.done)}; {took:.0f} s for {options.jobs} jobs\n")
+            sys.stdout.write(
+                f"seed {options.seed}, attacks: {dict(attack.done)}; {took:.0f} s for {options.jobs} jobs\n"
+            )
             return min(1, verdict(cluster, acknowledged) + options.jobs - len(acknowledged))
         finally:
             cluster.stop()

@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
 from tests.cluster.harness import Machine, TestCluster
 from tests.cluster.picture_runner import prompt
 

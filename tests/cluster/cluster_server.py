@@ -27,6 +27,7 @@ if __name__ == "__main__":
     parser.add_argument("--cluster", default="auto")
     parser.add_argument("--address", default="127.0.0.2")
     parser.add_argument("--cluster-port", type=int, default=6379)
+    parser.add_argument("--cluster-most", type=int, default=0)
     parser.add_argument("--here", type=int, default=0)
     parser.add_argument("--ray-dir", type=Path)
     options = parser.parse_args()
@@ -48,6 +49,7 @@ if __name__ == "__main__":
         own_address=options.address,
         port=options.cluster_port,
         token=cluster_token(folder / "user" / TOKEN_FILE),
+        most=options.cluster_most,
         limits=NodeLimits(OBJECT_STORE, options.ray_dir),
         offer=offer_of(folders, lambda: schemas, folder / "user"),
     )

@@ -50,6 +50,7 @@ class TestCluster:
     ray_port: int = 6390
     here: int = 0
     cluster: str = "auto"
+    most: int = 0
     server: subprocess.Popen[bytes] | None = None
     _logs: list[Any] = field(default_factory=lambda: list[Any]())
 
@@ -60,18 +61,19 @@ class TestCluster:
             *(sys.executable, "-m", "tests.cluster.cluster_server", str(self.folder)),
             *("--port", str(self.port), "--listen", self.listen, "--address", self.head_address),
             *("--cluster", self.cluster, "--cluster-port", str(self.ray_port), "--here", str(self.here)),
+            *("--cluster-most", str(self.most)),
             *("--ray-dir", str(self.folder / "ray")),
         ]
         self.server = self._begin(command, "server")
         self.until(lambda: self.call("/prompt") is not None, 120)
 
-    def start_ray(self) -> subprocess.Popen[bytes]:
+    def start_ray(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         """A Ray head that is nobody's, for a server that joins it."""
         limits = NodeLimits(80_000_000, self.folder / "ray")
         arguments = head_arguments(self.head_address, self.ray_port, limits)
         token = cluster_token(self.folder / "user" / TOKEN_FILE)
-        command = [sys.executable, "-m", "loraloom.cluster.ray_node", *arguments]
-        return self._begin(command, "ray-head", ray_environment(token))
+        command = [sys.executable, "-m", "loraloom.cluster.ray_node", *arguments, *options]
+        return self._begin(command, "ray-head", ray_environment(token, **environment))
 
     def start_node(self, machine: Machine, *options: str) -> None:
         command = [

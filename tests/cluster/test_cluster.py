@@ -113,7 +113,7 @@ def test_the_head_and_its_driver_may_be_killed(cluster: TestCluster) -> None:
 
 def _machine_of(cluster: TestCluster, worker: str) -> Machine:
     nodes = cluster.call("/v1/workers")["nodes"]
-    (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][:6]}/")]
+    (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][-6:]}/")]
     return next(m for m in cluster.machines if m.address == address)
 
 

@@ -250,5 +250,5 @@ class Head:
 
 def lanes_of(node: Mapping[str, Any]) -> list[str]:
     """The names of a node's workers."""
-    short = f"{node['host']}-{str(node['id'])[:6]}"
+    short = f"{node['host']}-{str(node['id'])[-6:]}"
     return [f"{short}/{number}" for number in range(int(cast("float", node["workers"])))]
