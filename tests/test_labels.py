@@ -21,6 +21,10 @@ def test_a_text_is_broken_between_words() -> None:
     assert all(lines.font.getlength(text) <= 100 for text in lines.texts)
 
 
+def test_a_name_is_broken_between_its_parts() -> None:
+    assert lines_of(Label("strength_model 0.5", "x"), 128).texts == ("strength_", "model 0.5")
+
+
 def test_a_word_that_is_too_long_is_broken_anywhere() -> None:
     lines = lines_of(Label("a" * 30, "x"), 100, most=9)
     assert len(lines.texts) > 1 and "".join(lines.texts) == "a" * 30

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FONT_SIZE, LINE = 18, 24
 MOST_LINES = 3
+_JOINTS = "_-/\\."
+"""Where a word is broken if it must be: behind these."""
 
 _SYSTEM_FONTS = (
     "NotoSansCJK-Regular.ttc", "NotoSansCJKjp-Regular.otf", "NotoSansCJKsc-Regular.otf", "SourceHanSans.ttc",
@@ -76,9 +78,11 @@ def _wrapped(text: str, font: FreeTypeFont, width: int) -> Iterator[str]:
     rest = " ".join(text.split())
     while rest:
         count = len(rest)
-        while count > 1 and font.getlength(rest[:count]) > width:
-            space = rest.rfind(" ", 0, count)
-            count = space if space > 0 and font.getlength(rest[:space]) <= width else count - 1
+        while count > 1 and font.getlength(rest[:count].rstrip()) > width:
+            count -= 1
+        if count < len(rest):
+            joint = 1 + max(rest.rfind(mark, 0, count - 1) for mark in _JOINTS)
+            count = rest.rfind(" ", 0, count + 1) + 1 or joint or count
         yield rest[:count].rstrip()
         rest = rest[count:].lstrip()
 
