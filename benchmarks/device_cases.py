@@ -270,9 +270,12 @@ def picture(
                 if isinstance(event, NodeProgress):
                     at.append(time.perf_counter())
 
+            begun = time.perf_counter()
             row, run = meter.measure(what, lambda seen=seen: session.run(graph, on_event=seen))
             between = [after - before for before, after in zip(at, at[1:], strict=False)]
             said = [f"{median(between):.4f} s/step"] if between else []
+            if computing and computing.compiled and at:
+                said.append(f"{at[0] - begun:.1f} s until the first step ended")
             said += [
                 f"{node} {run.timings[node]:.2f}" for node in ("sample", "decode") if node in run.timings
             ]
@@ -398,7 +401,7 @@ CASES: dict[str, tuple[int, Callable[[Asked], Iterator[Row]]]] = {
         lambda a: picture(a, "flux_bf16", 1024, 8, vram=12 * GB, rounds=2),
     ),
     "compiled sd15": (
-        150,
+        180,
         lambda a: picture(a, "sd15", 512, 20, computing=Computing(compiled=True), rounds=2),
     ),
     "layers flux bf16": (150, lambda a: layers(a, "flux_bf16", (0.5, 0.25))),
