@@ -63,6 +63,14 @@ def wait(
     return value
 
 
+@node("Hold", category="test")
+def hold(value: Any_, *, run: NodeRun) -> Annotated[object, Socket("*")]:
+    """Goes on when the file `go` lies beside the output folder."""
+    while not cast("Path", run.services).with_name("go").exists():
+        time.sleep(0.02)
+    return value
+
+
 def _check_even(value: int) -> bool | str:
     return True if value % 2 == 0 else f"{value} is odd"
 
@@ -110,7 +118,7 @@ def meet(
 
 TURNS: list[Turns[int, int]] = []
 NODES: dict[str, NodeType] = {
-    t.name: t for f in (number, save, wait, even, fail, crash, hang, meet) for t in node_types(f)
+    t.name: t for f in (number, save, wait, hold, even, fail, crash, hang, meet) for t in node_types(f)
 }
 
 

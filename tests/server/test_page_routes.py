@@ -38,7 +38,7 @@ def models(server: RunningServer) -> Path:
     return folder
 
 
-def until(found: Callable[[], Any], seconds: float = 20) -> Any:
+def until(found: Callable[[], Any], seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = found()
@@ -349,7 +349,7 @@ def ended(server: RunningServer, name: str) -> dict[str, Any]:
         run = server.http.get(f"/v1/trainings/{name}").json()
         return run["status"] != "running" and run
 
-    return until(found, 120)
+    return until(found, 240)
 
 
 def test_a_training_from_pictures_to_the_library(start_server: Start) -> None:
@@ -365,7 +365,7 @@ def test_a_training_from_pictures_to_the_library(start_server: Start) -> None:
     assert [s["step"] for s in run["samples"]] == [2, 3]
     shown = server.http.get(f"/v1/trainings/thing/samples/{run['samples'][0]['file']}")
     assert shown.headers["content-type"] == "image/webp"
-    entry = loras(server)["thing.safetensors"]
+    entry = until(lambda: loras(server).get("thing.safetensors"))  # once its folder was looked through again
     assert (entry["family"], entry["triggers"], entry["preview"] > 0) == ("sd15", ["thg"], True)
     assert server.http.post("/v1/trainings", json=wanted).status_code == 400
     assert server.http.delete("/v1/trainings/thing").status_code == 204
