@@ -44,6 +44,7 @@ class Run:
     receipts: one per application of a LoRA (`lora.receipt.Receipt` as plain data, with "node" and "name").
     timings: seconds by node id, and "total".
     cached: nodes whose results were kept from an earlier run.
+    fast: what `--fast` did, by "node" and "name", as it is "said".
     batches: of sampling together with other runs: "rows" of the largest batch, and what became of "loras".
     """
 
@@ -54,6 +55,7 @@ class Run:
     ui: Mapping[str, Mapping[str, JSON]] = field(default_factory=lambda: dict[str, Mapping[str, JSON]]())
     cached: tuple[str, ...] = ()
     batches: tuple[Mapping[str, JSON], ...] = ()
+    fast: tuple[Mapping[str, JSON], ...] = ()
 
     @property
     def images(self) -> list[Image]:
@@ -75,6 +77,7 @@ class Run:
             "outputs": [o.to_json() for o in self.outputs],
             "loras": cast("list[JSON]", list(self.receipts)),
             "warnings": list(self.warnings),
+            **({"fast": [dict(one) for one in self.fast]} if self.fast else {}),
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
             "error": None,
         }
@@ -94,6 +97,7 @@ class Recorder:
         self._ui: dict[str, Mapping[str, JSON]] = {}
         self._cached: list[str] = []
         self._batches: list[Mapping[str, JSON]] = []
+        self._fast: list[Mapping[str, JSON]] = []
 
     def see(self, event: Event) -> None:
         match event:
@@ -103,6 +107,8 @@ class Recorder:
                 self._started[node_id] = time.monotonic()
             case NodeNote(_, "batch", payload) if isinstance(payload, dict):
                 self._batches.append(payload)
+            case NodeNote(_, "fast", payload) if isinstance(payload, dict):
+                self._fast.append(payload)
             case NodeNote(_, kind, payload):
                 receipt = receipt_in(kind, payload)
                 if receipt is not None:
@@ -131,6 +137,7 @@ class Recorder:
             self._ui,
             tuple(self._cached),
             tuple(self._batches),
+            tuple(self._fast),
         )
 
     def _files(self, node_id: str, ui: Mapping[str, JSON]) -> list[OutputFile]:

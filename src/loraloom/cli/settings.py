@@ -132,7 +132,8 @@ FastOption = Annotated[
     list[str] | None,
     typer.Option(
         "--fast",
-        help="Another picture, sooner. steps: leave out evaluations whose output would hardly differ.",
+        help="Another picture, sooner. steps: leave out evaluations whose output would hardly differ. "
+        "tokens: UNets attend to fewer tokens. vae: a tiny autoencoder of the folder vae_approx decodes.",
     ),
 ]
 CompatOption = Annotated[

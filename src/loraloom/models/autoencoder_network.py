@@ -179,9 +179,9 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
 
 
 class TinyDecoder:
-    """The decoder of a tiny autoencoder, for previews: network latents → pictures.
+    """The decoder of a tiny autoencoder: network latents → pictures.
 
-    Has its module to itself, so that it can run beside the network it shows."""
+    Has its module to itself, so that it can run beside the network whose latents it shows."""
 
     def __init__(self, path: Path, channels: int, dtype: torch.dtype, device: torch.device) -> None:
         """Reads the file. Raises ModelFileError unless it is a decoder of latents with so many channels."""
@@ -199,6 +199,10 @@ class TinyDecoder:
         """(C, h, w) as the network sees it → (H, W, 3) in [0, 1], on the CPU."""
         decoded: Tensor = self._module(latent[None].to(self._device, self._dtype))[0]
         return decoded.float().add(1).div(2).clamp(0, 1).movedim(0, -1).cpu()
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, H, W, 3), one after the other."""
+        return torch.stack([self(one) for one in latents])
 
 
 def _mean_of_tilings(

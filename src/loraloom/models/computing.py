@@ -10,7 +10,7 @@ from loraloom.errors import InputError
 AttentionName: TypeAlias = Literal["auto", "math", "flash", "efficient", "cudnn", "flash-attn", "sage"]
 """PyTorch's choice, one of its kernels, or a package."""
 
-Fast: TypeAlias = Literal["steps"]
+Fast: TypeAlias = Literal["steps", "tokens", "vae"]
 """What makes another picture, sooner: see `Computing`."""
 
 ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
@@ -24,8 +24,9 @@ class Computing:
     narrow_weights: weights of layers stay as narrow as their file has them and are widened at each use. The
         same picture, less memory, more time.
     compiled: the blocks of diffusion networks are compiled for this machine (`models.compiled`).
-    fast: "steps": evaluations whose output would hardly differ from the last one's are left out
-        (`sampling.reuse`). Another picture; the run says how many.
+    fast: what makes another picture; the run says what was done. "steps": evaluations whose output would
+        hardly differ from the last one's are left out (`sampling.reuse`). "tokens": UNets attend to fewer
+        tokens at their largest level (`models.token_merging`). "vae": a tiny autoencoder decodes.
     """
 
     attention: AttentionName = "auto"
@@ -39,6 +40,10 @@ class Computing:
             raise InputError(f"no such attention: {self.attention!r}; use one of {', '.join(ATTENTIONS)}")
         if unknown := [name for name in self.fast if name not in FAST]:
             raise InputError(f"nothing fast is called {unknown[0]!r}; use {', '.join(FAST)}")
+        if self.compiled and "tokens" in self.fast:
+            raise InputError(
+                "--fast tokens and --compile exclude each other: how many tokens there are is fixed"
+            )
 
 
 USUAL = Computing()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from loraloom.engine.node import NodeRun, node
 from loraloom.models.autoencoder import autoencoder_kinds
 from loraloom.models.tiny_autoencoder import LATENTS, tiny_kind
+from loraloom.nodes.fast import decoded_fast
 from loraloom.nodes.sockets import Image, Latent, LatentValue, Vae
 from loraloom.runtime.services import services
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 def vae_decode(samples: Latent, vae: Vae, *, run: NodeRun) -> Image:
     """Turn latents into pictures."""
     tell_foreign(samples, vae, run)
-    images = services(run).memory.autoencoder(vae).decode(samples["samples"])
+    images = decoded_fast(samples, run)
+    if images is None:
+        images = services(run).memory.autoencoder(vae).decode(samples["samples"])
     return images.reshape(-1, *images.shape[-3:])
 
 

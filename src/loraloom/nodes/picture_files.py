@@ -166,9 +166,9 @@ def metadata_texts(run: NodeRun) -> dict[str, str]:
         return {}
     texts = {"prompt": json.dumps(run.prompt)} if run.prompt else {}
     texts |= {key: json.dumps(value) for key, value in run.extra_pnginfo.items()}
-    receipts = run.notes("lora")
-    if receipts:
-        texts["loraloom"] = json.dumps({"loras": receipts})
+    receipts, fast = run.notes("lora"), run.notes("fast")
+    if receipts or fast:
+        texts["loraloom"] = json.dumps({"loras": receipts, **({"fast": fast} if fast else {})})
     return texts
 
 

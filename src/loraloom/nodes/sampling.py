@@ -13,7 +13,9 @@ from loraloom.engine.node import Choice, NodeRun, Number, node
 from loraloom.errors import InputError
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.latent_format import LatentFormat
+from loraloom.models.token_merging import RATIO, has_levels
 from loraloom.nodes.autoencoding import tell_foreign_picture
+from loraloom.nodes.fast import report_fast
 from loraloom.nodes.hooked_model import hooked_network, report_hooks
 from loraloom.nodes.sockets import Cfg, Conditioning, EnableDisable, Latent, LatentValue, Model, Seed, Steps
 from loraloom.runtime.services import services
@@ -139,7 +141,14 @@ def sample_latent(
     if (joined := found.memory.joined) is not None and (said := joined.said()) is not None:
         run.note("batch", {**said})
     if reusing is not None:
-        run.warn(f"--fast steps: {reusing.reused} of {reusing.asked} evaluations were left out")
+        said = f"{reusing.reused} of {reusing.asked} evaluations were left out"
+        report_fast("steps", said, run)
+    if "tokens" in found.memory.computing.fast:
+        does = has_levels(network.config)
+        said = (
+            f"{RATIO:.0%} of the tokens of the largest level were merged" if does else "nothing to merge here"
+        )
+        report_fast("tokens", said, run)
     kept = latent.copy()
     kept.pop("downscale_ratio_spacial", None)  # said of empty latents only
     kept.pop("encoder", None)

@@ -82,7 +82,7 @@ class Previews:
         A decoder file that cannot be used is warned of, and done without."""
         path = folders.approximation(f"{latent.tiny}_decoder") if latent.tiny else None
         try:
-            decoder = None if path is None else self._loaded(path, latent.channels, memory)
+            decoder = None if path is None else self.decoder(path, latent.channels, memory)
         except ModelFileError as error:
             warn(f"previews are done without a decoder: {error}")
             decoder = None
@@ -94,7 +94,8 @@ class Previews:
 
         return show
 
-    def _loaded(self, path: Path, channels: int, memory: Memory) -> TinyDecoder:
+    def decoder(self, path: Path, channels: int, memory: Memory) -> TinyDecoder:
+        """The tiny decoder of a file, for latents of so many channels. Raises ModelFileError."""
         key = (FileIdentity.of(path), channels, memory.dtype, memory.device)
         if self._decoder is None or key != self._key:
             self._decoder = TinyDecoder(path, channels, memory.dtype, memory.device)

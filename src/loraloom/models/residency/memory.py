@@ -141,7 +141,7 @@ class Memory:
             parametrisation=model.current_parametrisation(),
             dtype=self.dtype,
             device=self.device,
-            around=acting(model, unmerged, self._attention, compiled=self.computing.compiled),
+            around=acting(model, unmerged, self._attention, self.computing),
             options=dict(model.options),
             reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
             has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
