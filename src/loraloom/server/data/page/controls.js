@@ -143,4 +143,7 @@ export function bytes(count) {
   return `${count} bytes`;
 }
 
+/** A base model in a list: its family is what tells, the usual suffix is not. */
+export const baseLabel = (base) => [base.name.replace(/\.safetensors$/i, ""), base.title].filter(Boolean).join(" · ");
+
 export const stem = (name) => name.split("/").pop().replace(/\.(safetensors|sft|ckpt|pt|bin)$/i, "");

@@ -1,6 +1,6 @@
 // The drawing desk: settings, the picture, and what came before.
 import { html, useEffect, useRef, useState } from "./html.js";
-import { Button, Check, IconButton, NumberField, Select, Slider, TextArea } from "./controls.js";
+import { Button, Check, IconButton, NumberField, Select, Slider, TextArea, baseLabel } from "./controls.js";
 import { Icon } from "./icons.js";
 import { change, chooseBase, draft, drawDraft, freshSeed, holdsWord, toggleWord } from "./draft.js";
 import { library } from "./library_state.js";
@@ -104,11 +104,10 @@ function Words({ prompt, loras }) {
 }
 
 function BaseFields({ d, found }) {
-  const label = (base) => `${base.name}${base.title ? ` · ${base.title}` : ""}`;
   const key = (base) => `${base.kind}/${base.name}`;
   const set = (index, name) => change({ text_encoders: d.text_encoders.map((now, i) => (i === index ? name : now)) });
   return html`<div class="stack">
-    <${Select} label="Base model" value=${`${d.base_kind}/${d.base}`} options=${found.bases.map((base) => ({ value: key(base), text: label(base) }))}
+    <${Select} label="Base model" value=${`${d.base_kind}/${d.base}`} options=${found.bases.map((base) => ({ value: key(base), text: baseLabel(base) }))}
       onChange=${(value) => chooseBase(found.bases.find((base) => key(base) === value))} />
     ${d.base_kind === "diffusion_models" && d.text_encoders.map((name, index) => html`<${Select} key=${index} label=${`Text encoder ${index + 1}`} value=${name} empty="Choose one" options=${found.text_encoders} onChange=${(chosen) => set(index, chosen)} />`)}
     ${(d.base_kind === "diffusion_models" || found.vaes.length > 0) && html`<${Select} label="VAE" value=${d.vae} empty=${d.base_kind === "checkpoints" ? "The base model's own" : "Choose one"} options=${found.vaes} onChange=${(vae) => change({ vae })} />`}

@@ -1,6 +1,6 @@
 // Training: from a folder of pictures to a LoRA in the library.
 import { html, useEffect, useRef, useState } from "./html.js";
-import { Button, Check, Empty, IconButton, NumberField, Select, Sheet, TextArea, TextField, ago, stem } from "./controls.js";
+import { Button, Check, Empty, IconButton, NumberField, Select, Sheet, TextArea, TextField, ago, baseLabel, stem } from "./controls.js";
 import { Icon } from "./icons.js";
 import * as api from "./api.js";
 import { addLora, draft } from "./draft.js";
@@ -143,7 +143,7 @@ function NewTraining({ onClose }) {
         <input ref=${files} class="hidden-text" type="file" tabindex="-1" aria-label="Pictures and captions" multiple webkitdirectory onChange=${(e) => put(e.target.files)} /></div>
       <p class="small soft" role="status">${said}</p>
       <${TextField} label="Trigger word" value=${values.trigger} onChange=${(trigger) => set({ trigger })} placeholder="a word that nobody else uses" /></section>
-    <section class="stack"><${Select} label="Base model" value=${base} options=${bases.map((base) => ({ value: base.name, text: base.title ? `${base.name} · ${base.title}` : base.name }))} onChange=${(base) => set({ base, resolution: 0 })} />
+    <section class="stack"><${Select} label="Base model" value=${base} options=${bases.map((base) => ({ value: base.name, text: baseLabel(base) }))} onChange=${(base) => set({ base, resolution: 0 })} />
       <div class="fields">
         <label><span class="label">Steps</span><${NumberField} wide whole label="Training steps" value=${values.steps} low=${1} high=${1000000} onChange=${(steps) => set({ steps, sample_every: Math.max(1, Math.round(steps / 10)) })} /></label>
         <label><span class="label">Resolution</span><${NumberField} wide whole label="Resolution" value=${resolution} low=${16} high=${8192} onChange=${(resolution) => set({ resolution })} /></label>
