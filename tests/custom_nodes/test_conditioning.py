@@ -18,6 +18,26 @@ def test_there_and_back() -> None:
     assert back is not ours
 
 
+def test_what_encoders_say_beside_comes_back() -> None:
+    """Without the places of pictures, Qwen-Image 2.1 would put them behind the prompt."""
+    bias = torch.zeros(1, 4, 4)
+    slots, numbers, mask = torch.tensor([[2]]), torch.tensor([[5, 1]]), torch.ones(1, 3)
+    extras = {"image_slots": slots, "t5xxl_ids": numbers}
+    ours = (
+        Cond(torch.zeros(1, 3, 4), mask=mask, extras=extras, recipe="qwen_image21"),
+        Cond(torch.zeros(1, 3, 4), options={"attention_mask": bias}),
+    )
+    theirs = to_pack(ours)
+    assert isinstance(theirs, list)
+    assert theirs[0][1]["image_slots"] is slots and theirs[0][1]["attention_mask"] is mask
+    assert theirs[1][1] == {"pooled_output": None, "attention_mask": bias}
+    back = from_pack([[tensor, dict(said)] for tensor, said in theirs])
+    assert isinstance(back, tuple)
+    first, second = back
+    assert (first.mask, first.extras, first.recipe, first.options) == (mask, extras, "qwen_image21", {})
+    assert second.mask is None and second.options == {"attention_mask": bias}
+
+
 @pytest.mark.parametrize(
     "value", [[], (), [1, 2], "text", [["a", {}]], [[torch.zeros(1), 1]], {"samples": 1}, None]
 )

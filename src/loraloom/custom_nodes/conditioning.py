@@ -1,24 +1,29 @@
 """CONDITIONING as packs know it, `[[tensor, {"pooled_output": …, …}], …]`, and as `tuple[Cond, ...]`.
 
 The shape of a value decides, not the type of the socket: a conditioning may also come through a wildcard.
+What text encoders say beside their states stands in the dictionary under ComfyUI's names, so that it comes
+back from a pack.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TypeGuard, cast
 
 from torch import Tensor
 
 from loraloom.sampling.types import Cond, Conditioning
 
-_POOLED = "pooled_output"
+_POOLED, _MASK, _RECIPE = "pooled_output", "attention_mask", "loraloom_recipe"
+_EXTRA = re.compile(r"image_slots|\w+_(ids|weights)")
+"""Names of what families read beside (`Cond.extras`)."""
 
 
 def to_pack(value: object) -> object:
     """A value as a pack's function gets it: a conditioning as fresh lists, all else as it is."""
     if not _is_ours(value):
         return value
-    return [[cond.context, {_POOLED: cond.pooled, **cond.options}] for cond in value]
+    return [[cond.context, _said(cond)] for cond in value]
 
 
 def from_pack(value: object) -> object:
@@ -40,10 +45,30 @@ def conditioning(value: object) -> Conditioning:
     return found
 
 
+def _said(cond: Cond) -> dict[str, object]:
+    said: dict[str, object] = {_POOLED: cond.pooled, **cond.extras}
+    if cond.mask is not None:
+        said[_MASK] = cond.mask
+    if cond.recipe:
+        said[_RECIPE] = cond.recipe
+    return {**said, **cond.options}
+
+
 def _cond(context: Tensor, options: dict[str, object]) -> Cond:
-    rest = {name: value for name, value in options.items() if name != _POOLED}
-    pooled = options.get(_POOLED)
-    return Cond(context, pooled if isinstance(pooled, Tensor) else None, rest)
+    rest = dict(options)
+    pooled, recipe = rest.pop(_POOLED, None), rest.pop(_RECIPE, "")
+    mask = rest.pop(_MASK) if isinstance(found := rest.get(_MASK), Tensor) and found.ndim == 2 else None
+    extras = {
+        name: value for name, value in rest.items() if _EXTRA.fullmatch(name) and isinstance(value, Tensor)
+    }
+    return Cond(
+        context,
+        pooled if isinstance(pooled, Tensor) else None,
+        {name: value for name, value in rest.items() if name not in extras},
+        cast("Tensor | None", mask),
+        extras,
+        str(recipe),
+    )
 
 
 def _is_ours(value: object) -> TypeGuard[Conditioning]:
