@@ -127,10 +127,10 @@ async def running(port: int, options: argparse.Namespace) -> dict[str, float]:
     await connection.call("POST", "/v1/queue/resume")
     while (await connection.call("GET", "/prompt"))[1]["exec_info"]["queue_remaining"]:
         await asyncio.sleep(0.5)
-    _, history = await connection.call("GET", "/history")
+    _, done = await connection.call("GET", "/v1/jobs?status=completed&limit=1")
     return {
         "jobs": options.waiting + options.jobs,
-        "succeeded": sum(entry["status"]["completed"] for entry in history.values()),
+        "succeeded": done["total"],
         "done_s": round(time.perf_counter() - begun, 1),
     }
 

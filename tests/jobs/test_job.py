@@ -33,6 +33,60 @@ def test_the_second_death_of_the_worker_puts_the_job_aside() -> None:
     assert (again.status, again.deaths, again.number, again.error) == (Status.PENDING, 0, 9, None)
 
 
+def test_the_fifth_loss_of_a_machine_puts_the_job_aside() -> None:
+    job = WAITING
+    for count in range(1, 5):
+        job = job.claim(1.0).out_of_reach(2.0, "its node is gone")
+        assert (job.status, job.losses, job.deaths, job.started) == (Status.PENDING, count, 0, None)
+    last = job.claim(3.0).out_of_reach(4.0, "its node is gone")
+    assert (last.status, last.losses, last.finished) == (Status.QUARANTINED, 5, 4.0)
+    assert last.error == {
+        "type": "quarantined",
+        "message": "workers were lost 5 times while it ran this job, the last time because its node is gone; "
+        "it will not be tried again unless you retry it",
+    }
+    assert last.retry(3).losses == 0
+
+
+ALLOWED: dict[str, set[Status]] = {
+    "claim": {Status.PENDING},
+    "move": {Status.PENDING},
+    "stop": {Status.PENDING, Status.RUNNING},
+    "retry": {Status.FAILED, Status.CANCELLED, Status.QUARANTINED},
+    **dict.fromkeys(("succeed", "fail", "die", "lose", "interrupt"), {Status.RUNNING}),
+}
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("step", ALLOWED)
+def test_which_change_each_status_allows(step: str, status: Status) -> None:
+    job = Job("a", 1, Request({}), status=status)
+    if status in ALLOWED[step]:
+        assert STEPS[step](job, 1).id == "a"
+    else:
+        with pytest.raises(WrongStatus, match=f"job a is {status} and cannot .*; that takes "):
+            STEPS[step](job, 1)
+
+
+def test_a_fresh_job_has_seen_nothing() -> None:
+    assert (WAITING.priority, WAITING.created, WAITING.claims, WAITING.deaths, WAITING.losses) == (
+        0,
+        0.0,
+        0,
+        0,
+        0,
+    )
+    assert (WAITING.started, WAITING.finished, WAITING.result, WAITING.error, WAITING.place) == (None,) * 5
+
+
+@pytest.mark.parametrize("targets", [None, (), ("1", "9")])
+def test_a_request_comes_back_from_json_as_it_was(targets: tuple[str, ...] | None) -> None:
+    request = Request({"1": {}}, {"a": 1}, targets, "me", "http://a/", "continue_independent")
+    assert Request.from_json(request.to_json()) == request
+    older = {k: v for k, v in request.to_json().items() if k != "node_failure_policy"}
+    assert Request.from_json(older).policy == "fail_fast"
+
+
 def test_restarts_of_the_server_do_not_count_against_a_job() -> None:
     job = WAITING
     for _ in range(20):
@@ -58,6 +112,7 @@ STEPS: dict[str, Callable[[Job, int], Job]] = {
     "fail": lambda job, now: job.fail(now, {"type": "x", "message": "x"}),
     "stop": lambda job, now: job.stop(now),
     "die": lambda job, now: job.worker_died(now, "x"),
+    "lose": lambda job, now: job.out_of_reach(now, "x"),
     "interrupt": lambda job, now: job.interrupted(),
     "retry": lambda job, now: job.retry(now),
     "move": lambda job, now: job.move(now, 1),

@@ -312,6 +312,43 @@ def test_thousands_are_cancelled_with_few_commits(store: Store) -> None:
     assert len(store.due_deliveries(time.time())) == 1
 
 
+def test_cancelling_thousands_reads_no_prompt_and_loses_none(store: Store, tmp_path: Path) -> None:
+    kept = store.submit(Request({"1": {"class_type": "X"}}, {"a": 1}, ("1",), "me", "http://127.0.0.1/x"))
+    bad = store.submit(REQUEST)
+    database = sqlite3.connect(tmp_path / "queue.db")
+    database.execute("UPDATE jobs SET request = '{' WHERE id = ?", (bad.id,))
+    database.commit()
+    database.close()
+    found = {job.id: job for job in store.cancel_waiting(None, 10)}
+    assert (found[kept.id].request.prompt, found[kept.id].request.client_id) == ({}, "me")
+    assert found[bad.id].status is Status.QUARANTINED
+    assert store.get(kept.id).request == kept.request
+    assert len(store.due_deliveries(time.time())) == 1
+
+
+def test_a_file_that_is_too_large_forgets_what_ended_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loraloom.jobs.store.MAX_BYTES", 3_000_000)
+    store = Store(tmp_path / "queue.db", max_finished=1000)
+    waiting = store.submit(Request({}, {"a": "x" * 1_000_000}), priority=-1)
+    ids: list[str] = []
+    for _ in range(12):
+        job = store.submit(Request({}, {"a": "x" * 500_000}))
+        ids.append(job.id)
+        store.claim()
+        finish(store, job)
+        store.prune()
+    kept = [j.id for j in store.history()]
+    assert kept == ids[-len(kept) :]
+    assert 2 <= len(kept) <= 4
+    assert store.get(waiting.id).status is Status.PENDING
+    with pytest.raises(QueueFull, match="of this size"):
+        for _ in range(9):
+            store.submit(Request({}, {"a": "x" * 500_000}))
+    assert store.submit(REQUEST).status is Status.PENDING
+
+
 def test_what_no_json_can_hold_does_not_keep_a_result_from_being_kept(store: Store) -> None:
     job = store.submit(REQUEST)
     store.claim()

@@ -397,6 +397,15 @@ def test_the_queue_is_listed_as_each_of_its_jobs_is(start_server: Any) -> None:
         assert abs(item[3]["create_time"] - wanted[3]["create_time"]) <= 1
 
 
+def test_a_long_history_holds_up_nobody_and_is_whole(server: RunningServer) -> None:
+    ids = [server.submit(prompt(value=n)) for n in range(45)]
+    server.history(ids[-1])
+    whole = server.http.get("/history").json()
+    assert [i for i in whole if i in ids] == ids
+    assert whole[ids[7]] == server.http.get(f"/history/{ids[7]}").json()[ids[7]]
+    assert [*server.http.get("/history?max_items=21").json()] == ids[-21:]
+
+
 def test_nobody_reads_but_the_others_do(server: RunningServer) -> None:
     """A client that never reads is dropped and does not delay the others."""
     import socket as sockets

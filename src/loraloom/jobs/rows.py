@@ -13,6 +13,13 @@ COLUMNS = (
     "place, losses"
 )
 
+WITHOUT_PROMPT = COLUMNS.replace(
+    "request",
+    "CASE WHEN json_valid(request) "
+    "THEN json_set(request, '$.prompt', json('{}'), '$.extra_data', json('{}')) ELSE request END",
+)
+"""For what looks at many jobs and at the prompt, which may be of megabytes, of none."""
+
 
 def read_row(row: tuple[Any, ...]) -> Job:
     """The job of a row with these columns. One that cannot be read has an empty request and is quarantined,

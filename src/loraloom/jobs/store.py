@@ -16,15 +16,18 @@ from pathlib import Path
 from loraloom.errors import InputError, LoraloomError
 from loraloom.jobs.connection import Connection
 from loraloom.jobs.database import open_for_reading, open_for_writing
+from loraloom.jobs.deliveries import Deliveries
 from loraloom.jobs.job import Job, Request, Status
-from loraloom.jobs.rows import COLUMNS, read_row
+from loraloom.jobs.rows import COLUMNS, WITHOUT_PROMPT, read_row
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.json_text import write_json
 
 MAX_PENDING = 10_000
 MAX_FINISHED = 10_000
+MAX_BYTES = 4 << 30
+_LARGE = 100_000
 _EVENTS_PER_ATTEMPT = 1_000_000
-_SECONDS_TO_POSTPONE = 3600.0
+_IN_TURN = "status = 'pending' ORDER BY priority DESC, number"
 
 
 class QueueFull(LoraloomError):
@@ -54,7 +57,7 @@ class JobEvent:
     payload: Mapping[str, JSON]
 
 
-class Store(Connection):
+class Store(Deliveries):
     """The jobs of one folder."""
 
     def __init__(
@@ -92,11 +95,14 @@ class Store(Connection):
         with self.transaction():
             if self._waiting_count() >= self._max_pending:
                 raise QueueFull(f"{self._max_pending} jobs are waiting; try again when some have finished")
+            text = write_json(request.to_json())
+            if len(text) > _LARGE and self._used_bytes() > MAX_BYTES:
+                raise QueueFull("the queue's file takes no more jobs of this size; try again later")
             found_id = job_id or str(uuid.uuid4())
             place = self.next_number() if number is None else number
             job = Job(found_id, -place if front else place, request, priority, created=time.time())
             try:
-                self._write(job)
+                self._write(job, text)
             except sqlite3.IntegrityError as error:
                 raise JobExists(f"there is already a job with the id {found_id}") from error
             self._known_waiting = self._waiting_count() + 1
@@ -105,7 +111,7 @@ class Store(Connection):
     def claim(self, place: str | None = None) -> Job | None:
         """The next job, now running; None when none waits. One that cannot be read is put aside."""
         with self.transaction():
-            while (job := self._one("status = 'pending' ORDER BY priority DESC, number LIMIT 1")) is not None:
+            while (job := self._one(f"{_IN_TURN} LIMIT 1")) is not None:
                 if (claimed := self._claimed(job, place)) is not None:
                     return claimed
         return None
@@ -174,13 +180,15 @@ class Store(Connection):
         return self._highest
 
     def cancel_waiting(self, job_ids: Sequence[str] | None, limit: int) -> list[Job]:
-        """Cancel those of these jobs (None: all) that wait, at most `limit`; those that were cancelled."""
+        """Cancel those of these jobs (None: all) that wait, at most `limit`; those that were cancelled,
+        without their prompts."""
         with self.transaction():
             now = time.time()
             if job_ids is None:
-                found = self.waiting(limit)
+                found = self._many(f"{_IN_TURN} LIMIT ?", limit, columns=WITHOUT_PROMPT)
             else:
-                found = [j for i in job_ids[:limit] if (j := self.find(i)) and j.status is Status.PENDING]
+                named = (self._many("id = ?", i, columns=WITHOUT_PROMPT) for i in job_ids[:limit])
+                found = [job for jobs in named for job in jobs if job.status is Status.PENDING]
             return [
                 self._closed(job.stop(now) if job.status is Status.PENDING else job, [("cancelled", {})])
                 for job in found
@@ -211,18 +219,28 @@ class Store(Connection):
         self._db.execute("DELETE FROM jobs WHERE ended IS NOT NULL")
 
     def prune(self) -> None:
-        """Forget the jobs that ended first, beyond the limit, a hundredth of it at once, as this looks at
-        all that are remembered."""
+        """Forget the jobs that ended first: beyond the limit, a hundredth of it at once, as this looks at
+        all that are remembered; and a hundredth of them when the file is too large."""
         ended = "FROM jobs WHERE ended IS NOT NULL"
         (first,) = self._db.execute(f"SELECT min(ended) {ended}").fetchone()
         (last,) = self._db.execute(f"SELECT max(ended) {ended}").fetchone()
-        if first is None or last - first < self._max_finished + self._max_finished // 100:
+        if first is None:
             return
-        self._db.execute(
-            "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE ended IS NOT NULL "
-            "ORDER BY ended DESC LIMIT -1 OFFSET ?)",
-            (self._max_finished,),
+        if last - first >= self._max_finished + self._max_finished // 100:
+            which, count = "ORDER BY ended DESC LIMIT -1 OFFSET ?", self._max_finished
+        elif self._used_bytes() > MAX_BYTES:
+            which, count = "ORDER BY ended LIMIT ?", 1 + (last - first) // 100
+        else:
+            return
+        self._db.execute(f"DELETE FROM jobs WHERE id IN (SELECT id {ended} {which})", (count,))
+
+    def _used_bytes(self) -> int:
+        """Of the file, without what is free for other rows."""
+        used, free, size = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
         )
+        return (used - free) * size
 
     # ---- Reading ----
 
@@ -244,13 +262,12 @@ class Store(Connection):
 
     def waiting(self, limit: int = -1) -> list[Job]:
         """Pending jobs, in the order in which they will run."""
-        return self._many("status = 'pending' ORDER BY priority DESC, number LIMIT ?", limit)
+        return self._many(f"{_IN_TURN} LIMIT ?", limit)
 
     def waiting_ids(self, limit: int) -> list[tuple[str, int]]:
         """(id, priority) of pending jobs, in the order in which they will run."""
         return self._db.execute(
-            "SELECT id, priority FROM jobs WHERE status = 'pending' ORDER BY priority DESC, number LIMIT ?",
-            (limit,),
+            f"SELECT id, priority FROM jobs WHERE {_IN_TURN} LIMIT ?", (limit,)
         ).fetchall()
 
     def some(self, job_ids: Sequence[str]) -> list[Job]:
@@ -259,10 +276,20 @@ class Store(Connection):
 
     def history(self, limit: int = -1, offset: int = 0) -> list[Job]:
         """Jobs that were begun and have finished, the earliest first. A negative offset means the latest."""
-        begun = "ended IS NOT NULL AND started IS NOT NULL"
+        return self.in_order(self.history_ids(limit, offset))
+
+    def history_ids(self, limit: int = -1, offset: int = 0) -> list[str]:
+        """The ids of `history`."""
+        begun = "SELECT id FROM jobs WHERE ended IS NOT NULL AND started IS NOT NULL"
         if offset < 0:
-            return self._many(f"{begun} ORDER BY ended DESC LIMIT ?", limit)[::-1]
-        return self._many(f"{begun} ORDER BY ended LIMIT ? OFFSET ?", limit, offset)
+            rows = self._db.execute(f"{begun} ORDER BY ended DESC LIMIT ?", (limit,)).fetchall()[::-1]
+        else:
+            rows = self._db.execute(f"{begun} ORDER BY ended LIMIT ? OFFSET ?", (limit, offset)).fetchall()
+        return [row[0] for row in rows]
+
+    def in_order(self, job_ids: Sequence[str]) -> list[Job]:
+        """Those of these jobs that there are, in this order."""
+        return [job for job_id in job_ids if (job := self.find(job_id)) is not None]
 
     def jobs(
         self, statuses: Sequence[Status], limit: int = -1, offset: int = 0, *, ascending: bool = False
@@ -276,16 +303,21 @@ class Store(Connection):
             offset,
         )
 
-    def joined(self, expression: str, where: str) -> str:
+    def joined(self, expression: str, where: str, *values: object) -> str:
         """A SQL expression of every job that matches, with commas between.
 
         SQLite makes the text in one step: ten thousand rows that come to Python one by one would each have to
         wait for the interpreter's lock.
         """
         (text,) = self._db.execute(
-            f"SELECT group_concat(item, ',') FROM (SELECT {expression} AS item FROM jobs WHERE {where})"
+            f"SELECT group_concat(item, ',') FROM (SELECT {expression} AS item FROM jobs WHERE {where})",
+            values,
         ).fetchone()
         return text or ""
+
+    def sizes(self, where: str) -> list[tuple[str, int]]:
+        """(id, letters of its request) of every job that matches."""
+        return self._db.execute(f"SELECT id, length(request) FROM jobs WHERE {where}").fetchall()
 
     # ---- Settings ----
 
@@ -344,24 +376,6 @@ class Store(Connection):
                 [(write_json(change(dict(e.payload))), job_id, e.sequence) for e in self.events(job_id)],
             )
 
-    # ---- Webhooks ----
-
-    def due_deliveries(self, now: float, limit: int = 20) -> list[tuple[str, str, int]]:
-        """(job id, URL, attempts so far) of every webhook that should be called now."""
-        # A date far ahead was set before the clock was set back.
-        return self._db.execute(
-            "SELECT job, url, attempts FROM deliveries WHERE due <= ? OR due > ? ORDER BY due LIMIT ?",
-            (now, now + _SECONDS_TO_POSTPONE, limit),
-        ).fetchall()
-
-    def delivered(self, job_id: str) -> None:
-        self._db.execute("DELETE FROM deliveries WHERE job = ?", (job_id,))
-
-    def postpone_delivery(self, job_id: str, due: float) -> None:
-        self._db.execute(
-            "UPDATE deliveries SET due = ?, attempts = attempts + 1 WHERE job = ?", (due, job_id)
-        )
-
     def warn(self, job_id: str, text: str) -> None:
         """Add a warning to what is kept of a finished job; nothing when it is forgotten."""
         with self.transaction():
@@ -398,12 +412,12 @@ class Store(Connection):
         )  # fmt: skip
         return job
 
-    def _write(self, job: Job) -> None:
+    def _write(self, job: Job, request: str) -> None:
         self._db.execute(
             f"INSERT INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 job.id, job.number, job.priority, job.status, job.created, job.started, job.finished,
-                job.claims, job.deaths, _text(job.request.to_json()), _text(job.result), _text(job.error),
+                job.claims, job.deaths, request, _text(job.result), _text(job.error),
                 job.place, job.losses,
             ),
         )  # fmt: skip
@@ -411,8 +425,8 @@ class Store(Connection):
     def _one(self, where: str, *values: object) -> Job | None:
         return next(iter(self._many(where, *values)), None)
 
-    def _many(self, where: str, *values: object) -> list[Job]:
-        rows = self._db.execute(f"SELECT {COLUMNS} FROM jobs WHERE {where}", values)
+    def _many(self, where: str, *values: object, columns: str = COLUMNS) -> list[Job]:
+        rows = self._db.execute(f"SELECT {columns} FROM jobs WHERE {where}", values)
         return [read_row(row) for row in rows]
 
 

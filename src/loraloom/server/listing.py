@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.store import Store
@@ -20,25 +21,52 @@ _ENTRY = (
     f"{_WHOLE_EXTRA} || ',' || coalesce(json_extract(request, '$.targets'), '[]') || ']'"
 )
 _KEPT_BYTES = 8 << 20
+_AT_ONCE = 64 << 20
+_PART = 4 << 20
 _READABLE = "json_valid(request) AND json_type(request, '$.extra_data') = 'object'"
+_RUNNING = f"status = 'running' AND {_READABLE}"
+_PENDING = f"status = 'pending' AND {_READABLE}"
+_BY_AGE, _IN_TURN = "ORDER BY rowid", "ORDER BY priority DESC, number"
 
 
 class QueueListing:
-    """Makes the answer once for all that ask while it is being made, and not at all when nothing changed."""
+    """Makes the answer once for all that ask while it is being made, and not at all when nothing changed. One
+    that is too long to be held for them is made for each, part by part."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._made: tuple[int, bytes] | None = None
-        self._current: asyncio.Task[bytes] | None = None
-        self._next: asyncio.Task[bytes] | None = None
+        self._current: asyncio.Task[bytes | None] | None = None
+        self._next: asyncio.Task[bytes | None] | None = None
 
-    async def json(self) -> bytes:
-        """The whole answer. It shows whatever was committed before it was asked for."""
+    async def json(self) -> bytes | None:
+        """The whole answer, None when it is too long. It shows whatever was committed before it was asked
+        for."""
         if self._next is None:
             self._next = asyncio.create_task(self._make(self._current))
         return await asyncio.shield(self._next)
 
-    async def _make(self, former: asyncio.Task[bytes] | None) -> bytes:
+    async def parts(self) -> AsyncGenerator[bytes]:
+        """The answer, part by part; a job that begins meanwhile may be left out."""
+        yield b'{"queue_running":['
+        async for part in self._listed(_RUNNING, _BY_AGE):
+            yield part
+        yield b'],"queue_pending":['
+        async for part in self._listed(_PENDING, _IN_TURN):
+            yield part
+        yield b"]}"
+
+    async def _listed(self, where: str, order: str) -> AsyncGenerator[bytes]:
+        begun = False
+        for ids in _parts(await self._dispatcher.read(lambda s: s.sizes(f"{where} {order}"))):
+            marks = ", ".join("?" * len(ids))
+            condition = f"id IN ({marks}) AND {where} {order}"
+            text = await self._dispatcher.read(lambda s, c=condition, i=ids: s.joined(_ENTRY, c, *i))
+            if text:
+                yield (f",{text}" if begun else text).encode()
+                begun = True
+
+    async def _make(self, former: asyncio.Task[bytes | None] | None) -> bytes | None:
         if former is not None:
             await asyncio.wait([former])
         # From here on a newcomer may have seen more than what is read now.
@@ -47,12 +75,30 @@ class QueueListing:
         if self._made is not None and self._made[0] == changes:
             return self._made[1]
         made = await self._dispatcher.read(_both)
+        if made is None:
+            return None
         self._made = (changes, made) if len(made) <= _KEPT_BYTES else None
         RELEASE.after(len(made))
         return made
 
 
-def _both(store: Store) -> bytes:
-    running = store.joined(_ENTRY, f"status = 'running' AND {_READABLE}")
-    pending = store.joined(_ENTRY, f"status = 'pending' AND {_READABLE} ORDER BY priority DESC, number")
+def _both(store: Store) -> bytes | None:
+    if sum(size for _, size in store.sizes("status IN ('pending', 'running')")) > _AT_ONCE:
+        return None
+    running = store.joined(_ENTRY, f"{_RUNNING} {_BY_AGE}")
+    pending = store.joined(_ENTRY, f"{_PENDING} {_IN_TURN}")
     return f'{{"queue_running":[{running}],"queue_pending":[{pending}]}}'.encode()
+
+
+def _parts(sizes: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
+    """Ids of jobs that are long enough together, at most 500 of them."""
+    part: list[str] = []
+    total = 0
+    for job_id, size in sizes:
+        part.append(job_id)
+        total += size
+        if total >= _PART or len(part) == 500:
+            yield part
+            part, total = [], 0
+    if part:
+        yield part

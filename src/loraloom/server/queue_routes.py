@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from loraloom.jobs.job import Job
@@ -20,6 +20,7 @@ from loraloom.workflow.graph import JSON
 from loraloom.workflow.json_text import write_json
 
 _MANY = 100_000
+_TOGETHER = 20
 
 
 async def get_prompt(request: Request) -> Response:
@@ -50,7 +51,10 @@ async def post_prompt(request: Request) -> Response:
 
 async def get_queue(request: Request) -> Response:
     state = state_of(request)
-    return Response(await state.queue_listing.json(), media_type="application/json")
+    whole = await state.queue_listing.json()
+    if whole is None:
+        return StreamingResponse(state.queue_listing.parts(), media_type="application/json")
+    return Response(whole, media_type="application/json")
 
 
 async def post_queue(request: Request) -> Response:
@@ -68,10 +72,26 @@ async def get_history(request: Request) -> Response:
     limit = whole_number(request, "max_items", -1)
     offset = whole_number(request, "offset", -1)
 
-    def entries(store: Store) -> bytes:
-        return write_json({job.id: wire.history_entry(job) for job in store.history(limit, offset)}).encode()
+    ids = await state.dispatcher.read(lambda s: s.history_ids(limit, offset))
+    return StreamingResponse(_history(state, ids), media_type="application/json")
 
-    return Response(await state.dispatcher.read(entries), media_type="application/json")
+
+async def _history(state: ServerState, ids: Sequence[str]) -> AsyncGenerator[str]:
+    """The answer, some jobs at a time: ten thousand would hold up everybody else."""
+    begun = False
+    yield "{"
+    for start in range(0, len(ids), _TOGETHER):
+        part = ids[start : start + _TOGETHER]
+        text = await state.dispatcher.read(lambda s, p=part: _entries(s, p))
+        if text:
+            yield f",{text}" if begun else text
+            begun = True
+    yield "}"
+
+
+def _entries(store: Store, ids: Sequence[str]) -> str:
+    found = ((job.id, write_json(wire.history_entry(job))) for job in store.in_order(ids))
+    return ",".join(f"{write_json(job_id)}:{entry}" for job_id, entry in found)
 
 
 async def get_history_one(request: Request) -> Response:
