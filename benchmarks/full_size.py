@@ -4,10 +4,10 @@
 
 For each way to store the weights a file is written (bf16: 12.3 GB, fp8: 6.2 GB; kept in FOLDER if one is
 given) and run in a process of its own: loader, sampler on a random conditioning of 77 tokens, the latent
-saved. Printed are the file, the time of the first run and of a second with another seed, and the highest
-memory: what the process took of its own (anonymous) since it had imported everything, also as a share of the
-file, and all of it together with the pages of the file that are mapped. A weight is never there twice: what
-is anonymous stays far below the file.
+saved. Printed are the file, the time of the first run and of a second with another seed, on the clock and of
+processors, and the highest memory: what the process took of its own (anonymous) since it had imported
+everything, also as a share of the file, and all of it together with the pages of the file that are mapped. A
+weight is never there twice: what is anonymous stays far below the file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def anonymous(process: psutil.Process) -> int:
     return held.rss - getattr(held, "shared", 0)
 
 
+def timed(work: Callable[[], object]) -> str:
+    """How long it takes, and how much of the processor, which other programs do not change so much."""
+    start, used = time.perf_counter(), time.process_time()
+    work()
+    return f"{time.perf_counter() - start:.1f} s ({time.process_time() - used:.1f} s of processors)"
+
+
 def run(folder: Path, name: str, size: int, steps: int) -> None:
     graph: dict[str, Any] = {
         "unet": {"class_type": "UNETLoader", "inputs": {"unet_name": name, "weight_dtype": "default"}},
@@ -87,18 +95,14 @@ def run(folder: Path, name: str, size: int, steps: int) -> None:
     with Session(folder, output_dir=folder / "output", nodes=collect(sys.modules[__name__])) as session:
         before = anonymous(psutil.Process())
         watch.start()
-        start = time.perf_counter()
-        session.run(graph)
-        first = time.perf_counter() - start
+        first = timed(lambda: session.run(graph))
         graph["sample"]["inputs"]["seed"] = 2
-        start = time.perf_counter()
-        session.run(graph)
-        again = time.perf_counter() - start
+        again = timed(lambda: session.run(graph))
     file = (folder / "diffusion_models" / name).stat().st_size
     own = watch.anonymous - before
     print(
         f"{name}: file {file / GB:.1f} GB; {size}×{size}, {steps} step{'s'[: steps > 1]} in"
-        f" {session.memory.dtype}: first run {first:.1f} s, the next {again:.1f} s; highest memory"
+        f" {session.memory.dtype}: first run {first}, the next {again}; highest memory"
         f" {own / GB:.1f} GB of its own ({own / file:.2f} of the file),"
         f" {watch.together / GB:.1f} GB with the mapped file"
     )
