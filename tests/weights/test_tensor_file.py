@@ -95,3 +95,12 @@ def test_values_are_read_into_any_order(tmp_path: Path, stored: torch.dtype, row
     out = torch.empty(values.shape, memory_format=torch.channels_last)
     TensorFile(tmp_path / "a.safetensors").read_into("kernel", out)
     assert torch.equal(out, values.float()) and out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_mapped_outlives_the_mapping(tmp_path: Path) -> None:
+    save_file({"w": VALUES}, tmp_path / "a.safetensors")
+    file = TensorFile(tmp_path / "a.safetensors")
+    mapped = file.map("w")
+    file.unmap()
+    assert torch.equal(mapped, VALUES) and torch.equal(file.map("w"), VALUES)
+    assert file.map("w").data_ptr() != mapped.data_ptr()

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -65,7 +65,9 @@ class LoraShelf:
         text = None if clip is None else (clip.kind, tuple(part.weights for part in clip.parts))
         key = (FileIdentity.of(path), model.family.name, model.weights, text)
         if key not in self._loaded:
-            self._keep(key, path, _components(model, clip), strict=self._strict)
+            parts = () if clip is None else clip.parts
+            bases = (model.weights, *(part.weights for part in parts))
+            self._keep(key, path, _components(model, clip), bases)
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
@@ -76,7 +78,8 @@ class LoraShelf:
         key = (FileIdentity.of(path), clip.kind, tuple(part.weights for part in clip.parts))
         if key not in self._loaded:
             try:
-                self._keep(key, path, {"clip": _text_component(clip, clip.kind)}, strict=self._strict)
+                bases = [part.weights for part in clip.parts]
+                self._keep(key, path, {"clip": _text_component(clip, clip.kind)}, bases)
             except ModelFileError:
                 raise
             except InputError as error:
@@ -89,14 +92,18 @@ class LoraShelf:
         return self._loaded[key]
 
     def _keep(
-        self, key: Hashable, path: Path, components: dict[ComponentName, Component], *, strict: bool
+        self,
+        key: Hashable,
+        path: Path,
+        components: dict[ComponentName, Component],
+        bases: Sequence[WeightSource],
     ) -> None:
-        lora = load_lora(read_lora(path), components, compat=self._compat, strict=strict)
-        self._loaded[key] = Shelved(lora, self._measuring.submit(self._measured, lora))
+        lora = load_lora(read_lora(path), components, compat=self._compat, strict=self._strict)
+        self._loaded[key] = Shelved(lora, self._measuring.submit(self._measured, lora, bases))
         while len(self._loaded) > KEPT:
             self._loaded.popitem(last=False)
 
-    def _measured(self, lora: LoadedLora) -> Receipt:
+    def _measured(self, lora: LoadedLora, bases: Sequence[WeightSource]) -> Receipt:
         """In the thread. The picture does not depend on it: what cannot be read any more is a warning."""
         try:
             hashes = self._hashes.hashes(lora.file.path)
@@ -106,6 +113,9 @@ class LoraShelf:
         except ModelFileError as error:
             warning = f"its hashes and the size of its change are not known: {error}"
             return replace(lora.receipt, warnings=(*lora.receipt.warnings, warning))
+        finally:
+            for file in dict.fromkeys(file for base in bases for file in base.files):
+                file.unmap()  # the pages that were looked at count as this process's memory
 
     def close(self) -> None:
         """Begin to measure nothing more."""

@@ -97,6 +97,11 @@ class TensorFile:
         info = self._info(key)
         return self._map(info, self._dtype(key, info)) if info.is_readable else self.read(key)
 
+    def unmap(self) -> None:
+        """Let go of the pages that nobody uses; tensors that are mapped keep theirs."""
+        with self._lock:
+            self._mapping = None
+
     def packed(self, key: str, *, mapped: bool = False) -> Packed:
         """A quantised weight as it is stored. mapped: on pages shared with the file, where that is possible.
         ModelFileError where scales are no numbers."""
