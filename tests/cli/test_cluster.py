@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 
 from loraloom.cli import cluster_head
 from loraloom.cli.main import exit_code_of
+from loraloom.cli.server_jobs import ServerJobs
 from loraloom.errors import InputError
 
 
@@ -24,6 +29,53 @@ def test_without_ray_it_is_said_what_to_install(
     assert exit_code_of(["serve", "--cluster", "auto", "--port", "0"]) == 2
     said = capsys.readouterr().err
     assert said.count("loraloom[cluster]") == 2
+
+
+WATCH = """
+import importlib.abc, os, sys
+def note(text):
+    with open(os.environ["WATCHED"], "a") as file:
+        file.write(text + "\\n")
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "ray":
+            note("ray")
+sys.meta_path.insert(0, Watch())
+note(" ".join(sys.orig_argv))
+"""
+
+
+def test_a_server_of_one_machine_imports_nothing_of_ray(tmp_path: Path) -> None:
+    """Nor do the processes that it starts, which all say that they are watched."""
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "watch/sitecustomize.py").write_text(WATCH)
+    source = Path(__file__).parents[2] / "src"
+    watched = {
+        "WATCHED": str(tmp_path / "log"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "watch"), str(source)]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loraloom", "serve", "--port", "0", "--no-frontend", "--devices", "cpu"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **watched},
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        server = ServerJobs(next(line for line in process.stderr if "listens on" in line).split()[-1])
+        picture = {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+        }
+        save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}
+        (job,) = server.ended([{"1": picture, "2": save}], threading.Event())
+        assert job["status"] == "completed"
+        assert server.ask("/v1/workers")["nodes"] == []
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    said = (tmp_path / "log").read_text().splitlines()
+    assert any("loraloom serve" in line for line in said)
+    assert any("loraloom.jobs.worker" in line for line in said)
+    assert "ray" not in said
 
 
 @pytest.mark.parametrize("text", ["10.0.0.5", "10.0.0.5:", ":6379", "h:x", "h:0", "h:70000"])
