@@ -29,43 +29,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import psutil
 from PIL import Image
 from tests.cluster.harness import Machine, TestCluster
+from tests.cluster.network import HUB, address, network, space, switch
 from tests.cluster.picture_runner import prompt
 
-NETWORK = "10.77.0"
-HUB = f"{NETWORK}.1"
 NODES = "abc"
 _INSIDE = "LORALOOM_KILL_INSIDE"
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
-
-
-def space(name: str) -> str:
-    return f"loom-{os.environ.get(_INSIDE) or os.getpid()}-{name}"
-
-
-def make_network() -> None:
-    """A namespace with a bridge for the head, and one for every node, with a cable to it."""
-    hub = space("hub")
-    ip("netns", "add", hub)
-    ip("-n", hub, "link", "set", "lo", "up")
-    ip("-n", hub, "link", "add", "bridge", "type", "bridge")
-    ip("-n", hub, "address", "add", f"{HUB}/24", "dev", "bridge")
-    ip("-n", hub, "link", "set", "bridge", "up")
-    for number, name in enumerate(NODES):
-        own = space(name)
-        ip("netns", "add", own)
-        ip("-n", hub, "link", "add", f"to-{name}", "type", "veth", "peer", "name", "cable", "netns", own)
-        ip("-n", hub, "link", "set", f"to-{name}", "master", "bridge", "up")
-        ip("-n", own, "address", "add", f"{NETWORK}.{11 + number}/24", "dev", "cable")
-        ip("-n", own, "link", "set", "cable", "up")
-        ip("-n", own, "link", "set", "lo", "up")
-
-
-def delete_network() -> None:
-    for name in ("hub", *NODES):
-        subprocess.run(["ip", "netns", "delete", space(name)], check=False, capture_output=True)
+GROUP = os.environ.get(_INSIDE) or str(os.getpid())
 
 
 @dataclass
@@ -137,9 +106,9 @@ class Attack:
 
     def _link(self) -> bool:
         name = self.chance.choice(NODES)
-        ip("link", "set", f"to-{name}", "down")
+        switch(GROUP, name, on=False)
         seconds = self.chance.uniform(4, 45)
-        self.later.append((time.monotonic() + seconds, lambda: ip("link", "set", f"to-{name}", "up")))
+        self.later.append((time.monotonic() + seconds, lambda: switch(GROUP, name, on=True)))
         return True
 
 
@@ -219,8 +188,7 @@ def inside(options: argparse.Namespace) -> int:
     kinds = [kind for kind in names for _ in range(getattr(options, f"{kind}s"))]
     chance.shuffle(kinds)
     machines = [
-        Machine(name, f"{NETWORK}.{11 + i}", ("ip", "netns", "exec", space(name)))
-        for i, name in enumerate(NODES)
+        Machine(name, address(i), ("ip", "netns", "exec", space(GROUP, name))) for i, name in enumerate(NODES)
     ]
     with tempfile.TemporaryDirectory(prefix="loom-") as folder:
         cluster = TestCluster(Path(folder), machines, head_address=HUB, listen=HUB, ray_port=6379)
@@ -259,12 +227,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if _INSIDE in os.environ:
         return inside(options)
-    try:
-        make_network()
-        command = ["ip", "netns", "exec", space("hub"), sys.executable, __file__, *arguments]
-        return subprocess.run(command, check=False, env={**os.environ, _INSIDE: str(os.getpid())}).returncode
-    finally:
-        delete_network()
+    with network(GROUP, NODES):
+        command = ["ip", "netns", "exec", space(GROUP, "hub"), sys.executable, __file__, *arguments]
+        return subprocess.run(command, check=False, env={**os.environ, _INSIDE: GROUP}).returncode
 
 
 if __name__ == "__main__":

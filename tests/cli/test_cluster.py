@@ -16,6 +16,7 @@ from loraloom.cli import cluster_head
 from loraloom.cli.main import exit_code_of
 from loraloom.cli.server_jobs import ServerJobs
 from loraloom.errors import InputError
+from loraloom.workflow.graph import JSON
 
 
 def test_without_ray_it_is_said_what_to_install(
@@ -61,11 +62,11 @@ def test_a_server_of_one_machine_imports_nothing_of_ray(tmp_path: Path) -> None:
     assert process.stderr is not None
     try:
         server = ServerJobs(next(line for line in process.stderr if "listens on" in line).split()[-1])
-        picture = {
+        picture: JSON = {
             "class_type": "EmptyImage",
             "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
         }
-        save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}
+        save: JSON = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}
         (job,) = server.ended([{"1": picture, "2": save}], threading.Event())
         assert job["status"] == "completed"
         assert server.ask("/v1/workers")["nodes"] == []

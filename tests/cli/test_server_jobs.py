@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from loraloom.cli.main import exit_code_of
+from loraloom.cli.server_jobs import ServerJobs
+from loraloom.workflow.graph import JSON
 
-WORKFLOW = {
+WORKFLOW: dict[str, JSON] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "cell"}},
 }
@@ -22,8 +26,14 @@ WORKFLOW = {
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[str]:
+    with serving(tmp_path, "cpu") as url:
+        yield url
+
+
+@contextmanager
+def serving(tmp_path: Path, devices: str) -> Generator[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "loraloom", "serve", "--port", "0", "--no-frontend", "--devices", "cpu"],
+        [sys.executable, "-m", "loraloom", "serve", "--port", "0", "--no-frontend", "--devices", devices],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,3 +63,14 @@ def test_a_grid_is_drawn_by_a_servers_workers(
     Path("w.json").write_text(json.dumps({"1": WORKFLOW["1"]}))
     assert exit_code_of(asked) == 2
     assert "refuses" in capsys.readouterr().err
+
+
+def test_a_worker_runs_on_every_device(tmp_path: Path) -> None:
+    """Two names of the processor stand for two GPUs."""
+    with serving(tmp_path, "cpu,cpu:0") as url:
+        server = ServerJobs(url)
+        names = [worker["name"] for worker in server.ask("/v1/workers")["workers"]]
+        assert len({*names}) == 2
+        jobs = [*server.ended([WORKFLOW] * 12, threading.Event())]
+        assert {job["status"] for job in jobs} == {"completed"}
+        assert all(worker["per_minute"] > 0 for worker in server.ask("/v1/workers")["workers"])

@@ -24,6 +24,11 @@ from loraloom.cluster.ray_node import NodeLimits, cluster_token, head_arguments,
 
 ROOT = Path(__file__).parents[2]
 OBJECT_STORE = "80M"
+_ASK = """
+import sys, urllib.request
+data = sys.argv[2].encode() if len(sys.argv) > 2 else None
+sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], data, timeout=20).read())
+"""
 
 
 @dataclass
@@ -38,7 +43,8 @@ class Machine:
 
 @dataclass
 class TestCluster:
-    """A folder, a server that is the head, and nodes. nice: how much it gives way to others."""
+    """A folder, a server that is the head, and nodes. inside: what to put before the head's commands, and
+    before what asks the server."""
 
     __test__ = False
 
@@ -51,6 +57,7 @@ class TestCluster:
     here: int = 0
     cluster: str = "auto"
     most: int = 0
+    inside: Sequence[str] = ()
     server: subprocess.Popen[bytes] | None = None
     _logs: list[Any] = field(default_factory=lambda: list[Any]())
 
@@ -64,7 +71,7 @@ class TestCluster:
             *("--cluster-most", str(self.most)),
             *("--ray-dir", str(self.folder / "ray")),
         ]
-        self.server = self._begin(command, "server")
+        self.server = self._begin([*self.inside, *command], "server")
         self.until(lambda: self.call("/prompt") is not None, 120)
 
     def start_ray(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
@@ -97,9 +104,21 @@ class TestCluster:
             process.kill()
             process.wait()
 
+    def end(self, machine: Machine) -> None:
+        """Stop a node for good."""
+        self.machines.remove(machine)
+        if machine.process is not None:
+            self._end([machine.process])
+
     def stop(self) -> None:
-        """End everything; what does not end by itself is killed."""
-        processes = [p for p in (self.server, *(m.process for m in self.machines)) if p is not None]
+        """End everything."""
+        self._end([p for p in (self.server, *(m.process for m in self.machines)) if p is not None])
+        for log in self._logs:
+            log.close()
+        shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+    def _end(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        """End processes with all they have started; what does not end by itself is killed."""
         started = [child for p in processes for child in self.tree(p)]
         for process in processes:
             process.terminate()
@@ -109,9 +128,6 @@ class TestCluster:
                 process.kill()
         for process in processes:
             process.wait(5)
-        for log in self._logs:
-            log.close()
-        shutil.rmtree(self.folder / "ray", ignore_errors=True)
 
     @staticmethod
     def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -149,13 +165,14 @@ class TestCluster:
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON answer; None when there is no server."""
-        data = None if body is None else json.dumps(body).encode()
+        url, data = f"http://{self.listen}:{self.port}{path}", None if body is None else json.dumps(body)
         try:
-            with urllib.request.urlopen(
-                f"http://{self.listen}:{self.port}{path}", data, timeout=20
-            ) as answer:
+            if self.inside:
+                command = [*self.inside, sys.executable, "-c", _ASK, url, *([] if data is None else [data])]
+                return json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=60))
+            with urllib.request.urlopen(url, None if data is None else data.encode(), timeout=20) as answer:
                 return json.load(answer)
-        except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError, subprocess.SubprocessError):
             return None
 
     def submit(self, prompt: dict[str, Any], job_id: str | None = None) -> str | None:

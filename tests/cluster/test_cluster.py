@@ -57,6 +57,22 @@ def test_jobs_run_on_both_nodes_and_their_pictures_come_here(cluster: TestCluste
     assert len(rates) == 2 and all(rates)
 
 
+def test_a_machine_with_two_devices_has_two_workers(cluster: TestCluster) -> None:
+    machine = Machine("two", "127.0.0.5")
+    cluster.start_node(machine, "--devices", "cpu,cpu:0")  # as two GPUs would be named
+    cluster.machines.append(machine)
+    try:
+        cluster.until(lambda: cluster.idle() == 4, 150)
+        (node,) = [n for n in cluster.call("/v1/workers")["nodes"] if n["address"] == machine.address]
+        assert node["workers"] == 2 and len(cluster.workers_of(machine)) == 2
+        jobs = [str(cluster.submit(prompt(i, 2.0, "two"))) for i in range(4)]
+        cluster.until(lambda: sum(w["status"] == "running" for w in cluster.workers()) == 4, 60)
+        assert {cluster.done(job)["status"] for job in jobs} == {"completed"}
+    finally:
+        cluster.end(machine)
+    cluster.until(lambda: cluster.idle() == 2, 150)
+
+
 def test_a_file_that_nodes_lack_comes_from_the_head(cluster: TestCluster) -> None:
     file = cluster.folder / "models/loras/hat.safetensors"
     file.parent.mkdir(parents=True)
