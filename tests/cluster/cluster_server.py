@@ -6,16 +6,11 @@ import argparse
 from pathlib import Path
 
 from tests.cluster.picture_runner import NODES
+from tests.server.in_folder import model_folders, serve_in
 
 from loraloom.cli.cluster_head import TOKEN_FILE, needs_of, offer_of, staging_of
 from loraloom.cluster.head import ClusterSettings, Head
 from loraloom.cluster.ray_node import NodeLimits, cluster_token
-from loraloom.folders import ModelFolders
-from loraloom.jobs.lock import FolderLock
-from loraloom.jobs.notices import Limits
-from loraloom.server.app import Setup
-from loraloom.server.run import serve
-from loraloom.server.settings import ServerSettings
 
 OBJECT_STORE = 100_000_000
 
@@ -33,12 +28,9 @@ if __name__ == "__main__":
     options = parser.parse_args()
     folder: Path = options.folder
     (folder / "user").mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(folder / "user")
-    lock.acquire(3.0)
     worker = {f"{kind}_dir": str(folder / kind) for kind in ("output", "temp", "input")}
     factory = "tests.cluster.picture_runner:make"
     schemas = {name: t.schema for name, t in NODES.items()}
-    folders = ModelFolders([folder / "models"], input_dir=folder / "input")
     cluster = ClusterSettings(
         address=options.cluster,
         factory=factory,
@@ -51,28 +43,16 @@ if __name__ == "__main__":
         token=cluster_token(folder / "user" / TOKEN_FILE),
         most=options.cluster_most,
         limits=NodeLimits(OBJECT_STORE, options.ray_dir),
-        offer=offer_of(folders, lambda: schemas, folder / "user"),
+        offer=offer_of(model_folders(folder), lambda: schemas, folder / "user"),
     )
-    serve(
-        Setup(
-            settings=ServerSettings(
-                output_dir=folder / "output",
-                input_dir=folder / "input",
-                temp_dir=folder / "temp",
-                user_dir=folder / "user",
-                listen=options.listen,
-                insecure=True,
-                port=options.port,
-                frontend=False,
-            ),
-            folders=folders,
-            schemas=schemas,
-            worker=factory,
-            worker_settings=worker,
-            limits=Limits(),
-            devices=["cpu"] * options.here,
-            beside=lambda dispatcher: Head(cluster, dispatcher),
-            needs=needs_of(schemas),
-            staging=staging_of(folder / "output"),
-        )
+    serve_in(
+        folder,
+        schemas=schemas,
+        worker=factory,
+        worker_settings=worker,
+        settings={"listen": options.listen, "insecure": True, "port": options.port, "frontend": False},
+        devices=["cpu"] * options.here,
+        beside=lambda dispatcher: Head(cluster, dispatcher),
+        needs=needs_of(schemas),
+        staging=staging_of(folder / "output"),
     )

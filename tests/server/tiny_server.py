@@ -7,14 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.jobs.tiny_runner import NODES
+from tests.server.in_folder import serve_in
 
 from loraloom.engine.validation import ClassChecks
-from loraloom.folders import ModelFolders
-from loraloom.jobs.lock import FolderLock
-from loraloom.jobs.notices import Limits
-from loraloom.server.app import Setup
-from loraloom.server.run import serve
-from loraloom.server.settings import ServerSettings
 from loraloom.workflow.graph import Graph
 from loraloom.workflow.implemented import implemented_schemas
 from loraloom.workflow.report import Problem
@@ -36,28 +31,18 @@ if __name__ == "__main__":
     parser.add_argument("--frontend", action="store_true")
     parser.add_argument("--max-json", type=int, default=16 * 1024 * 1024)
     options = parser.parse_args()
-    folder = options.folder
-    lock = FolderLock(folder / "user")
-    lock.acquire(3.0)
-    serve(
-        Setup(
-            settings=ServerSettings(
-                output_dir=folder / "output",
-                input_dir=folder / "input",
-                temp_dir=folder / "temp",
-                user_dir=folder / "user",
-                port=options.port,
-                token=options.token,
-                frontend=options.frontend,
-                allow_webhooks=frozenset({"127.0.0.1"}),
-                max_json=options.max_json,
-            ),
-            folders=ModelFolders([folder / "models"], input_dir=folder / "input"),
-            schemas={**implemented_schemas(), **{name: t.schema for name, t in NODES.items()}},
-            worker="tests.jobs.tiny_runner:make",
-            worker_settings={"output": str(folder / "output")},
-            limits=Limits(),
-            start_paused=options.paused,
-            own=ChecksInTheWorker(NODES),
-        )
+    serve_in(
+        options.folder,
+        schemas={**implemented_schemas(), **{name: t.schema for name, t in NODES.items()}},
+        worker="tests.jobs.tiny_runner:make",
+        worker_settings={"output": str(options.folder / "output")},
+        settings={
+            "port": options.port,
+            "token": options.token,
+            "frontend": options.frontend,
+            "allow_webhooks": frozenset({"127.0.0.1"}),
+            "max_json": options.max_json,
+        },
+        start_paused=options.paused,
+        own=ChecksInTheWorker(NODES),
     )
