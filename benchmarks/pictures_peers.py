@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 1800
-"""Seconds after which a peer counts as stuck."""
+from peer_server import started
 
 KINDS = ("checkpoints", "diffusion_models", "text_encoders", "vae", "loras")
 
@@ -35,48 +31,15 @@ def comfyui_command(folder: Path, models: Path, paths: Path) -> str:
 
 def served(command: str, models: Path, graph: Mapping[str, Any]) -> dict[str, float]:
     """Seconds from a server's start to its first picture, and for a second one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [word.format(port=port, models=models.resolve()) for word in shlex.split(command)]
+    words = [word.replace("{models}", str(models.resolve())) for word in shlex.split(command)]
     begun = time.perf_counter()
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found: dict[str, float] = {}
-    try:
-        url = f"http://127.0.0.1:{port}"
-        patient(lambda: asked(f"{url}/system_stats"), server)
-        found["ready"] = time.perf_counter() - begun
+    with started(words) as server:
+        found = {"ready": time.perf_counter() - begun}
         for which, seed in (("first picture", 1), ("second picture", 2)):
-            started = begun if seed == 1 else time.perf_counter()
-            job = asked(f"{url}/prompt", {"prompt": seeded(graph, seed)})["prompt_id"]
-            history = patient(lambda job=job: asked(f"{url}/history/{job}").get(job), server)
-            if history["status"]["status_str"] != "success":
-                raise SystemExit(f"{words[0]} failed: {json.dumps(history['status'])[:2000]}")
-            found[which] = time.perf_counter() - started
-    finally:
-        server.terminate()
-        server.wait(60)
+            before = begun if seed == 1 else time.perf_counter()
+            server.draw(seeded(graph, seed))
+            found[which] = time.perf_counter() - before
     return found
-
-
-def asked(url: str, body: object = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-def patient(ask: Callable[[], Any], server: subprocess.Popen[bytes]) -> Any:
-    """What is answered, once there is an answer."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            if answer := ask():
-                return answer
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            pass
-        time.sleep(0.05)
-    raise SystemExit("the server ended or did not answer in time")
 
 
 def seeded(graph: Mapping[str, Any], seed: int) -> dict[str, Any]:
