@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loraloom.visible import visible, visible_json, visible_log
 
@@ -36,3 +39,11 @@ def test_json_keeps_its_value(text: str) -> None:
     written = visible_json(json.dumps({text: [text]}, ensure_ascii=False))
     assert json.loads(written) == {text: [text]}
     assert visible(written) == written
+
+
+@given(st.text(st.characters(), max_size=50))
+def test_nothing_that_a_terminal_acts_upon_is_left(text: str) -> None:
+    shown = visible(text)
+    assert not {ord(letter) for letter in shown} & ACTED_UPON
+    assert visible(shown) == shown
+    assert "\x1b" not in re.sub(r"\x1b\[[0-9;]*m", "", visible_log(text))

@@ -100,9 +100,30 @@ def multipart(name: str, filename: str, content: bytes, **fields: str) -> tuple[
 
 def hostile_requests(picture: bytes, seed: int = 0) -> Iterator[Hostile]:
     """Every kind once, in an order that depends on the seed; more than 1,200."""
-    found = [*_by_route(), *_by_shape(), *_uploads(picture)]
+    found = [*_by_route(), *_by_header(), *_by_shape(), *_uploads(picture)]
     random.Random(seed).shuffle(found)
     yield from found
+
+
+HEADERS: list[dict[str, str]] = [
+    *({"Origin": text} for text in ("http://[", "http://[::1]x", "http://[fe80::1%]", "//", "http:", "", "\u00e9")),
+    *({"Host": text} for text in ("[", "[::1", "a]b", "1:2:3", "127.0.0.1:x", "localhost:", "", "%", "\u00e9" * 99)),
+    *({"Range": f"bytes={text}"} for text in ("-", "5-1", "0-0," * 500, "9" * 99, "-9" * 20, "a-b", "0-\u00b2")),
+    *({"Cookie": text} for text in ("=", ";" * 999, "loraloom_token", 'a="', "\u00e9=\u00e9")),
+    *({"Authorization": text} for text in ("Bearer", "Bearer ", "Basic !", "bearer \u00e9")),
+    *({name: "\u00e9"} for name in ("Sec-Fetch-Site", "Sec-Fetch-Mode", "Content-Type", "Accept-Encoding")),
+    {"If-Modified-Since": "never"}, {"If-None-Match": "\u00e9"}, {"If-Range": "x", "Range": "bytes=0-"},
+    {"Content-Type": "multipart/form-data; boundary="}, {"Last-Event-ID": "\u00e9" * 99},
+]  # fmt: skip
+
+
+def _by_header() -> Iterator[Hostile]:
+    for route, headers in itertools.product(
+        ("/queue", "/prompt", "/v1/queue", "/view?filename=a.png"), HEADERS
+    ):
+        yield Hostile("GET", route, b"", headers)
+    for route, headers in itertools.product(("/prompt", "/v1/jobs", "/upload/image", "/userdata/h"), HEADERS):
+        yield Hostile("POST", route, b"{}", headers)
 
 
 def _by_route() -> Iterator[Hostile]:

@@ -292,6 +292,7 @@ def test_jobs_are_listed_for_newer_editors(server: RunningServer) -> None:
     assert detail["workflow"]["prompt"]["1"]["inputs"]["value"] == 200
     assert server.http.get("/api/jobs/nobody").status_code == 404
     assert server.http.get("/api/jobs", params={"status": "odd"}).status_code == 400
+    assert server.http.get("/api/jobs", params={"limit": 5000}).json()["pagination"]["limit"] == 1000
 
 
 def test_history_pages_and_deletion(server: RunningServer) -> None:

@@ -21,6 +21,7 @@ from loraloom.workflow.json_text import write_json
 
 _MANY = 100_000
 _TOGETHER = 20
+_MOST_JOBS = 1000
 
 
 async def get_prompt(request: Request) -> Response:
@@ -123,6 +124,7 @@ async def get_jobs(request: Request) -> Response:
     limit, offset = whole_number(request, "limit", 200), whole_number(request, "offset", 0)
     if limit < 0 or offset < 0:
         raise HTTPException(400, "limit and offset must not be negative")
+    limit = min(limit, _MOST_JOBS)
     ascending = request.query_params.get("sort_order") == "asc"
 
     def page(store: Store) -> bytes:

@@ -78,9 +78,7 @@ def check_origin(method: str, headers: Mapping[str, str], settings: ServerSettin
     if navigates and headers.get("sec-fetch-dest") in (None, "document"):
         return None
     if origin is not None:
-        ours = origin in settings.allow_origins or (
-            origin != "null" and urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
-        )
+        ours = origin in settings.allow_origins or _netloc(origin) == headers.get("host", "").lower()
         return None if ours else Refusal(403, f"requests from the origin {origin[:100]!r} are refused")
     if site in ("cross-site", "same-site"):
         return Refusal(403, "requests from pages of other sites are refused")
@@ -105,6 +103,14 @@ def check_token(
     return Refusal(
         401, "this server asks for its token: send 'Authorization: Bearer TOKEN', or open /?token=TOKEN"
     )
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an origin; None for "null", and for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _host_name(host: str) -> str:
