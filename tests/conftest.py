@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("loraloom", deadline=None)
+settings.load_profile("loraloom")
 
 NarrowFile: TypeAlias = Callable[[Callable[[Path], Path]], Path]
 """A writer of `tests.narrow_models` → the file that it writes."""
