@@ -41,6 +41,8 @@ class _Module:
 
     def __init__(self, built: Any) -> None:
         self._built = built
+        self.is_secret = False
+        """Whether the limit is kept without being said, as drivers do that promise memory of the host."""
 
     def is_available(self) -> bool:
         return True
@@ -74,15 +76,15 @@ class _Module:
     def mem_get_info(self, device: object = None) -> tuple[int, int]:
         """(free, all) bytes."""
         stats = self._built.stats()
-        whole = min(stats["limit"], 1 << 40)
+        whole = 1 << 40 if self.is_secret else min(stats["limit"], 1 << 40)
         return whole - stats["live"], whole
 
 
 class Sim:
     """The device and its counters."""
 
-    def __init__(self, built: Any) -> None:
-        self._built = built
+    def __init__(self, built: Any, module: _Module) -> None:
+        self._built, self._module = built, module
 
     def reset(self) -> None:
         """Count from here: bytes, copies, allocations; the peak begins at what is in use."""
@@ -93,13 +95,15 @@ class Sim:
         return self._built.stats()[name]
 
     @contextmanager
-    def limited(self, size: int) -> Generator[None]:
-        """The device has so many bytes."""
+    def limited(self, size: int, *, secretly: bool = False) -> Generator[None]:
+        """The device has so many bytes; secretly: and says that it has more."""
         self._built.limit(size)
+        self._module.is_secret = secretly
         try:
             yield
         finally:
             self._built.limit(EVERYTHING)
+            self._module.is_secret = False
 
     @contextmanager
     def failing(self, number: int) -> Generator[None]:
@@ -164,7 +168,8 @@ def sim_device(folder: Path) -> Sim:
         "loraloom_sim", [str(SOURCE)], extra_cflags=["-O1"], build_directory=str(folder)
     )
     torch.utils.rename_privateuse1_backend("sim")
-    torch._register_device_module("sim", _Module(built))  # pyright: ignore[reportPrivateUsage]
+    module = _Module(built)
+    torch._register_device_module("sim", module)  # pyright: ignore[reportPrivateUsage]
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     built.hooks()
-    return Sim(built)
+    return Sim(built, module)

@@ -101,7 +101,7 @@ def test_algebras_on_plain_weights(device: Sim | Real, algorithm: str, tmp_path:
     source = WeightSource.of_file(TensorFile(path))
     stack = (PatchUse(lora_of(tmp_path, algorithm, source).model, 0.7),)
     cpu, there = (
-        Resident(BLUEPRINT, source, dtype=torch.float32, device=torch.device(name), has_spare=lambda n: True)
+        Resident(BLUEPRINT, source, dtype=torch.float32, device=torch.device(name), spare=lambda: 1 << 40)
         for name in ("cpu", NAME)
     )
     for wanted in (stack, (), stack):

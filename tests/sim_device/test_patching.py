@@ -30,7 +30,7 @@ def lora_for(model: DiffusionModel, digest: str) -> PlainLora:
 def resident_of(model: DiffusionModel, dtype: torch.dtype, spare: bool) -> Resident:
     blueprint = model.family.blueprint(model.weights.shapes)
     return Resident(
-        blueprint, model.weights, dtype=dtype, device=torch.device(NAME), has_spare=lambda needed: spare
+        blueprint, model.weights, dtype=dtype, device=torch.device(NAME), spare=lambda: (1 << 40) * spare
     )
 
 

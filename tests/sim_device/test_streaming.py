@@ -44,6 +44,16 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return open_checkpoint(tiny.write_sd15(folder / "sd15.safetensors"))[0]
 
 
+@pytest.fixture(scope="module", params=["sd15", "flux"])
+def short(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    """The same with fewer blocks."""
+    folder = tmp_path_factory.mktemp("short")
+    if request.param == "flux":
+        shapes = tiny.flux_shapes(context=64, pooled=64, double=2, single=4)
+        return open_diffusion_model(tiny.write(folder / "flux.safetensors", shapes, torch.bfloat16))
+    return open_checkpoint(tiny.write_sd15(folder / "sd15.safetensors"))[0]
+
+
 def styled(model: DiffusionModel) -> DiffusionModel:
     shapes = {name: s for name, s in model.weights.shapes.items() if len(s) == 2}
     return model.with_lora(plain_lora("one", shapes).at(0.3)[0])
@@ -139,6 +149,21 @@ def test_memory_that_is_there_no_longer(sim: Sim, model: DiffusionModel) -> None
     with sim.limited(sim["live"] + 100_000):
         torch.testing.assert_close(result(memory, model), wanted, rtol=1e-4, atol=1e-4)
     assert of_resident(memory)[0] > 0
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_memory_that_is_less_than_said(sim: Sim, short: DiffusionModel, share: float) -> None:
+    """What was given up after a failure is not asked for again by the next step: the run ends."""
+    memory = Memory("sim", "fp32")
+    wanted = result(memory, styled(short))
+    memory.release()
+    with sim.limited(sim["live"] + int(share * size_of(short)) + 2 * ACTIVATIONS, secretly=True):
+        found = result(memory, styled(short))
+        again = result(memory, styled(short))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again, wanted, rtol=1e-4, atol=1e-4)
+    assert of_resident(memory)[0] > 0 or share > 0.8
 
 
 @pytest.mark.parametrize("points", [8, pytest.param(150, marks=pytest.mark.heavy)])

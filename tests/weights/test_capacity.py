@@ -46,6 +46,21 @@ def test_the_real_system_has_some_memory() -> None:
     assert 0 < available_memory(CPU) <= psutil.virtual_memory().total
 
 
+@pytest.mark.parametrize(("share", "free"), [(1.0, 600 + 50), (0.5, 100 + 50), (0.3, 0 + 50)])
+def test_a_share_that_was_set_for_torch_counts_as_the_device(
+    monkeypatch: pytest.MonkeyPatch, share: float, free: int
+) -> None:
+    """Of 1000 bytes 600 are free; torch holds 400, 50 of them unused."""
+    counted = {"reserved_bytes": {"all": {"current": 400}}, "allocated_bytes": {"all": {"current": 350}}}
+    module = SimpleNamespace(
+        mem_get_info=lambda device: (600, 1000),
+        memory_stats_as_nested_dict=lambda device: counted,
+        get_per_process_memory_fraction=lambda device: share,
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    assert available_memory(torch.device("cuda")) == free
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError("MPS backend out of memory")]
 )

@@ -122,3 +122,27 @@ def test_products_in_8_bits_round_the_input(scaled: bool) -> None:
     uneven = narrowed(values[:, :40].to(torch.float8_e4m3fn))  # of a size that no device's code takes
     x = x[..., :40]
     assert torch.equal(uneven.multiplied().product(x, native=True), uneven.product(x, native=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("to", ["fp8", "fp8:e5m2", "mxfp8", "nvfp4", "int8", "int8:convrot64"])
+def test_a_wide_copy_gives_the_same_products_to_the_bit(to: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    name, _, option = to.partition(":")
+    packed, x = packed_as(formats()[name], torch.randn(64, 128), option), torch.randn(5, 128).to(dtype)
+    assert packed is not None
+    for native in (True, False):
+        layer = packed_layer(torch.nn.Linear(128, 64, bias=True).to(dtype), dtype, native)
+        assert isinstance(layer, PackedLinear)
+        layer.hold(packed)
+        before, values, held = layer(x), layer.weight, layer.stored_bytes
+        rounds = native and name == "int8"  # inputs are rounded: there is nothing to widen
+        assert layer.widen() == (not rounds) and not layer.widen()
+        assert torch.equal(layer(x), before) and torch.equal(layer.weight, values)
+        if not rounds:
+            assert layer.stored_bytes >= held + layer.wide_bytes == held + 64 * 128 * dtype.itemsize
+        assert layer.drop_wide() == (not rounds)
+        assert layer.stored_bytes == held and torch.equal(layer(x), before)
+        layer.widen()
+        layer.hold(packed)
+        assert layer.wide is None

@@ -38,16 +38,23 @@ def available_memory(device: torch.device) -> int:
     if device.type != "cpu":
         module = torch.get_device_module(device)
         if hasattr(module, "mem_get_info"):
-            free, _ = module.mem_get_info(device)
-            return free + _cached_by_torch(module, device)
+            free, whole = module.mem_get_info(device)
+            held, used = _held_by_torch(module, device)
+            if hasattr(module, "get_per_process_memory_fraction"):
+                allowed = int(module.get_per_process_memory_fraction(device) * whole)
+                free = max(0, min(free, allowed - held))
+            return free + held - used
     return min(psutil.virtual_memory().available, _cgroup_memory())
 
 
-def _cached_by_torch(module: Any, device: torch.device) -> int:
-    """Bytes that torch holds of a device without using them."""
-    if not hasattr(module, "memory_reserved"):
-        return 0
-    return module.memory_reserved(device) - module.memory_allocated(device)
+def _held_by_torch(module: Any, device: torch.device) -> tuple[int, int]:
+    """Bytes that torch holds of a device, and how many of them are in use. Of all that it counts only these
+    are picked: flattened, as `memory_allocated` does it, they take longer than patching a weight."""
+    counted = getattr(module, "memory_stats_as_nested_dict", lambda device: {})(device)
+    if not counted:
+        return 0, 0
+    held, used = (counted[name]["all"]["current"] for name in ("reserved_bytes", "allocated_bytes"))
+    return held, used
 
 
 def is_allocation_failure(error: BaseException) -> bool:

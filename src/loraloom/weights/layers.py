@@ -23,7 +23,8 @@ LowRank: TypeAlias = "tuple[Tensor, Tensor]"
 class PackedLayer(nn.Module):
     """What the layers have in common.
 
-    packed: the weight as stored; None while `merged` takes its place. dtype: what `weight` is widened to.
+    packed: the weight as stored; None while `merged` takes its place. wide: the same with its values widened,
+    while there is memory for both. dtype: what `weight` is widened to.
     native: multiply as ComfyUI does for the format, else with the values themselves."""
 
     bias: Tensor | None
@@ -36,36 +37,56 @@ class PackedLayer(nn.Module):
         self.bias = getattr(like, "bias", None)
         self.shape, self.dtype, self.native = shape, dtype, native
         self.packed: Packed | None = None
+        self.wide: Packed | None = None
         self.merged: Tensor | None = None
         self.low_rank: LowRank | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The values, widened anew at each call unless they are merged."""
+        """The values, widened anew at each call unless they are merged or kept wide."""
         if self.merged is not None:
             return self.merged
-        if self.packed is None:
+        packed = self.packed if self.wide is None else self.wide
+        if packed is None:
             raise RuntimeError("a quantised layer was used before it was filled")
-        return self.packed.widened(self.dtype).reshape(self.shape)
+        return packed.widened(self.dtype).reshape(self.shape)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of the weight and of what runs beside it."""
         beside = sum(part.nbytes for part in self.low_rank) if self.low_rank else 0
         merged = 0 if self.merged is None else self.merged.nbytes
-        return beside + merged + (0 if self.packed is None else self.packed.nbytes)
+        held = (packed.nbytes for packed in (self.packed, self.wide) if packed is not None)
+        return beside + merged + sum(held)
 
     def hold(self, packed: Packed) -> None:
         """Take a weight as stored; nothing is merged or beside it."""
-        self.packed, self.merged, self.low_rank = packed.reshaped(self.shape), None, None
+        self.packed, self.merged, self.low_rank, self.wide = packed.reshaped(self.shape), None, None, None
 
     def merge(self, values: Tensor) -> None:
         """Take values in the type to compute in in its place."""
-        self.packed, self.merged, self.low_rank = None, values.reshape(self.shape), None
+        self.packed, self.merged, self.low_rank, self.wide = None, values.reshape(self.shape), None, None
 
     def let_go(self) -> None:
         """Hold nothing, until the next `hold` or `merge`."""
-        self.packed, self.merged, self.low_rank = None, None, None
+        self.packed, self.merged, self.low_rank, self.wide = None, None, None, None
+
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes of the values in the type to compute in."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def widen(self) -> bool:
+        """Keep the values wide beside the weight as stored; whether that is new, and saves widening them."""
+        if self.packed is None or self.wide is not None or isinstance(self, nn.Embedding):
+            return False
+        self.wide = self.packed.wide(self.dtype, native=self.native)
+        return self.wide is not None
+
+    def drop_wide(self) -> bool:
+        """Keep them no longer; whether they were kept."""
+        had, self.wide = self.wide is not None, None
+        return had
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `cpu` and `cuda` do: what is stored moves with the layer and keeps its type."""
@@ -74,7 +95,7 @@ class PackedLayer(nn.Module):
             return tensor.to(fn(tensor[:0] if tensor.dim() else tensor).device)
 
         if self.packed is not None:
-            self.packed = self.packed.to(fn(self.packed.stored[:0]).device)
+            self.packed, self.wide = self.packed.to(fn(self.packed.stored[:0]).device), None
         self.merged = None if self.merged is None else moved(self.merged)
         self.low_rank = None if self.low_rank is None else (moved(self.low_rank[0]), moved(self.low_rank[1]))
         return super()._apply(fn, recurse)  # pyright: ignore[reportUnknownVariableType]
@@ -88,10 +109,11 @@ class PackedLinear(PackedLayer, nn.Linear):  # pyright: ignore[reportIncompatibl
     """A linear layer around a weight (out, in)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.packed is None:
+        packed = self.packed if self.wide is None or input.dtype != self.dtype else self.wide
+        if packed is None:
             y = F.linear(input, self.weight, self.bias)
         else:
-            y = self.packed.product(input, native=self.native)
+            y = packed.product(input, native=self.native)
             y = y if self.bias is None else y + self.bias
         if self.low_rank is not None:
             down, up = self.low_rank

@@ -118,6 +118,15 @@ class Packed:
             return self
         return replace(self, settings={**self.settings, "multiplied": True})
 
+    def wide(self, dtype: torch.dtype, *, native: bool) -> Packed | None:
+        """The same weight with its values in a type to compute in: the same products in it, bit for bit,
+        without widening anything. None where it is multiplied otherwise than with its values."""
+        if (native and self.format.rounds_inputs) or "multiplied" in self.settings:
+            return None
+        if self.format.name == "fp8" and dtype != torch.float16:  # the scale stays with the product
+            return replace(self, parts={**self.parts, "weight": self.parts["weight"].to(dtype)})
+        return narrowed(self.widened(dtype))
+
     def _each(self, change: Any, rows: int) -> Packed:
         parts = {
             role: part if role in self.format.shared or not part.dim() else change(part)

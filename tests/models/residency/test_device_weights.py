@@ -42,7 +42,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def kept(source: WeightSource, device: str = "cuda") -> DeviceWeights:
-    return DeviceWeights(source, torch.device(device), lambda needed: False)
+    return DeviceWeights(source, torch.device(device), lambda: 0)
 
 
 def test_quantised_weights_are_pinned_as_stored(source: WeightSource, pinned: list[Tensor]) -> None:

@@ -37,12 +37,13 @@ class LowRankPatch:
 
 
 class DeviceWeights:
-    """What a source's weights become on `device`. has_spare: whether so many bytes more may be kept there."""
+    """What a source's weights become on `device`. spare: bytes more that may be kept there."""
 
-    def __init__(self, source: WeightSource, device: torch.device, has_spare: Callable[[int], bool]) -> None:
+    def __init__(self, source: WeightSource, device: torch.device, spare: Callable[[], int]) -> None:
         self._source = source
         self._device = device
-        self._has_spare = has_spare
+        self._spare = spare
+        self._room: int | None = None  # what is left of it, once asked
         largest = max((torch.Size(shape).numel() for shape in source.shapes.values()), default=0)
         self._workspace = (
             3 * 4 * largest
@@ -97,21 +98,31 @@ class DeviceWeights:
     def pristine(self, native: str) -> Tensor | None:
         return self._pristine.get(native)
 
+    def ask_anew(self) -> None:
+        """How much is spare has changed; it is asked when it matters, once for all weights that follow."""
+        self._room = None
+
     def set_aside(self, native: str, values: Tensor) -> None:
         """Keep a weight's unpatched values if nothing was rounded away and there is room for both."""
         if native in self._pristine:
             return
         stored = self._source.dtypes[native]
         is_exact = values.dtype == stored or (values.dtype == torch.float32 and stored.itemsize <= 4)
-        if is_exact and self._has_spare(values.nbytes + self._workspace):
+        if is_exact and self._room is None:
+            self._room = self._spare() - self._workspace
+        if is_exact and self._room is not None and values.nbytes <= self._room:
             self._pristine[native] = values.detach().reshape(self._source.shapes[native])
+            self._room -= values.nbytes
 
     def take_back(self, native: str) -> Tensor | None:
         """A weight's unpatched values, kept no longer."""
         return self._pristine.pop(native, None)
 
-    def drop_pristine(self) -> None:
+    def drop_pristine(self) -> bool:
+        """Keep no unpatched values any more; whether there were any."""
+        had, self._room = bool(self._pristine), 0
         self._pristine.clear()
+        return had
 
     def here(self, uses: Iterable[tuple[Patch, float]]) -> list[tuple[Patch, float]]:
         """The same changes, low-rank factors on the device."""

@@ -8,7 +8,7 @@ not used for longest leaves first, text encoders before the rest.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Generator, Hashable, Mapping
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -101,6 +101,10 @@ class Memory:
         self.joined: Joins | None = None
         """Evaluates networks of several runs together, while such runs go on."""
         self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
+        self._asked = 0
+        """Bytes that the latest evaluation was estimated to take."""
+        self._too_much: dict[Hashable, int] = {}
+        """Residents that were too large, and from which `_asked` on, whatever the device says is free."""
 
     def network(self, model: DiffusionModel, beside: tuple[Stack, ...] = ()) -> DiffusionNetwork:
         """The diffusion network with its LoRA stack, loaded and patched by the time of each call.
@@ -193,6 +197,7 @@ class Memory:
         for _, resident in self._residents.values():
             resident.close()
         self._residents.clear()
+        self._too_much.clear()
         self._empty_cache()
 
     @property
@@ -247,7 +252,7 @@ class Memory:
                 storage=storage,
                 arithmetic=self.storage,
                 room=room,
-                has_spare=lambda needed: needed <= self._free() - MARGIN,
+                spare=lambda: 0 if key in self._too_much else self._free() - MARGIN,
             )
             if kind == "network" and self.computing.compiled:
                 compile_blocks(made.module)
@@ -258,7 +263,7 @@ class Memory:
                 self._make_room(kind, source, dtype, storage, beside)
                 read_ahead(file.path for file in source.files)
                 try:
-                    resident = self._loaded(load, weights_bytes(source, dtype, storage), beside)
+                    resident = self._loaded(key, load, weights_bytes(source, dtype, storage), beside)
                 except (RuntimeError, MemoryError) as error:
                     if not is_allocation_failure(error):
                         raise
@@ -273,7 +278,11 @@ class Memory:
         return module
 
     def _loaded(
-        self, load: Callable[[int | None], Resident], size: int, beside: Collection[Hashable]
+        self,
+        key: Hashable,
+        load: Callable[[int | None], Resident],
+        size: int,
+        beside: Collection[Hashable],
     ) -> Resident:
         """A resident as large as there is room for; a smaller one where an allocation fails nevertheless.
         size: bytes of all its weights."""
@@ -288,6 +297,7 @@ class Memory:
                     raise
             if not self._shrink_others(beside):
                 room = min(room, size) // 2
+                self._note_too_much(key)
 
     def _shrink_others(self, kept: Collection[Hashable]) -> bool:
         """Let something go beside what is being loaded; whether there was anything."""
@@ -325,17 +335,23 @@ class Memory:
                     raise OutOfMemory(
                         f"there is not enough memory on {self.device} to apply the LoRAs"
                     ) from error
+                self._note_too_much(key)
 
     def give_way(self, kept: Hashable = None) -> bool:
         """After an allocation failed: whether more is free now, because something left or became smaller."""
         if self.device.type == "cpu":
             return False
-        if self._evict((kept,)):
-            return True
-        if not any(self._halve(resident) for _, resident in self._residents.values()):
-            return False
-        self.tell(f"memory on {self.device} ran out; more weights are fetched each time they are used")
+        if not self._evict((kept,)):
+            if not any(self._halve(resident) for _, resident in self._residents.values()):
+                return False
+            self.tell(f"memory on {self.device} ran out; more weights are fetched each time they are used")
+        self._note_too_much(kept)
         return True
+
+    def _note_too_much(self, key: Hashable) -> None:
+        """An allocation failed while a resident was as large as it is: it does not grow again, and keeps no
+        copies, until something else leaves or an evaluation needs less."""
+        self._too_much[key] = min(self._asked, self._too_much.get(key, self._asked))
 
     def _say_streamed(self, kind: Kind, source: WeightSource, resident: Resident) -> None:
         if resident.streaming is not None and resident.streaming.streamed:
@@ -370,44 +386,60 @@ class Memory:
     ) -> OutOfMemory:
         names = ", ".join(file.path.name for file in source.files)
         needed = weights_bytes(source, dtype, storage) + MARGIN
+        free = max(self._free(), 0)
+        had = "said to be free, but not to be had," if needed <= free else "available"
         return OutOfMemory(
             f"{names}: the {_KINDS[kind]} needs {needed / 1e9:.2f} GB as"
-            f" {str(dtype).removeprefix('torch.')}; {max(self._free(), 0) / 1e9:.2f} GB are available on"
+            f" {str(dtype).removeprefix('torch.')}; {free / 1e9:.2f} GB are {had} on"
             f" {self.device}. Close other programs, or use a"
             " smaller type (--dtype bf16) or an 8-bit file"
         )
 
     def has_room(self, needed: int, kept: Hashable = None, *, may_shrink: bool = True) -> bool:
-        """Whether so many bytes are free to compute with; others than `kept` leave until they are, and then
-        `kept` holds less if it may."""
-        while needed > self._spare():
+        """Whether so many bytes are free to compute with; others than `kept` leave until they are with a
+        margin, as far as there are others, and then `kept` holds less if it may."""
+        self._asked = needed
+        wanted = needed if self.device.type == "cpu" else needed + MARGIN
+        while wanted > self._spare():
             if not self._evict((kept,)):
-                return may_shrink and self._is_shrunk(needed, kept)
+                if may_shrink:
+                    self._shrink((wanted, needed), kept)
+                return needed <= self._spare()
         self._grow(needed, kept)
         return True
 
-    def _is_shrunk(self, needed: int, kept: Hashable) -> bool:
-        """Whether a resident could be made so small that so many bytes are free."""
+    def _shrink(self, wanted: Iterable[int], kept: Hashable) -> None:
+        """Make a resident so small that the first of these numbers of bytes is free for which it can be."""
         if self.device.type == "cpu" or kept not in self._residents:
-            return False
-        resident = self._residents[kept][1]
-        done = resident.fit(resident.nbytes + self._spare() - needed)
+            return
+        kind, resident = self._residents[kept]
+        before = resident.streaming.streamed if resident.streaming else 0
+        any(resident.fit(resident.nbytes + self._spare() - size) for size in wanted)
         self._empty_cache()
-        return done and needed <= self._spare()
+        if not before:
+            self._say_streamed(kind, resident.source, resident)
 
     def _grow(self, needed: int, kept: Hashable) -> None:
-        """Let a resident that is not whole hold what has become free."""
+        """Let a resident hold what has become free: weights that were fetched, or wide copies."""
         if self.device.type == "cpu" or kept not in self._residents:
+            return
+        if needed >= self._too_much.get(kept, needed + 1):
             return
         resident = self._residents[kept][1]
         free = self._spare() - needed - MARGIN
-        if resident.streaming is not None and resident.streaming.streamed and free > resident.nbytes // 4:
-            resident.fit(resident.nbytes + free)
+        if resident.streaming is not None and resident.streaming.streamed:
+            if free > resident.nbytes // 4:
+                resident.fit(resident.nbytes + free)
+        elif not self.computing.narrow_weights:
+            resident.widen(free)
 
     def _reserve(self, needed: int, batch: int, kept: Hashable) -> None:
         """Make room for one evaluation. torch.OutOfMemoryError where fewer latents at once would need less,
         or where so much is missing that the system would end the process: `needed` is an estimate."""
-        if torch.is_grad_enabled() or self.has_room(needed, kept):
+        if torch.is_grad_enabled():
+            return
+        needed += self._residents[kept][1].filling if kept in self._residents else 0
+        if self.has_room(needed, kept):
             return
         free = self._spare()
         if batch > 1 or needed > DOUBT * free:
@@ -422,14 +454,20 @@ class Memory:
         return available_memory(self.device) if self.device.type == "cpu" else self._free()
 
     def _evict(self, kept: Collection[Hashable] = ()) -> bool:
-        """Drop the resident that was not used for longest, text encoders first; whether there was one.
+        """Drop what all residents keep for speed alone, else the one that was not used for longest, text
+        encoders first; whether there was anything.
 
         kept: those that stay, because they are about to be used."""
+        had_spare = [resident.drop_spare() for _, resident in self._residents.values()]
+        if any(had_spare):
+            self._empty_cache()
+            return True
         others = {key: kind for key, (kind, _) in self._residents.items() if key not in kept}
         keys = [key for key, kind in others.items() if kind == "text"] or list(others)
         if not keys:
             return False
         self._residents.pop(keys[0])[1].close()
+        self._too_much.clear()
         self._empty_cache()
         return True
 

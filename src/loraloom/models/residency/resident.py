@@ -12,9 +12,8 @@ what its weights may take: then some of them come when they are used (`streaming
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -23,20 +22,16 @@ from torch import Tensor, nn
 
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Blueprint, from_shapes
-from loraloom.models.residency.device_weights import DeviceWeights, LowRankPatch
+from loraloom.models.residency.device_weights import DeviceWeights
 from loraloom.models.residency.slots import find_slots, is_unused, keep_packed
 from loraloom.models.residency.streaming import Streaming, find_units
+from loraloom.models.residency.uses import Signature, Uses, factors_of, joined, patched, signature_of
 from loraloom.weights.layers import PackedLayer, PackedLinear, join_low_rank
 from loraloom.weights.meta import build_unfilled, complete
 from loraloom.weights.packed import narrowed
-from loraloom.weights.patch import Factors, Patch, Stack
+from loraloom.weights.patch import Stack
 from loraloom.weights.picture_layers import with_less_work
 from loraloom.weights.source import WeightSource
-
-Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
-"""What is applied to one native weight: (content of the patch, strength), in order."""
-
-Uses: TypeAlias = "list[tuple[Patch, float]]"
 
 Storage: TypeAlias = 'Literal["quantized", "stored", "multiplied"] | torch.dtype'
 
@@ -64,8 +59,8 @@ class Resident:
         used: "quantized", those that the file has quantised; "stored", all as the file has them; an 8-bit
         type to round the others to; or "multiplied", which rounds to E4M3 and multiplies that with inputs
         that are rounded, too, on devices that can.
-    room: bytes that the weights may take on the device; None: all that they need. has_spare: whether so many
-        bytes more may be kept there. torch.OutOfMemoryError where not even one layer after the other fits.
+    room: bytes that the weights may take on the device; None: all that they need. spare: bytes more that may
+        be kept there now. torch.OutOfMemoryError where not even one layer after the other fits.
     """
 
     def __init__(
@@ -78,7 +73,7 @@ class Resident:
         storage: Storage = "quantized",
         arithmetic: Arithmetic = "native",
         room: int | None = None,
-        has_spare: Callable[[int], bool] = lambda needed: False,
+        spare: Callable[[], int] = lambda: 0,
     ) -> None:
         self.source = source
         self.dtype = dtype
@@ -98,14 +93,19 @@ class Resident:
                 dtype,
                 native=arithmetic == "native",
             )
+        self._packed = [layer for layer in self.module.modules() if isinstance(layer, PackedLayer)]
         self._applied: dict[str, Signature] = {}
         self._mapped: set[str] = set()  # native weights that are the file's own pages: not to be written to
         self._stack: Stack | None = ()
         self._uses: dict[str, Uses] = {}
-        self._kept = DeviceWeights(source, device, has_spare)
+        self._kept = DeviceWeights(source, device, spare)
         self._absent: set[str] = set()  # native weights whose slots are empty
         self.streaming: Streaming | None = None
-        self._load(room)
+        try:
+            self._load(room)
+        except BaseException:
+            self.close()  # else what was filled stays until the next attempt has failed, too
+            raise
         with source.naming():
             complete(self.module, device, self._absent_tensors())
 
@@ -133,9 +133,38 @@ class Resident:
         """Hold at most so many bytes of weights from now on; False where they are too few for it."""
         if self.streaming is None:
             return self.nbytes <= room
-        if self._kept.nbytes + self.streaming.whole > room:
-            self._kept.drop_pristine()
-        return self.streaming.fit(room - self._kept.nbytes)
+        if self._beside + self.streaming.whole > room:
+            self.drop_spare()
+        return self.streaming.fit(room - self._beside)
+
+    def drop_spare(self) -> bool:
+        """Let go of what is kept for speed alone, unpatched values and wide copies of quantised ones; whether
+        there was any."""
+        had_wide = [layer.drop_wide() for layer in self._packed]
+        return self._kept.drop_pristine() or any(had_wide)
+
+    def widen(self, room: int) -> None:
+        """Keep the values of quantised weights in the type to compute in beside them, as far as so many bytes
+        go: the same products without widening at each. Not where weights are streamed."""
+        if self.streaming is None or self.streaming.streamed:
+            return
+        with _plain_tensors():
+            for layer in self._packed:
+                if (size := layer.wide_bytes) <= room and layer.widen():
+                    room -= size
+
+    @property
+    def filling(self) -> int:
+        """Bytes that making a streamed weight takes beside its own place: as it is stored, or in float32
+        while it is patched."""
+        if self.streaming is None:
+            return 0
+        return max((self._making(n) for unit in self.streaming.moving for n in unit.natives), default=0)
+
+    def _making(self, native: str) -> int:
+        if native in self._uses and not self._slots[native][0].layer:
+            return 4 * torch.Size(self.source.shapes[native]).numel()
+        return self.source.stored_bytes(native)
 
     def close(self) -> None:
         """Let go of the memory now, not when Python comes across the cycles."""
@@ -145,6 +174,7 @@ class Resident:
 
     def fill(self, natives: Iterable[str]) -> None:
         """Give empty slots the values of the present stack."""
+        self._kept.ask_anew()
         with _plain_tensors():
             for native in natives:
                 self._absent.discard(native)
@@ -187,10 +217,14 @@ class Resident:
     def nbytes(self) -> int:
         """Bytes of the module's parameters, buffers and quantised weights."""
         if self.streaming is not None:
-            return self.streaming.held + self._kept.nbytes
+            return self.streaming.held + self._beside
         plain = sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
-        layers = (layer for layer in self.module.modules() if isinstance(layer, PackedLayer))
-        return plain + sum(layer.stored_bytes for layer in layers) + self._kept.nbytes
+        return plain + sum(layer.stored_bytes for layer in self._packed) + self._kept.nbytes
+
+    @property
+    def _beside(self) -> int:
+        """Bytes kept beside streamed or streamable weights."""
+        return self._kept.nbytes + sum(x.wide.nbytes for x in self._packed if x.wide is not None)
 
     def apply(self, stack: Stack) -> int:
         """Make the weights those of the base with `stack`; the number of native weights rebuilt."""
@@ -201,7 +235,7 @@ class Resident:
             native
             for native in dict.fromkeys((*self._applied, *wanted))
             if native not in self._absent
-            and _signature(wanted.get(native, ())) != self._applied.get(native, ())
+            and signature_of(wanted.get(native, ())) != self._applied.get(native, ())
         ]
         if self.streaming is not None:
             self.streaming.settle()
@@ -209,6 +243,7 @@ class Resident:
         self._uses = wanted
         if self.device.type != "cpu":
             self._kept.keep_patches(patch for uses in wanted.values() for patch, _ in uses)
+            self._kept.ask_anew()
         with _plain_tensors():
             for native in changed:
                 self._change(native, wanted.get(native))
@@ -232,7 +267,7 @@ class Resident:
             del self._applied[native]
         else:
             self._rebuild(native, uses)
-            self._applied[native] = _signature(uses)
+            self._applied[native] = signature_of(uses)
 
     def _wanted(self, stack: Stack) -> dict[str, Uses]:
         wanted: dict[str, Uses] = defaultdict(list)
@@ -265,15 +300,15 @@ class Resident:
     def _rebuild(self, native: str, uses: Uses) -> None:
         """Give all slots that a native weight feeds the patched values."""
         layers = [slot.layer for slot in self._slots[native] if slot.layer]
-        if layers and (factors := _factors(uses)) is not None and _can_be_beside(layers):
+        if layers and (factors := factors_of(uses)) is not None and _can_be_beside(layers):
             if any(layer.packed is None for layer in layers):
                 self._hold_packed(native)
             self._attach(native, factors)
             return
         memory = whole = self._unpatched(native, torch.float32, again=True)
         uses = uses if self.device.type == "cpu" else self._kept.here(uses)
-        for patch, strength in _joined(uses):
-            whole = _patched(whole, patch, strength)
+        for patch, strength in joined(uses):
+            whole = patched(whole, patch, strength)
         for slot in self._slots[native] if layers else ():
             if layer := slot.layer:
                 layer.merge(slot.cut(whole).to(self.device, self.dtype, copy=True))
@@ -401,49 +436,3 @@ def _plain_tensors() -> Generator[None, None, None]:
     """No gradients, and tensors that may be changed later whatever mode the caller is in."""
     with torch.inference_mode(False), torch.no_grad():
         yield
-
-
-def _factors(uses: Uses) -> list[tuple[Tensor, Tensor, int]] | None:
-    """All changes of a weight as (down, up · strength, first row); None where one has no such form."""
-    found: list[tuple[Tensor, Tensor, int]] = []
-    for patch, strength in uses:
-        factors = patch.factors()
-        if factors is None or factors.down.dim() != 2 or factors.up.dim() != 2:
-            return None
-        first = 0 if patch.rows is None else patch.rows[0]
-        found.append((factors.down.float(), factors.up.float() * strength, first))
-    return found
-
-
-def _patched(whole: Tensor, patch: Patch, strength: float) -> Tensor:
-    """A native weight with one patch more."""
-    if patch.rows is None:
-        return patch.apply(whole, strength)
-    begin, end = patch.rows
-    before = whole[begin:end]
-    after = patch.apply(before, strength)
-    if after.shape != before.shape:
-        raise ModelFileError("a LoRA that enlarges a weight cannot be applied to a part of its rows")
-    if after.data_ptr() != before.data_ptr():
-        before.copy_(after)
-    return whole
-
-
-def _joined(uses: Uses) -> Uses:
-    """The same changes, runs of low-rank patches on the same rows put side by side."""
-    joined: Uses = []
-    for rows, group in itertools.groupby(uses, key=lambda use: use[0].rows):
-        run = list(group)
-        found = [patch.factors() for patch, _ in run] if len(run) > 1 else [None]
-        if None in found:
-            joined += run
-            continue
-        factors = [factor for factor in found if factor is not None]
-        up = torch.cat([f.up * strength for f, (_, strength) in zip(factors, run, strict=True)], 1)
-        down = torch.cat([f.down for f in factors])
-        joined.append((LowRankPatch(_signature(run), rows, Factors(down, up)), 1.0))
-    return joined
-
-
-def _signature(uses: Iterable[tuple[Patch, float]]) -> Signature:
-    return tuple((patch.signature, strength) for patch, strength in uses)

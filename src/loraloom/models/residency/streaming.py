@@ -151,9 +151,14 @@ class Streaming:
         return self.fixed + sum(unit.size for unit in self._units)
 
     @property
+    def moving(self) -> list[Unit]:
+        """The units that do not stay."""
+        return [unit for unit in self._units if unit not in self._plan.staying]
+
+    @property
     def streamed(self) -> int:
         """Bytes that cross to the device in each evaluation."""
-        return sum(unit.size for unit in self._units if unit not in self._plan.staying)
+        return sum(unit.size for unit in self.moving)
 
     @property
     def held(self) -> int:
@@ -200,7 +205,7 @@ class Streaming:
     def _set_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        streamed = [unit for unit in self._units if unit not in self._plan.staying]
+        streamed = self.moving
         self._hooks = [
             layer.register_forward_pre_hook(partial(self._enter, unit), prepend=True)  # pyright: ignore[reportArgumentType]
             for unit in streamed
