@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
         found.start_server()
         for machine in machines:
             found.start_node(machine)
-        found.until(lambda: found.idle() == 2, 150)
+        found.until(lambda: found.idle() == 2, 300)
         yield found
     finally:
         found.stop()
@@ -62,7 +62,7 @@ def test_a_machine_with_two_devices_has_two_workers(cluster: TestCluster) -> Non
     cluster.start_node(machine, "--devices", "cpu,cpu:0")  # as two GPUs would be named
     cluster.machines.append(machine)
     try:
-        cluster.until(lambda: cluster.idle() == 4, 150)
+        cluster.until(lambda: cluster.idle() == 4, 300)
         (node,) = [n for n in cluster.call("/v1/workers")["nodes"] if n["address"] == machine.address]
         assert node["workers"] == 2 and len(cluster.workers_of(machine)) == 2
         jobs = [str(cluster.submit(prompt(i, 2.0, "two"))) for i in range(4)]
@@ -70,7 +70,7 @@ def test_a_machine_with_two_devices_has_two_workers(cluster: TestCluster) -> Non
         assert {cluster.done(job)["status"] for job in jobs} == {"completed"}
     finally:
         cluster.end(machine)
-    cluster.until(lambda: cluster.idle() == 2, 150)
+    cluster.until(lambda: cluster.idle() == 2, 300)
 
 
 def test_a_file_that_nodes_lack_comes_from_the_head(cluster: TestCluster) -> None:
@@ -143,7 +143,7 @@ def test_a_server_joins_a_ray_that_runs(tmp_path_factory: pytest.TempPathFactory
     try:
         found.start_server()
         found.start_node(machine)
-        found.until(lambda: found.idle() == 2, 150)
+        found.until(lambda: found.idle() == 2, 300)
         jobs = [found.done(str(found.submit(prompt(i, 0.5, "joined")))) for i in range(2)]
         jobs += [found.done(job) for job in [str(found.submit(prompt(i, 1.0, "both"))) for i in range(4)]]
         assert {job["status"] for job in jobs} == {"completed"}
