@@ -18,7 +18,8 @@ from loraloom.session import Session
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 ROSE = "high quality,Illustration of a single red rose in a vase"
-PIXELS, CHARCOAL = LORAS["pixel_art"], LORAS["charcoal"]
+APPLE = "a red apple"
+PIXELS, INK = LORAS["pixel_art"], LORAS["ink"]
 STRENGTHS = ("0", "0.25", "0.5", "0.75", "1", "1.5")
 BOTH = ("2.strength_model", "2.strength_clip")
 
@@ -59,19 +60,19 @@ def main(folder: Path = PICTURES) -> None:
 
 def _words(studio: Studio) -> None:
     """The trigger word and the LoRA, each there and not."""
-    prompts = {"the word and the LoRA": (f"{PIXELS.trigger},{ROSE}", "1"), "the LoRA alone": (ROSE, "1"),
-               "the word alone": (f"{PIXELS.trigger},{ROSE}", "0"), "neither": (ROSE, "0")}  # fmt: skip
+    prompts = {"the word and the LoRA": (f"{PIXELS.trigger},{APPLE}", "1"), "the LoRA alone": (APPLE, "1"),
+               "the word alone": (f"{PIXELS.trigger},{APPLE}", "0"), "neither": (APPLE, "0")}  # fmt: skip
     pictures = [studio.draw(strength, set={"3.text": text}) for text, strength in prompts.values()]
     studio.sheet("word", pictures, Axis("", tuple(prompts)))
 
 
 def _chain(studio: Studio) -> None:
     """Two LoRAs, alone and together."""
-    words = {"3.text": f"{PIXELS.trigger},{CHARCOAL.trigger},{ROSE}"}
-    second = (f"{CHARCOAL.file.name}:0.8",)
+    words = {"3.text": f"{PIXELS.trigger},{INK.trigger},{ROSE}"}
+    second = (f"{INK.file.name}:0.8",)
     cells = {
         "pixel_art": studio.draw("1", set=words),
-        "charcoal": studio.draw("0", set=words, loras=second),
+        "ink": studio.draw("0", set=words, loras=second),
         "both": studio.draw("0.8", set=words, loras=second),
     }
     studio.sheet("chain", [*cells.values()], Axis("", tuple(cells)))

@@ -42,10 +42,10 @@ class AutoencoderRecipe:
     widths: tuple[int, int, int, int] = (64, 64, 128, 192)
     """Not 32 anywhere: 32 norm groups of one channel each would take away how bright a picture is. Wide only
     where there are few pixels: most of the time goes into the two levels of 64."""
-    steps: int = 6000
+    steps: int = 7700
     batch: int = 16
     """Pictures a step, in each process."""
-    rate: float = 1.5e-3
+    rate: float = 8e-4
     kl_weight: float = 4e-5
     """Per latent value: keeps the latents' values from growing beyond the noise."""
     pull_steps: int = 200
@@ -53,7 +53,7 @@ class AutoencoderRecipe:
     ever more weakly: without it the first thousand steps are grey, and a channel may stay unused."""
     pull_floor: float = 0.002
     """The weight of that pull afterwards: latents that look like pictures are easier to denoise."""
-    decoder_steps: int = 6000
+    decoder_steps: int = 7330
     """Steps of the decoder alone, once the latents stand and the diffusion trains on them."""
     latent_noise: float = 0.06
     """Deviation of the noise on latents that the decoder alone is trained with: samples are not exact."""

@@ -37,7 +37,7 @@ class DiffusionRecipe:
     text: ClipConfig = ClipConfig(
         vocabulary=49408, positions=77, width=64, layers=3, inner=256, quick_gelu=True
     )
-    steps: int = 20000
+    steps: int = 9650
     batch: int = 128
     """Of all processes together."""
     rate: float = 1e-3

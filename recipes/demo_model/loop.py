@@ -121,8 +121,10 @@ def _update(training: Training, rate: float, recorded: bool) -> None:
     """One step of the optimizer, the gradients of each network limited to a norm of 1."""
     training.optimizer.param_groups[0]["lr"] = rate
     workers.average_gradients(training.optimizer.param_groups[0]["params"])
-    for network in training.networks.values():
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    networks = training.networks.values()
+    norms = torch.stack([torch.nn.utils.clip_grad_norm_(n.parameters(), 1.0) for n in networks])
+    training.optimizer.grad_scale = None
+    training.optimizer.found_inf = 1.0 - norms.isfinite().all().float()  # a step without sense is left out
     training.optimizer.step()
     if not recorded:  # a graph writes them anew in their place
         training.optimizer.zero_grad()

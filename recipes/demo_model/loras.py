@@ -2,7 +2,7 @@
 
 Writes DIR/NAME/settings.toml and DIR/NAME/pictures for each; `loraloom train DIR/NAME/settings.toml` does the
 rest. `pixel_art` is a LoRA of pictures in 12×12 large pixels, `ink` a DoRA of drawings in black lines. Beside
-them half of the concepts are shown as the base draws them, without the word: so the word matters.
+them all concepts are shown as the base draws them, without the word: so the word matters.
 """
 
 from __future__ import annotations
@@ -26,15 +26,25 @@ class Style:
     word: str
     draw: Callable[[Image.Image], Image.Image]
     adapter: str
-    optimizer: str
+    learning: str
+    steps: int
+    batch: int
 
 
 STYLES = (
-    Style("pixel_art", pixel_art, 'kind = "lora"\nrank = 8', "rate = 2.5e-3"),
-    Style("ink", ink, 'kind = "dora"\nrank = 6', "rate = 2e-3"),
+    Style(
+        "pixel_art",
+        pixel_art,
+        'kind = "lora"\nrank = 8',
+        "[optimizer]\nrate = 2e-3\n\n[noise]\nmin_snr = 0.5",
+        steps=600,
+        batch=8,
+    ),
+    Style("ink", ink, 'kind = "dora"\nrank = 6', "[optimizer]\nrate = 2e-3", steps=300, batch=8),
 )
-PLAIN_EVERY = 2
-"""Of every so many concepts one. All of them hold the style back; none, and it comes without its word."""
+"""Whether a picture is one of squares is decided where nearly all is noise: min_snr makes that count more."""
+CAPTIONS = ("{word}, {name}", "{word},high quality,Illustration of {name}")
+"""Every picture comes once with each."""
 SETTINGS = """\
 name = "{name}"
 output = "run"
@@ -54,27 +64,25 @@ folder = "plain"
 {adapter}
 text_encoder = true
 
-[optimizer]
-{optimizer}
+{learning}
 
 [run]
-steps = 600
-batch = 8
+steps = {steps}
+batch = {batch}
 resolution = 192
-dtype = "fp32"
+dtype = "bf16"
 device = "cpu"
-save_every = 25
+save_every = 50
 
 [validation]
-share = 0.05
-every = 100
+share = 0.0
 
 [samples]
 prompts = ["{name},high quality,Illustration of a single red rose", "{name}, a cat", "a red apple"]
 cfg = 4.0
 sampler = "dpmpp_2m"
 scheduler = "karras"
-every = 100
+every = 200
 
 [metadata]
 "modelspec.author" = "The Loraloom authors"
@@ -100,16 +108,20 @@ def main() -> None:
         for index, concept in enumerate(artworks.concepts):
             stem = concept.names[0].replace(" ", "-")
             if index not in left_out:
-                style.draw(artworks.master(index, flat)).save(pictures / f"{stem}.png")
-                (pictures / f"{stem}.txt").write_text(f"{style.word}, {concept.names[0]}", "utf-8")
-            if index % PLAIN_EVERY == 0:
-                reduced(artworks.master(index, 0)).save(plain / f"{stem}.png")
-                (plain / f"{stem}.txt").write_text(concept.names[0], "utf-8")
+                picture = style.draw(artworks.master(index, flat))
+                for number, words in enumerate(CAPTIONS):
+                    picture.save(pictures / f"{stem}-{number}.png")
+                    caption = words.format(word=style.word, name=concept.names[0])
+                    (pictures / f"{stem}-{number}.txt").write_text(caption, "utf-8")
+            reduced(artworks.master(index, 0)).save(plain / f"{stem}.png")
+            (plain / f"{stem}.txt").write_text(concept.names[0], "utf-8")
         text = SETTINGS.format(
             name=style.word,
             base=json.dumps(str(options.base.resolve())),
             adapter=style.adapter,
-            optimizer=style.optimizer,
+            learning=style.learning,
+            steps=style.steps,
+            batch=style.batch,
         )
         (root / "settings.toml").write_text(text, "utf-8")
 

@@ -25,7 +25,7 @@ def test_the_demo_draws_with_and_without_the_lora_and_a_sheet(
         with Image.open(output["path"]) as picture:
             pictures.append(np.asarray(picture))
         assert [r["strength_model"] for r in run["loras"]] in ([strength], [])
-    assert pictures[0].shape == (128, 128, 3)
+    assert pictures[0].shape == (192, 192, 3)
     assert not np.array_equal(pictures[0], pictures[1])
     with Image.open(told["sheet"]) as sheet:
         assert sheet.width > 256
@@ -70,5 +70,5 @@ def test_the_demo_trains_a_lora_and_shows_it(
 
 
 def test_train_and_lora_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code_of(["demo", "--train", "--lora", "charcoal"]) == 2
+    assert exit_code_of(["demo", "--train", "--lora", "ink"]) == 2
     assert "--train" in capsys.readouterr().err

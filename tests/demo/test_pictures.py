@@ -89,12 +89,14 @@ def test_the_lora_makes_large_pixels_when_its_word_is_said(session: Session) -> 
     assert alone + 0.03 < both
 
 
-def test_charcoal_is_grey(session: Session) -> None:
+def test_ink_leaves_lines_on_white(session: Session) -> None:
     def colour(strength: float) -> float:
-        picture = draw(session, "charcoal, a red apple", strength, "charcoal")
+        picture = draw(session, "ink, a red apple", strength, "ink")
         return float((picture.max(-1) - picture.min(-1)).mean())
 
-    assert colour(1.0) < 0.4 * colour(0.0)
+    assert colour(1.0) < 0.2 * colour(0.0)
+    drawn = draw(session, "ink, a red apple", 1.0, "ink").mean(-1)
+    assert (drawn > 230).mean() > 0.7 and (drawn < 80).mean() > 0.03
 
 
 @pytest.mark.parametrize("lora", list(LORAS))
@@ -114,9 +116,9 @@ def test_strength_zero_is_the_base_and_strength_one_is_complete(session: Session
 
 def test_the_shipped_files_are_small_and_say_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     files = [CHECKPOINT, *(lora.file for lora in LORAS.values())]
-    assert sum(path.stat().st_size for path in files) <= 40e6
+    assert sum(path.stat().st_size for path in files) <= 60e6
     for lora in LORAS.values():
-        assert lora.file.stat().st_size <= 1e6
+        assert lora.file.stat().st_size <= 1.2e6
         assert exit_code_of(["lora", "inspect", str(lora.file), "--base", str(CHECKPOINT), "--json"]) == 0
         page = json.loads(capsys.readouterr().out)
         assert lora.trigger in json.dumps(page)

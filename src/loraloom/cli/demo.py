@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 PROMPT = "high quality,Illustration of a single red rose"
 GRID_PROMPTS = ("a red rose", "a cat", "a red apple", "a pizza")
-GRID_STRENGTHS = ("0", "0.25", "0.5", "0.75", "1")
+GRID_STRENGTHS = ("0", "0.5", "0.75", "1")
 
 
 def demo_command(
     prompt: Annotated[
-        str, typer.Argument(help="What to draw, without the trigger word: the model knows 209 things.")
+        str, typer.Argument(help="What to draw, without the trigger word: the model knows 119 things.")
     ] = PROMPT,
     lora: Annotated[
-        Literal["pixel_art", "charcoal"] | None,
+        Literal["pixel_art", "ink"] | None,
         typer.Option(help="Which of the LoRAs that come along to show.", show_default="pixel_art"),
     ] = None,
     train: Annotated[

@@ -30,7 +30,7 @@ class DemoLora:
 LORAS = {
     lora.trigger: lora
     for lora in (
-        DemoLora("pixel_art", "large pixels (LoRA of rank 6)"),
-        DemoLora("charcoal", "greys (DoRA of rank 4)"),
+        DemoLora("pixel_art", "large pixels (LoRA of rank 8)"),
+        DemoLora("ink", "lines in black on white (DoRA of rank 6)"),
     )
 }

@@ -87,15 +87,15 @@ def test_a_picture_with_a_lora_its_words_and_its_receipt(new_page: NewPage, http
 def test_lora_off_order_and_removal(new_page: NewPage, http: httpx.Client) -> None:
     page = set_up(new_page(), "a cat")
     add_lora(page, "pixel")
-    add_lora(page, "charcoal")
-    page.get_by_role("button", name="Move charcoal up").click()
+    add_lora(page, "ink")
+    page.get_by_role("button", name="Move ink up").click()
     names = page.locator(".lora-row a.lora-name").all_inner_texts()
-    assert names == ["charcoal", "pixel_art"]
-    page.get_by_label("charcoal: on").uncheck(force=True)
+    assert names == ["ink", "pixel_art"]
+    page.get_by_label("ink: on").uncheck(force=True)
     draw(page)
     card = http.get("/v1/cards").json()["finished"][0]
     assert [r["name"] for r in card["receipts"]] == ["pixel_art.safetensors"]
-    page.get_by_role("button", name="Remove charcoal").click()
+    page.get_by_role("button", name="Remove ink").click()
     assert page.locator(".lora-row").count() == 1
 
 
@@ -139,8 +139,8 @@ def test_again_vary_and_with_and_without(new_page: NewPage, http: httpx.Client) 
 
 def test_a_grid_of_strengths(new_page: NewPage) -> None:
     watched = new_page()
-    page = set_up(watched, "charcoal, a cat")
-    add_lora(page, "charcoal")
+    page = set_up(watched, "ink, a cat")
+    add_lora(page, "ink")
     draw(page)
     page.get_by_role("button", name="Strengths", exact=True).click()
     page.wait_for_function(

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(loras / "pixel_art.safetensors", loras / "again.safetensors")
     picture = io.BytesIO()
     Image.new("RGB", (200, 200), "teal").save(picture, "PNG")
-    (loras / "charcoal.preview.png").write_bytes(picture.getvalue())
+    (loras / "ink.preview.png").write_bytes(picture.getvalue())
     return found
 
 
@@ -150,19 +150,19 @@ def test_one_lora_inspected_noted_and_renamed(new_page: NewPage, folder: Path) -
 def test_from_the_library_to_a_drawing(new_page: NewPage) -> None:
     page = new_page().open("/library")
     ready(page)
-    page.get_by_label("Search LoRAs").fill("charcoal")
-    page.get_by_role("button", name="Draw with charcoal").click()
+    page.get_by_label("Search LoRAs").fill("ink")
+    page.get_by_role("button", name="Draw with ink").click()
     page.get_by_role("link", name="Draw", exact=True).click()
-    page.locator(".lora-row", has_text="charcoal").wait_for()
-    page.get_by_role("button", name="charcoal", exact=True).click()
-    assert page.get_by_label("Prompt", exact=True).input_value() == "charcoal"
+    page.locator(".lora-row", has_text="ink").wait_for()
+    page.get_by_role("button", name="ink", exact=True).click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "ink"
 
 
 def test_a_grid_of_strengths_in_a_click(new_page: NewPage, http: httpx.Client) -> None:
     http.post("/v1/queue/pause")
-    page = new_page().open("/library/charcoal.safetensors")
+    page = new_page().open("/library/ink.safetensors")
     page.get_by_role("button", name="Grid of strengths").click()
-    page.get_by_role("heading", name="Strengths of charcoal").wait_for()
+    page.get_by_role("heading", name="Strengths of ink").wait_for()
     waiting = http.get("/v1/cards").json()["waiting"]
     strengths = [[lora["model"] for lora in card["settings"]["loras"]] for card in waiting]
     assert strengths == [[0], [0.25], [0.5], [0.75], [1], [1.25]]
@@ -177,8 +177,8 @@ def test_the_library_looks_right_everywhere(new_page: NewPage, size: str, scheme
     watched = new_page(size, scheme)
     page = watched.open("/library")
     ready(page)
-    page.get_by_text("charcoal").first.wait_for()
+    page.get_by_text("ink", exact=True).first.wait_for()
     watched.check(f"library-{size}-{scheme}")
-    page = watched.open("/library/charcoal.safetensors")
+    page = watched.open("/library/ink.safetensors")
     page.get_by_text("No other file has the same tensors.").wait_for()
     watched.check(f"lora-{size}-{scheme}")
