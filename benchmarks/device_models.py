@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import struct
 import time
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from tests import tiny_models as tiny
@@ -164,16 +163,14 @@ def write(path: Path, tensors: Tensors, device: torch.device, seed: str) -> int:
     with unfinished.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(start + end)
-        number = file.fileno()
 
         def put(name: str) -> None:
             kind, shape = tensors[name]
             begin = start + int(header[name]["data_offsets"][0])  # pyright: ignore[reportIndexIssue, reportUnknownArgumentType]
             made = values(name, shape, DTYPES[kind], device, seed)
-            data: Any = memoryview(made.reshape(-1).view(torch.uint8).numpy().data)
-            while data:
-                written = os.pwrite(number, data, begin)
-                begin, data = begin + written, data[written:]
+            with unfinished.open("r+b") as own:  # a place of its own in the file
+                own.seek(begin)
+                own.write(made.reshape(-1).view(torch.uint8).numpy().data)
 
         with ThreadPoolExecutor(WRITERS) as pool:
             list(pool.map(put, tensors))

@@ -65,6 +65,8 @@ def started(words: list[str], folder: Path, package: str, hide: bool) -> tuple[f
     else:
         clock = time.perf_counter() - begun
     process.stderr.close()
+    if sys.platform == "win32":
+        raise SystemExit("processor times of a process and its children are asked for as Unix does")
     _, _, used = os.wait4(process.pid, 0)
     process.returncode = 0
     modules, own = map(max, zip(*map(json.loads, note.read_text().splitlines()), strict=True))

@@ -243,7 +243,7 @@ def main() -> None:
                 save(options.json, found)
             session.memory.release()
             shelf = LoraShelf()
-            sources = [shelf.load(root / "loras" / name, model, None).model for name in loras]
+            sources = [shelf.load(root / "loras" / name, model, None).lora.model for name in loras]
             stacks = [(PatchUse(source, 1.0),) for source in sources]
             # The first round reads the LoRAs' files.
             found["speeds"] = speeds(session.memory, model, stacks, options.size // 8, max(options.rounds, 3))

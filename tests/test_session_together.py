@@ -171,7 +171,7 @@ def test_who_stops_reading_stops_all_rows(session: Session) -> None:
     next(event for _, event in told if isinstance(event, NodeProgress))
     told.close()
     assert session.memory.joined is None and not any(name.startswith("abandoned") for name in LATENTS)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loraloom-r")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loraloom-ro")]
 
 
 def test_rows_that_turn_out_equal_are_computed_once(session: Session) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,9 @@ def test_a_worker_runs_on_every_device(tmp_path: Path) -> None:
         server = ServerJobs(url)
         names = [worker["name"] for worker in server.ask("/v1/workers")["workers"]]
         assert len({*names}) == 2
-        jobs = [*server.ended([WORKFLOW] * 12, threading.Event())]
-        assert {job["status"] for job in jobs} == {"completed"}
-        assert all(worker["per_minute"] > 0 for worker in server.ask("/v1/workers")["workers"])
+        until, idle = time.monotonic() + 100, {*names}
+        while idle:  # the one that is ready first may take all of the first jobs
+            assert time.monotonic() < until, idle
+            jobs = [*server.ended([WORKFLOW] * 12, threading.Event())]
+            assert {job["status"] for job in jobs} == {"completed"}
+            idle = {w["name"] for w in server.ask("/v1/workers")["workers"] if not w["per_minute"]}

@@ -73,8 +73,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
         yield found
     finally:
         found.stop()
-        with suppress(ProcessLookupError):
-            os.killpg(ray.pid, signal.SIGKILL)  # its session is its own, and its nodes are in it
+        if sys.platform != "win32":
+            with suppress(ProcessLookupError):
+                os.killpg(ray.pid, signal.SIGKILL)  # its session is its own, and its nodes are in it
         ray.wait(30)
 
 

@@ -82,7 +82,7 @@ def test_a_node_brings_workers_and_takes_them_away(tmp_path: Path) -> None:
         await head.say(kind="ready")
         await head.say(kind="nodes", nodes=[NODE])
         await head.ready(2)
-        assert [*head.dispatcher.lanes] == lanes_of(NODE) == ["blue-012345/0", "blue-012345/1"]
+        assert [*head.dispatcher.lanes] == lanes_of(NODE) == ["blue-456789/0", "blue-456789/1"]
         job = await head.dispatcher.submit(Request({}))
         await until(lambda: head.dispatcher.running)
         await head.say(kind="nodes", nodes=[])
@@ -103,7 +103,7 @@ def test_without_its_driver_the_head_gives_every_job_to_others(tmp_path: Path) -
         found = await head.dispatcher.read(lambda s: s.get(job.id))
         assert (found.status, found.losses) == (Status.PENDING, 1)
         await head.say(kind="nodes", nodes=[{**NODE, "id": "9876543210"}])
-        assert [*head.dispatcher.lanes] == ["blue-987654/0", "blue-987654/1"]
+        assert [*head.dispatcher.lanes] == ["blue-543210/0", "blue-543210/1"]
 
     play(tmp_path, test)
 

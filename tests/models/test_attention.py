@@ -27,8 +27,8 @@ def rows(dtype: torch.dtype = torch.float32, width: int = 16) -> tuple[Tensor, T
 def test_names_are_checked() -> None:
     with pytest.raises(InputError, match="no such attention: 'fast'; use one of auto, math"):
         Computing(attention="fast")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match="nothing fast is called 'vae'; use steps"):
-        Computing(fast=("vae",))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="nothing fast is called 'sharper'; use steps, tokens, vae"):
+        Computing(fast=("sharper",))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("name", ["auto", "math", "flash"])

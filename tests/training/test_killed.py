@@ -86,4 +86,5 @@ def test_killed_at_any_moment_it_ends_in_the_same_file(
     assert all(torch.equal(one[key], other[key]) for key in one)
     losses = _losses(tmp_path / "whole.losses")
     assert len(losses) == steps
-    assert _losses(tmp_path / "parts.losses") == losses
+    told = _losses(tmp_path / "parts.losses")  # a kill may come between a state and the line about its step
+    assert told <= losses and len(losses - told) <= len(kills)

@@ -67,7 +67,7 @@ def test_the_demos_workflow_amounts_to_settings() -> None:
     assert found.base == "loraloom-demo.safetensors"
     assert found.loras == (LoraUse("pixel_art.safetensors", 1),)
     assert found.prompt.startswith("pixel_art")
-    assert (found.width, found.height) == (128, 128)
+    assert (found.width, found.height) == (192, 192)
 
 
 def test_both_workflows_of_the_tutorial_amount_to_settings() -> None:
