@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PROMPT = "high quality,Illustration of a single red rose"
 GRID_PROMPTS = ("a red rose", "a cat", "a red apple", "a pizza")
-GRID_STRENGTHS = ("0", "0.5", "0.75", "1")
+GRID_STRENGTHS = ("0", "0.75", "1")
 
 
 def demo_command(

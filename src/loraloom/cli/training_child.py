@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 
 from loraloom.cli.main import main
 from loraloom.errors import Cancelled
@@ -19,20 +18,18 @@ from loraloom.jobs.worker import die_with_parent
 
 
 def stop_with_the_input() -> None:
-    """Interrupt the main thread, as Ctrl-C does, when standard input has ended.
+    """When standard input has ended: interrupt the main thread, as Ctrl-C does, where the command listens.
 
-    An interrupt may be lost while modules are imported, where callbacks swallow it: it is repeated until the
-    command itself listens.
+    Before, nothing has begun, and the process ends at once: an interrupt while modules are imported may be
+    lost in a callback, or leave the lock of a module taken.
     """
 
     def wait() -> None:
         while os.read(0, 1):
             pass
-        listens = False
-        while not listens:
-            listens = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-            _thread.interrupt_main()
-            time.sleep(3)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            os._exit(Cancelled.exit_code)
+        _thread.interrupt_main()
 
     threading.Thread(target=wait, name="loraloom-input", daemon=True).start()
 
