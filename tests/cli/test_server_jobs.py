@@ -32,10 +32,22 @@ def server(tmp_path: Path) -> Generator[str]:
 
 
 @contextmanager
-def serving(tmp_path: Path, devices: str) -> Generator[str]:
+def serving(folder: Path, devices: str, *options: str) -> Generator[str]:
+    """The address of a server that runs in `folder`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "loraloom", "serve", "--port", "0", "--no-frontend", "--devices", devices],
-        cwd=tmp_path,
+        [
+            sys.executable,
+            "-m",
+            "loraloom",
+            "serve",
+            "--port",
+            "0",
+            "--no-frontend",
+            "--devices",
+            devices,
+            *options,
+        ],
+        cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},

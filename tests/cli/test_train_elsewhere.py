@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -17,6 +14,7 @@ from PIL import Image
 from loraloom.cli.main import exit_code_of
 from loraloom.cli.server_jobs import ServerJobs
 from loraloom.weights.tensor_file import TensorFile
+from tests.cli.test_server_jobs import serving
 from tests.tiny_models import write_sd15
 
 
@@ -24,20 +22,8 @@ from tests.tiny_models import write_sd15
 def server(tmp_path: Path) -> Generator[str]:
     root = tmp_path / "server"
     write_sd15(root / "models/checkpoints/base.safetensors")
-    options = ["--port", "0", "--no-frontend", "--devices", "cpu", "--models", "models"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loraloom", "serve", *options],
-        cwd=root,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
-    )
-    assert process.stderr is not None
-    try:
-        yield next(line for line in process.stderr if "listens on" in line).split()[-1]
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
+    with serving(root, "cpu", "--models", "models") as url:
+        yield url
 
 
 SETTINGS = """

@@ -37,19 +37,19 @@ def small_margin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", params=["sd15", "flux"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
-    folder = tmp_path_factory.mktemp("models")
-    if request.param == "flux":
-        deep = tiny.flux_shapes(context=64, pooled=64, double=12, single=24)
-        return open_diffusion_model(tiny.write(folder / "flux.safetensors", deep, torch.bfloat16))
-    return open_checkpoint(tiny.write_sd15(folder / "sd15.safetensors"))[0]
+    return narrow(request.param, tmp_path_factory.mktemp("models"), double=12, single=24)
 
 
 @pytest.fixture(scope="module", params=["sd15", "flux"])
 def short(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
     """The same with fewer blocks."""
-    folder = tmp_path_factory.mktemp("short")
-    if request.param == "flux":
-        shapes = tiny.flux_shapes(context=64, pooled=64, double=2, single=4)
+    return narrow(request.param, tmp_path_factory.mktemp("short"), double=2, single=4)
+
+
+def narrow(name: str, folder: Path, *, double: int, single: int) -> DiffusionModel:
+    """double, single: Flux's blocks of both kinds."""
+    if name == "flux":
+        shapes = tiny.flux_shapes(context=64, pooled=64, double=double, single=single)
         return open_diffusion_model(tiny.write(folder / "flux.safetensors", shapes, torch.bfloat16))
     return open_checkpoint(tiny.write_sd15(folder / "sd15.safetensors"))[0]
 
