@@ -16,11 +16,16 @@ EVERY_BYTE = torch.arange(256, dtype=torch.uint8)
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
-def test_every_finite_value_is_widened_exactly(stored: torch.dtype, dtype: torch.dtype) -> None:
+def test_every_value_is_widened_exactly(stored: torch.dtype, dtype: torch.dtype) -> None:
     values = EVERY_BYTE.view(stored)
-    finite = values.float().isfinite()
-    assert int(finite.sum()) >= 248
-    assert torch.equal(widened_floats(values, dtype)[finite], values.to(dtype)[finite])
+    expected = values.to(dtype)
+    assert int(expected.isfinite().sum()) >= 248
+    torch.testing.assert_close(widened_floats(values, dtype), expected, rtol=0, atol=0, equal_nan=True)
+    transposed = values.view(16, 16).t()
+    torch.testing.assert_close(
+        widened_floats(transposed[::3], dtype), expected.view(16, 16).t()[::3], rtol=0, atol=0, equal_nan=True
+    )
+    assert widened_floats(values[:0], dtype).shape == (0,)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+STRIP = 1 << 18
+
 
 class _Float(Format):
     name = "fp8"
@@ -110,20 +112,22 @@ def _multiplied(parts: Parts, x: Tensor) -> Tensor | None:
 def widened_floats(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Floats in a wider type, exactly.
 
-    On CPUs the bits of E4M3 are moved to their places in the wider type, whose exponent then is off by
-    a constant factor of 2^120: several times as fast as the conversion element by element."""
+    On CPUs the bits of E4M3 are moved to their places in float16, whose exponent then is off by 2^8, in
+    strips that stay in the cache: twice as fast as the conversion element by element. (In bfloat16 the
+    subnormal values, most of a weight that has no scale, would be subnormal there too, and slow.)"""
     import torch
 
-    places = {
-        # integer of the type's width, and where the exponent and mantissa of E4M3 belong in it
-        torch.bfloat16: (torch.int16, 4, -0x8000 | 0x07F0),
-        torch.float32: (torch.int32, 20, -0x80000000 | 0x07F00000),
-    }
-    if values.dtype != torch.float8_e4m3fn or values.device.type != "cpu" or dtype not in places:
+    if values.dtype != torch.float8_e4m3fn or values.device.type != "cpu" or not values.numel():
         return values.to(dtype)
-    integer, shift, mask = places[dtype]
-    bits = values.view(torch.int8).to(integer)
-    return bits.bitwise_left_shift_(shift).bitwise_and_(mask).view(dtype).mul_(2.0**120)
+    wide = torch.empty(values.shape, dtype=dtype)
+    stored = values.contiguous().view(torch.int8).flatten()
+    for strip, place in zip(stored.split(STRIP), wide.view(-1).split(STRIP), strict=True):
+        bits = strip.to(torch.int16).bitwise_left_shift_(7).bitwise_and_(-0x4001)
+        place.copy_(bits.view(torch.float16)).mul_(256.0)
+        size = strip & 0x7F
+        if int(size.amax()) == 0x7F:
+            place.masked_fill_(size == 0x7F, torch.nan)
+    return wide
 
 
 FORMAT = _Float()
