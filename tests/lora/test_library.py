@@ -71,6 +71,21 @@ def test_what_was_read_is_remembered_until_the_file_or_a_sidecar_changes(tmp_pat
     assert entry.triggers == ("word",)
 
 
+@pytest.mark.parametrize(
+    ("noted", "strength"),
+    [(0.8, 0.8), (-1, -1.0), (0, None), (True, None), ("0.8", None), (float("nan"), None)],
+)
+def test_a_strength_that_was_noted_is_told(tmp_path: Path, noted: object, strength: float | None) -> None:
+    path = write_small_lora(tmp_path / "loras" / "a.safetensors")
+    path.with_suffix(".json").write_text(json.dumps({"preferred weight": noted}))
+    library = Library(tmp_path / "cache.json")
+    library.scan([tmp_path / "loras"])
+    read_all(library)
+    entry = library.find("a.safetensors")
+    assert entry is not None
+    assert (entry.strength, entry.problem) == (strength, "")
+
+
 def test_files_that_went_are_told(tmp_path: Path) -> None:
     path = write_small_lora(tmp_path / "loras" / "a.safetensors")
     library = Library(tmp_path / "cache.json")

@@ -24,7 +24,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 SIZES = {"small": (320, 640), "phone": (390, 844), "table": (1000, 800), "wide": (1600, 1000)}
-MILLISECONDS = 120_000
+MILLISECONDS = 300_000
 
 needs_browser = [
     pytest.mark.heavy,

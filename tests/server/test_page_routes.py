@@ -249,11 +249,16 @@ def test_the_library_from_listing_to_renaming(start_server: Start) -> None:
     assert set_picture.status_code == 200
     shown = server.http.get("/v1/loras/preview?name=ink.safetensors&width=100")
     assert Image.open(io.BytesIO(shown.content)).size == (100, 75)
-    to = {"new_name": "styles/wash.safetensors", "notes": "my note", "activation_text": "wash"}
+    to: dict[str, Any] = {
+        "new_name": "styles/wash.safetensors",
+        "notes": "my note",
+        "activation_text": "wash",
+    }
+    to["preferred_weight"] = 0.7
     renamed = server.http.patch("/v1/loras?name=ink.safetensors", json=to)
     assert renamed.json() == {"name": "styles/wash.safetensors"}, renamed.text
     entry = loras(server)["styles/wash.safetensors"]
-    assert (entry["notes"], entry["triggers"]) == ("my note", ["wash"])
+    assert (entry["notes"], entry["triggers"], entry["strength"]) == ("my note", ["wash"], 0.7)
     assert entry["preview"] > 0
 
 
@@ -377,8 +382,12 @@ def test_a_training_is_stopped_and_goes_on(start_server: Start) -> None:
     server = start_server()
     server.http.post("/v1/trainings", json=training(server, steps=400, prompts=[]))
     until(lambda: server.http.get("/v1/trainings/thing").json()["step"] >= 2, 120)
+    assert server.http.get("/v1/trainings/thing").json()["stopping"] is False
     assert server.http.post("/v1/trainings/thing/stop").status_code == 202
+    now = server.http.get("/v1/trainings/thing").json()
+    assert now["stopping"] is (now["status"] == "running")
     run = ended(server, "thing")
+    assert run["stopping"] is False
     assert run["status"] == "stopped"
     assert 2 <= run["step"] < 400
     assert server.http.post("/v1/trainings/thing/stop").status_code == 409

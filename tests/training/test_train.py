@@ -155,6 +155,7 @@ def test_the_header_says_what_readers_look_for(make_settings: MakeSettings) -> N
     assert header["modelspec.trigger_phrase"] == "redword"
     assert header["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert header["ss_network_module"] == "networks.lora"
+    assert header["software"] == "Loraloom"
     assert (header["ss_network_dim"], header["ss_network_alpha"]) == ("2", "1.0")
     frequency = json.loads(header["ss_tag_frequency"])
     assert frequency["2_redword thing"]["redword"] >= 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 from collections import Counter, deque
@@ -28,7 +29,7 @@ from loraloom.lora.sidecars import SUFFIXES, read_sidecars
 from loraloom.lora.triggers import frequent_tags, triggers_of
 from loraloom.weights.header import open_regular
 
-FORMAT = 1
+FORMAT = 2
 _MODULES_LOOKED_AT = 40
 _SAMPLE_BYTES = 4096
 _SHOWN_TAGS = 12
@@ -40,7 +41,8 @@ class Entry:
     """One file. name: relative to its folder. family: "" where unknown; base: what people call it.
 
     preview: when its picture was changed, 0 where there is none. alike: equal for files whose tensors are
-    most likely equal (names, shapes and samples of the data). problem: why it cannot be used, if so.
+    most likely equal (names, shapes and samples of the data). strength: the one that its user prefers, where
+    noted. problem: why it cannot be used, if so.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Entry:
     notes: str = ""
     preview: float = 0
     alike: str = ""
+    strength: float | None = None
     problem: str = ""
 
 
@@ -188,7 +191,7 @@ def read_entry(name: str, path: Path, preview: float = 0) -> Entry:
             rank=_rank(file), algebra=_algebra(file), triggers=triggers_of(file.metadata, sidecars).words,
             tags=tuple(tag for tag, _ in frequent_tags(file.metadata)[:_SHOWN_TAGS]),
             notes=(notes if isinstance(notes, str) else sidecars.description)[:_NOTES_LENGTH],
-            preview=preview, alike=_alike(file),
+            preview=preview, alike=_alike(file), strength=_strength(sidecars.user.get("preferred weight")),
         )  # fmt: skip
     except (LoraloomError, OSError) as error:
         try:
@@ -196,6 +199,13 @@ def read_entry(name: str, path: Path, preview: float = 0) -> Entry:
         except OSError:
             return Entry(name, str(path), 0, 0, problem=str(error))
         return Entry(name, str(path), status.st_size, status.st_mtime, preview=preview, problem=str(error))
+
+
+def _strength(noted: object) -> float | None:
+    """A preferred strength; A1111 and Forge write 0 where nobody has chosen one."""
+    if not isinstance(noted, int | float) or isinstance(noted, bool) or not noted or not math.isfinite(noted):
+        return None
+    return float(noted)
 
 
 def _rank(file: LoraFile) -> str:

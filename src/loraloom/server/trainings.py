@@ -85,6 +85,7 @@ class Trainings:
     _process: asyncio.subprocess.Process | None = None
     _current: str = ""
     _task: asyncio.Task[None] | None = None
+    _stopping: bool = False
     _closing: bool = False
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -149,6 +150,12 @@ class Trainings:
         if name != self._current or self._process is None:
             raise WrongStatus(f"the training {name!r} does not run")
         _ask_to_stop(self._process)
+        self._stopping = True
+        self.announce("training", {"name": name, "status": "running"})
+
+    def stopping(self, name: str) -> bool:
+        """Whether a run was told to stop and has not ended yet."""
+        return self._stopping and name == self._current
 
     async def delete(self, name: str) -> None:
         """Forget a run and its folder. What has landed in the library stays."""
@@ -186,7 +193,7 @@ class Trainings:
                 stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"}, **out_of_reach_of_ctrl_c(),
             )  # fmt: skip
-        self._current = plan.name
+        self._current, self._stopping = plan.name, False
         self._write(plan.name, TrainingState("running", begun))
         self._task = asyncio.create_task(self._watch(plan, self._process, begun))
 

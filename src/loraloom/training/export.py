@@ -93,6 +93,7 @@ def metadata(
         arguments |= {"conv_dim": str(conv), "conv_alpha": str(adapter.conv_alpha or conv)}
     trigger = ", ".join(dict.fromkeys(f.trigger for f in settings.data if f.trigger))
     found = {
+        "software": "Loraloom",
         "ss_output_name": settings.name,
         "ss_network_module": kind.module,
         "ss_network_dim": str(adapter.rank),

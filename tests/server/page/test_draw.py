@@ -148,6 +148,12 @@ def test_a_grid_of_strengths(new_page: NewPage) -> None:
     )
     assert page.locator(".strengths li").all_inner_texts()[0].startswith("Without")
     watched.check("strengths-wide-light")
+    lines = " ".join(watched.open("/queue").get_by_label("Finished").locator(".job").all_inner_texts())
+    assert "ink 0.25" in lines and "ink 1.25" in lines
+    page.get_by_role("button", name="Clear finished").click()
+    page.get_by_text("Nothing in the queue").wait_for()
+    page.go_back()
+    page.get_by_text("not in the list any more").nth(5).wait_for()
 
 
 @pytest.mark.parametrize("kind", ["json", "page", "png"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import time
@@ -124,13 +125,20 @@ def test_one_lora_inspected_noted_and_renamed(new_page: NewPage, folder: Path) -
     page = watched.open("/library/pixel_art.safetensors")
     page.get_by_text("model 192/192").wait_for()
     page.get_by_role("link", name="again.safetensors").wait_for()
-    sha = page.get_by_text("28107b1568c926afc0585b7f1439e106a921b29ba6b81d22c6ce0f85f9aae1e9")
-    assert sha.count() == 1
+    content = (folder / "models/loras/pixel_art.safetensors").read_bytes()
+    page.get_by_text(hashlib.sha256(content).hexdigest()).wait_for()
     watched.check("lora-wide-light")
     page.get_by_label("Trigger words of your own").fill("pixel_art, big pixels")
     page.get_by_label("Notes", exact=True).fill("<i>best at 0.8</i>")
+    page.get_by_label("Preferred strength").fill("0.8")
     page.get_by_role("button", name="Keep notes").click()
-    page.get_by_role("button", name="big pixels").wait_for()
+    word = page.get_by_role("button", name="big pixels")
+    word.click()
+    assert word.get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Draw with it").click()
+    assert page.get_by_label("Strength of pixel_art, number").input_value() == "0.8"
+    assert page.get_by_label("Prompt", exact=True).input_value() == "big pixels"
+    page.go_back()
     assert (folder / "models/loras/pixel_art.json").exists()
     picture = io.BytesIO()
     Image.new("RGB", (300, 200), "orange").save(picture, "JPEG")
@@ -141,6 +149,9 @@ def test_one_lora_inspected_noted_and_renamed(new_page: NewPage, folder: Path) -
     page.get_by_label("File name, with its folder").fill("styles/pixels.safetensors")
     page.get_by_role("button", name="Rename").click()
     page.locator("main header", has_text="styles/pixels.safetensors").wait_for()
+    page.get_by_role("link", name="Draw", exact=True).click()
+    page.get_by_label("Strength of pixels, number").wait_for()
+    assert watched.problems == []
     assert sorted(p.name for p in (folder / "models/loras/styles").iterdir()) == [
         "pixels.json", "pixels.preview.png", "pixels.safetensors",
     ]  # fmt: skip

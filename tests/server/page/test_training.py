@@ -30,6 +30,8 @@ def test_from_a_folder_to_the_library(new_page: NewPage, pictures: Path, folder:
     page.get_by_label("Pictures and captions").set_input_files(str(pictures))
     page.get_by_text("6 files are in the folder my things").wait_for()
     page.get_by_text("3 of 3 have a caption").wait_for()
+    page.get_by_text("Still needed: a name.").wait_for()
+    assert page.get_by_role("button", name="Start training").is_disabled()
     page.get_by_label("Name of the LoRA").fill("mything")
     page.get_by_label("Trigger word").fill("mythg")
     for label, value in (("Training steps", "8"), ("Resolution", "64"), ("Rank", "2")):

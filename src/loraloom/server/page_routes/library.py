@@ -36,6 +36,7 @@ class LoraEntry(BaseModel):
     notes: str
     preview: float
     alike: str
+    strength: float | None = Field(description="The one that its user prefers, where noted.")
     problem: str
 
 

@@ -64,6 +64,7 @@ class TrainingView(BaseModel):
 
     name: str
     status: TrainingStatus
+    stopping: bool = Field(description="It was told to stop, and does so behind its present step.")
     base: str
     folder: str
     trigger: str
@@ -204,8 +205,9 @@ def view(trainings: Trainings, name: str, points: int = 600) -> TrainingView:
     error: dict[str, Any] | None = {"type": "training", "message": now.error} if now.error else None
     trouble = trouble_of(error)
     return TrainingView(
-        name=name, status=now.status, base=plan.base_name, folder=plan.folder_name, trigger=plan.trigger,
-        kind=plan.kind, rank=plan.rank, prompts=list(plan.prompts), step=int(last.get("step", 0)),
+        name=name, status=now.status, stopping=trainings.stopping(name), base=plan.base_name,
+        folder=plan.folder_name, trigger=plan.trigger, kind=plan.kind, rank=plan.rank,
+        prompts=list(plan.prompts), step=int(last.get("step", 0)),
         steps=plan.steps, seconds=last.get("seconds"), losses=losses, validations=validations,
         samples=samples_in(folder / "run" / "samples"), started=now.started, ended=now.ended,
         what=trouble.what if trouble else "", advice=trouble.advice if trouble else "", landed=now.landed,

@@ -97,12 +97,15 @@ export const without = (settings, name) =>
 
 // ---- LoRAs and their words ----
 
-export function addLora(name, words = []) {
+/** entry: what the library says of it: its trigger words, and the strength that its user prefers. */
+export function addLora(name, entry) {
   if (draft.value.loras.some((lora) => lora.name === name)) return;
-  change({ loras: [...draft.value.loras, { name, model: 1, clip: null, on: true }] });
+  change({ loras: [...draft.value.loras, { name, model: entry?.strength ?? 1, clip: null, on: true }] });
+  const words = entry?.triggers ?? [];
   if (words.length) tell(`Its trigger words: ${words.join(", ")}. A click beside the prompt inserts them.`);
 }
 export const changeLora = (name, values) => change({ loras: draft.value.loras.map((lora) => (lora.name === name ? { ...lora, ...values } : lora)) });
+export const renameLora = (name, now) => changeLora(name, { name: now });
 export const removeLora = (name) => change({ loras: draft.value.loras.filter((lora) => lora.name !== name) });
 export function moveLora(name, by) {
   const loras = [...draft.value.loras];

@@ -2,12 +2,14 @@
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Button, Check, IconButton, NumberField, Select, Slider, TextArea, baseLabel } from "./controls.js";
 import { Icon } from "./icons.js";
-import { change, chooseBase, draft, drawDraft, freshSeed, holdsWord, toggleWord } from "./draft.js";
+import { useCards } from "./cards.js";
+import { change, chooseBase, draft, drawDraft, freshSeed } from "./draft.js";
 import { library } from "./library_state.js";
 import { LoraStack } from "./lora_stack.js";
-import { STATES, cardOf, isOver, pictureUrl, queue, show, shownJob } from "./queue_state.js";
+import { STATES, pictureUrl, queue, show, shownJob, signOf } from "./queue_state.js";
 import { Result } from "./result.js";
 import { attempt, choices, useStore } from "./state.js";
+import { WordChip } from "./words.js";
 import { WorkflowDesk, openWorkflowFile, workflows } from "./workflow_form.js";
 
 export function Draw() {
@@ -16,7 +18,7 @@ export function Draw() {
   const opened = useStore(workflows);
   const [over, setOver] = useState(false);
   const id = chosen ?? cards?.running[0]?.id ?? cards?.finished.find((card) => card.pictures.length)?.id;
-  const card = cardOf(cards, id);
+  const [card] = useCards(id ? [id] : []);
   useEffect(() => {
     const paste = (event) => {
       const text = event.clipboardData?.getData("text/plain") ?? "";
@@ -58,7 +60,7 @@ function Form({ receipts }) {
     show(card.id);
     document.querySelector(".desk-result").scrollIntoView({ block: "nearest" });
   };
-  if (!found) return html`<p class="soft">Looking what there is …</p>`;
+  if (!found) return html`<div class="form"><p class="form-scroll soft">Reading the folders of models …</p></div>`;
   return html`<form class="form" onSubmit=${(e) => {
     e.preventDefault();
     run();
@@ -96,11 +98,7 @@ function Words({ prompt, loras }) {
   const words = [...new Set(loras.filter((lora) => lora.on).flatMap((lora) => (known.byName.get(lora.name)?.triggers ?? []).slice(0, 12)))];
   if (!words.length) return null;
   return html`<div class="stack tight" role="group" aria-label="Trigger words"><h3>Trigger words</h3>
-    <div class="row wrap">${words.map((word) => {
-      const held = holdsWord(prompt, word);
-      return html`<button type="button" class="chip" key=${word} aria-pressed=${held} title=${held ? "In the prompt; a click takes it out" : "A click puts it into the prompt"} onClick=${() => toggleWord(word)}>
-        <${Icon} name=${held ? "check" : "plus"} /><span class="clip">${word}</span></button>`;
-    })}</div></div>`;
+    <div class="row wrap">${words.map((word) => html`<${WordChip} key=${word} word=${word} prompt=${prompt} />`)}</div></div>`;
 }
 
 function BaseFields({ d, found }) {
@@ -164,7 +162,7 @@ function Recent({ cards, current }) {
     ${shown.length === 0 && html`<p class="small soft">Your drawings will line up here.</p>`}
     <ul class="recent">${shown.map((card) => html`<li key=${card.id}>
       <button type="button" class=${`recent-card ${card.status}`} aria-current=${card.id === current ? "true" : undefined} title=${card.title || "A workflow"} onClick=${() => show(card.id)}>
-        ${card.pictures[0] ? html`<img src=${pictureUrl(card.pictures[0], 192)} alt="" loading="lazy" />` : html`<span class="recent-state"><${Icon} name=${isOver(card) ? (card.status === "completed" ? "check" : "warning") : card.status === "running" ? "draw" : "clock"} /></span>`}
+        ${card.pictures[0] ? html`<img src=${pictureUrl(card.pictures[0], 192)} alt="" loading="lazy" />` : html`<span class="recent-state"><${Icon} name=${signOf(card)} /></span>`}
         <span class="hidden-text">${card.title || "A workflow"}, ${STATES[card.status]}</span>
       </button></li>`)}</ul>`;
 }

@@ -6,7 +6,7 @@ import * as api from "./api.js";
 import { again, use, vary } from "./draft.js";
 import { queue, show } from "./queue_state.js";
 import { Facts, Receipts } from "./receipts.js";
-import { attempt, go, tell, useStore } from "./state.js";
+import { attempt, dismiss, go, notices, tell, useStore } from "./state.js";
 import { VirtualList } from "./virtual.js";
 import { openWorkflows } from "./workflow_form.js";
 
@@ -55,6 +55,7 @@ export function Gallery() {
   };
   const bringBack = async (names) => {
     await attempt(() => api.post("v1/pictures/restore", { names: names.map(unbinned) }));
+    notices.value.filter((one) => one.action).forEach((one) => dismiss(one.id)); // nothing to undo any more
     tell("Back in the gallery.");
     stop();
     setOpen(null);
@@ -145,7 +146,7 @@ function Viewer({ picture, bin, onClose, onDelete, onRestore, onStep, first, las
           s && ["Sampling", `${s.steps} steps, CFG ${s.cfg}, ${s.sampler}, ${s.scheduler}`],
           s && ["Seed", String(s.seed)],
           s?.loras.length > 0 && ["LoRAs", s.loras.map((lora) => `${lora.name} (${lora.model})`).join(", ")],
-          picture.subfolder && ["Folder", picture.subfolder],
+          picture.subfolder && !bin && ["Folder", picture.subfolder],
           ...Object.entries(facts.texts),
         ].filter(Boolean)} />`}
         ${facts && html`<${Receipts} receipts=${facts.receipts} />`}

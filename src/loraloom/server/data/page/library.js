@@ -99,7 +99,7 @@ function Marks({ entry, family, copies }) {
 }
 
 const use = (entry) => {
-  addLora(entry.name, entry.triggers);
+  addLora(entry.name, entry);
   tell(`${entry.title || stem(entry.name)} is in the drawing.`);
 };
 

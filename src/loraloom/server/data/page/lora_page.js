@@ -1,14 +1,14 @@
 // One LoRA: everything its file says, its picture and notes, and what it does.
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Button, Empty, IconButton, NumberField, TextArea, TextField, bytes, stem } from "./controls.js";
-import { Icon } from "./icons.js";
 import * as api from "./api.js";
-import { addLora, draft, settingsOf, toggleWord } from "./draft.js";
+import { addLora, draft, renameLora, settingsOf } from "./draft.js";
 import { library, loadLibrary, previewUrl } from "./library_state.js";
 import { queue } from "./queue_state.js";
 import { Facts } from "./receipts.js";
 import { attempt, go, tell, useStore } from "./state.js";
 import { drawStrengths } from "./strengths.js";
+import { WordChip } from "./words.js";
 
 /** "a ×3, b ×1", and just "a" where there is nothing else. */
 const counts = (found) => (Object.keys(found).length === 1 ? Object.keys(found)[0] : Object.entries(found).map(([name, count]) => `${name} ×${count}`).join(", "));
@@ -38,7 +38,7 @@ export function LoraPage({ name }) {
   const title = entry?.title || stem(name);
   return html`<div class="lora-page"><header class="head"><div class="row grow"><${IconButton} icon="left" label="Back to the library" onClick=${() => go("/library")} /><div class="grow"><h1 class="clip">${title}</h1><p class="small soft clip">${name}</p></div></div>
       <div class="row wrap"><${Button} kind="primary" icon="draw" disabled=${Boolean(problem)} onClick=${() => {
-        addLora(name, entry?.triggers);
+        addLora(name, entry);
         go("/draw");
       }}>Draw with it<//><${Button} icon="grid" disabled=${!base || Boolean(problem)} onClick=${() => strengths(name, entry)}>Grid of strengths<//></div></header>
     ${problem && html`<div class="callout" role="alert"><strong>This file cannot be used.</strong><p class="small breaks">${problem}</p></div>`}
@@ -90,11 +90,9 @@ function Fit({ page, base }) {
 }
 
 function Words({ page }) {
+  const prompt = useStore(draft, (d) => d.prompt);
   if (!page.triggers.length && !page.tags.length) return null;
-  const word = (text, count) => html`<button type="button" class="chip" key=${text} title="A click puts it into the prompt, another takes it out" onClick=${() => {
-    toggleWord(text);
-    tell(`Prompt: ${draft.value.prompt || "(empty)"}`);
-  }}><${Icon} name="plus" /><span class="clip">${text}</span>${count !== undefined && html`<span class="soft numbers">${count}</span>`}</button>`;
+  const word = (text, count) => html`<${WordChip} key=${text} word=${text} prompt=${prompt} count=${count} onToggle=${() => tell(`Prompt: ${draft.value.prompt || "(empty)"}`)} />`;
   return html`<section class="panel stack">
     ${page.triggers.length > 0 && html`<div class="row between"><h2>Trigger words</h2><span class="tiny soft">from ${page.trigger_source}</span></div><div class="row wrap">${page.triggers.slice(0, 40).map((text) => word(text))}</div>`}
     ${page.tags.length > 0 && html`<h3>Training tags</h3><div class="row wrap">${page.tags.map(([text, count]) => word(text, count))}</div>`}</section>`;
@@ -143,8 +141,9 @@ function Rename({ name }) {
     const done = await attempt(() => api.patch(`v1/loras?${api.query({ name })}`, { new_name: text.trim() }));
     if (!done) return;
     tell(`It is called ${done.name} now.`);
+    renameLora(name, done.name);
+    go(`/library/${encodeURIComponent(done.name)}`); // before the old name is gone from the library
     await attempt(() => loadLibrary(true));
-    go(`/library/${encodeURIComponent(done.name)}`);
   };
   return html`<form class="panel stack" onSubmit=${(e) => {
     e.preventDefault();

@@ -62,7 +62,7 @@ export function LoraPicker({ onClose }) {
   const hidden = known.entries.length - fitting.length;
   const toggle = (entry, on) => {
     if (on) change({ loras: chosen.filter((lora) => lora.name !== entry.name) });
-    else addLora(entry.name, entry.triggers);
+    else addLora(entry.name, entry);
   };
   return html`<${Sheet} title="Add a LoRA" onClose=${onClose} actions=${html`<${IconButton} icon="again" label="Read the folder again" onClick=${() => attempt(() => loadLibrary(true))} />`}>
     <div class="stack">

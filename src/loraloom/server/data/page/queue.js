@@ -1,14 +1,11 @@
 // The queue: what runs, what waits and in which order, what is over.
 import { html } from "./html.js";
-import { Button, Empty, IconButton, Trouble, ago } from "./controls.js";
+import { Button, Empty, IconButton, Trouble, ago, stem } from "./controls.js";
 import { Icon } from "./icons.js";
 import * as api from "./api.js";
 import { use } from "./draft.js";
-import { STATES, pictureUrl, progress, queue, refresh, show } from "./queue_state.js";
+import { STATES, pictureUrl, progress, queue, refresh, show, signOf } from "./queue_state.js";
 import { attempt, go, tell, useStore } from "./state.js";
-
-/** What stands for a drawing that is over and has no picture. */
-const SIGNS = { completed: "check", cancelled: "close" };
 
 const act = async (path, body) => {
   await attempt(() => api.post(path, body));
@@ -20,7 +17,7 @@ export function Queue() {
   if (!state) return html`<p class="soft">Asking the server …</p>`;
   const nothing = !state.running.length && !state.waiting.length && !state.finished.length;
   return html`<div class="narrow">
-    <header class="head"><div><h1>Queue</h1><p class="small soft" role="status">${state.running.length ? "Drawing" : state.paused ? "Paused" : "Idle"}, ${state.waiting_total} waiting</p></div>
+    <header class="head"><div><h1>Queue</h1><p class="small soft" role="status">${state.running.length ? "Drawing" : state.paused ? "Paused" : state.waiting_total ? "Getting ready" : "Idle"}, ${state.waiting_total} waiting</p></div>
       <div class="row wrap">
         <${Button} icon=${state.paused ? "play" : "pause"} aria-pressed=${state.paused} onClick=${() => act(`v1/queue/${state.paused ? "resume" : "pause"}`)}>${state.paused ? "Resume" : "Pause"}<//>
         <${Button} icon="close" disabled=${!state.waiting.length} onClick=${() => act("v1/cards/cancel")}>Cancel all waiting<//>
@@ -54,6 +51,13 @@ function placeAt(cards, from, to) {
   return { number: (before.number + after.number) / 2, priority };
 }
 
+/** "waiting · just now · 192 × 192, seed 7 · ink 0.5": what tells drawings of one prompt apart. */
+function about(card) {
+  const s = card.settings;
+  const loras = (s?.loras ?? []).filter((lora) => lora.on).map((lora) => `${stem(lora.name)} ${lora.model}`);
+  return [STATES[card.status], ago(card.finished ?? card.started ?? card.created), s && `${s.width} × ${s.height}, seed ${s.seed}`, loras.join(", ")].filter(Boolean).join(" · ");
+}
+
 function QueueRow({ card, index, cards }) {
   const now = useStore(progress, (all) => all[card.id]) ?? card.step;
   const move = async (to) => {
@@ -68,10 +72,10 @@ function QueueRow({ card, index, cards }) {
     <button type="button" class="thumb big" aria-label=${`Show: ${name}`} onClick=${() => {
       show(card.id);
       go("/draw");
-    }}>${card.pictures[0] ? html`<img src=${pictureUrl(card.pictures[0], 128)} alt="" loading="lazy" />` : html`<${Icon} name=${waits ? "clock" : runs ? "draw" : (SIGNS[card.status] ?? "warning")} />`}</button>
+    }}>${card.pictures[0] ? html`<img src=${pictureUrl(card.pictures[0], 128)} alt="" loading="lazy" />` : html`<${Icon} name=${signOf(card)} />`}</button>
     <div class="grow stack tight">
       <p class="job-title">${name}</p>
-      <p class="small soft numbers">${STATES[card.status]} · ${ago(card.finished ?? card.started ?? card.created)}${card.settings ? ` · ${card.settings.width} × ${card.settings.height}, seed ${card.settings.seed}` : ""}</p>
+      <p class="small soft numbers breaks">${about(card)}</p>
       ${runs && html`<div class=${`bar ${now ? "" : "unknown"}`} role="progressbar" aria-label=${`Progress of ${name}`} aria-valuemin="0" aria-valuemax=${now?.max ?? 1} aria-valuenow=${now?.value ?? 0}><div style=${{ "--share": now ? `${(100 * now.value) / now.max}%` : "0%" }}></div></div>`}
       ${card.trouble && html`<${Trouble} trouble=${card.trouble} />`}
     </div>

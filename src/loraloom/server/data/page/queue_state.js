@@ -9,6 +9,9 @@ export const happened = new Store(0);
 export const connected = new Store(true);
 export const STATES = { pending: "waiting", running: "being drawn", completed: "done", failed: "failed", cancelled: "cancelled", quarantined: "put aside" };
 
+/** The icon that stands for a card without a picture. */
+export const signOf = (card) => ({ pending: "clock", running: "draw", completed: "check", cancelled: "close" })[card.status] ?? "warning";
+
 /** The job that the drawing desk shows; null: the latest. */
 export const shownJob = new Store(null);
 export const show = (id) => shownJob.set(id);

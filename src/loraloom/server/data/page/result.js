@@ -3,7 +3,7 @@ import { html, useEffect, useState } from "./html.js";
 import { Button, Compare, Empty, Sheet, Trouble, ago, stem } from "./controls.js";
 import { Icon } from "./icons.js";
 import { again, use, vary, without } from "./draft.js";
-import { cardOf, isOver, pictureUrl, progress, queue, refresh } from "./queue_state.js";
+import { cardOf, isOver, pictureUrl, progress, queue, refresh, signOf } from "./queue_state.js";
 import { Receipts } from "./receipts.js";
 import { attempt, go, spoken, useStore } from "./state.js";
 import { drawStrengths } from "./strengths.js";
@@ -63,14 +63,15 @@ function Stage({ card, file }) {
   const now = useStore(progress, (all) => all[card.id]);
   const paused = useStore(queue, (state) => state?.paused);
   const broken = useStore(queue, (state) => state?.worker.error);
+  const next = useStore(queue, (state) => !state?.running.length && state?.waiting[0]?.id === card.id);
   const s = card.settings;
   if (file) return html`<div class="stage"><a href=${file.url.replace(/^\//, "")} target="_blank" rel="noopener"><img class=${`picture ${s && s.width <= 256 ? "small-picture" : ""}`} src=${file.url.replace(/^\//, "")} alt=${card.title || "The picture"} width=${s?.width} height=${s?.height} /></a></div>`;
-  if (isOver(card)) return html`<div class="stage"><${Empty} icon=${card.status === "completed" ? "check" : "warning"} title=${card.status === "completed" ? "Done, without a picture" : card.status === "cancelled" ? "Cancelled" : "No picture"} /></div>`;
+  if (isOver(card)) return html`<div class="stage"><${Empty} icon=${signOf(card)} title=${card.status === "completed" ? "Done, without a picture" : card.status === "cancelled" ? "Cancelled" : "No picture"} /></div>`;
   const step = now ?? card.step;
   const share = step?.max ? `${(100 * step.value) / step.max}%` : "0%";
-  const words = card.status === "pending" ? (paused ? "The queue is paused" : "Waiting for its turn") : step?.max > 1 ? `Step ${step.value} of ${step.max}` : "Getting ready";
+  const words = card.status === "pending" ? (paused ? "The queue is paused" : next ? "Getting ready" : "Waiting for its turn") : step?.max > 1 ? `Step ${step.value} of ${step.max}` : "Getting ready";
   return html`<div class="stage">
-    ${now?.preview ? html`<img class="picture preview" src=${now.preview} alt="Preview of the unfinished picture" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : undefined }} />` : html`<div class="picture waiting" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : "1" }}><${Icon} name=${card.status === "pending" ? "clock" : "draw"} /></div>`}
+    ${now?.preview ? html`<img class="picture preview" src=${now.preview} alt="Preview of the unfinished picture" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : undefined }} />` : html`<div class="picture waiting" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : "1" }}><${Icon} name=${signOf(card)} /></div>`}
     <div class="stage-foot stack tight"><div class="row between small numbers"><span>${words}</span><span class="soft">${step?.max > 1 ? `${Math.round((100 * step.value) / step.max)} %` : ""}</span></div>
       ${card.status === "pending" && paused && html`<${Button} kind="small" icon="play" onClick=${() => attempt(() => api.post("v1/queue/resume"))}>Resume the queue<//>`}
       ${broken && html`<p class="small warn-text breaks">The program that draws could not start: ${broken}</p>`}

@@ -11,6 +11,7 @@ import { attempt, choices, go, place, tell, useStore } from "./state.js";
 
 const SAID = { running: "training", stopped: "stopped", finished: "finished", failed: "failed" };
 const KINDS = [{ value: "lora", text: "LoRA" }, { value: "locon", text: "LoCon (convolutions too)" }, { value: "dora", text: "DoRA" }, { value: "loha", text: "LoHa" }, { value: "lokr", text: "LoKr" }];
+const kindName = (kind) => KINDS.find((one) => one.value === kind).text.split(" ")[0];
 const runPath = (name) => `v1/trainings/${encodeURIComponent(name)}`;
 
 export function Training() {
@@ -50,7 +51,7 @@ function Run({ name }) {
   const [run, load] = useAnswer(runPath(name));
   const act = async (what) => {
     await attempt(() => api.post(`${runPath(name)}/${what}`));
-    if (what === "stop") tell("It stops behind the present step, and keeps its state.");
+    if (what === "stop") tell("It stops behind the present step or sample, and keeps its state.");
     load();
   };
   useEffect(() => {
@@ -59,12 +60,12 @@ function Run({ name }) {
   if (!run) return html`<h1 class="hidden-text">Training</h1><p class="soft">Asking the server …</p>`;
   const left = run.status === "running" && run.seconds ? (run.steps - run.step) * run.seconds : 0;
   const rows = [...new Set(run.samples.map((sample) => sample.index))];
-  return html`<div class="lora-page"><header class="head"><div class="row grow"><${IconButton} icon="left" label="Back to all trainings" onClick=${() => go("/training")} /><div class="grow"><h1 class="clip">${run.name}</h1><p class="small soft clip">${run.kind} of rank ${run.rank} on ${stem(run.base)}, from ${run.folder}</p></div><${StatusTag} run=${run} /></div>
+  return html`<div class="lora-page"><header class="head"><div class="row grow"><${IconButton} icon="left" label="Back to all trainings" onClick=${() => go("/training")} /><div class="grow"><h1 class="clip">${run.name}</h1><p class="small soft breaks">${kindName(run.kind)} of rank ${run.rank} on ${stem(run.base)}, from ${run.folder}</p></div><${StatusTag} run=${run} /></div>
       <div class="row wrap">
-        ${run.status === "running" && html`<${Button} icon="stop" onClick=${() => act("stop")}>Stop<//>`}
+        ${run.status === "running" && html`<${Button} icon="stop" disabled=${run.stopping} onClick=${() => act("stop")}>${run.stopping ? "Stopping …" : "Stop"}<//>`}
         ${["stopped", "failed"].includes(run.status) && html`<${Button} kind="primary" icon="play" onClick=${() => act("resume")}>Go on<//>`}
         ${run.landed && html`<a class="button" href=${`#/library/${encodeURIComponent(run.landed)}`}><${Icon} name="library" />In the library</a><${Button} kind="primary" icon="draw" onClick=${() => {
-          addLora(run.landed, run.trigger ? [run.trigger] : []);
+          addLora(run.landed, { triggers: run.trigger ? [run.trigger] : [] });
           go("/draw");
         }}>Draw with it<//>`}
         ${run.status !== "running" && html`<${IconButton} icon="trash" label="Forget this training" onClick=${async () => {
@@ -77,7 +78,7 @@ function Run({ name }) {
       <section class="panel stack"><div class="row between numbers"><h2>Loss</h2><span class="small soft" role="status">step ${run.step.toLocaleString()} of ${run.steps.toLocaleString()}${left ? `, ${time(left)} left` : ""}</span></div>
         <div class=${`bar ${run.status === "running" && !run.step ? "unknown" : ""}`} role="progressbar" aria-label="Training" aria-valuemin="0" aria-valuemax=${run.steps} aria-valuenow=${run.step}><div style=${{ "--share": `${(100 * run.step) / run.steps}%` }}></div></div>
         <${LossCurve} losses=${run.losses} validations=${run.validations} /></section>
-      ${rows.length > 0 && html`<section class="panel stack"><h2>Samples</h2>${rows.map((row) => html`<div key=${row} class="stack tight"><p class="small soft breaks">${run.prompts[row]}</p><ul class="sample-strip">${run.samples.filter((sample) => sample.index === row).map((sample) => html`<li key=${sample.file}><a href=${sampleUrl(run, sample, 1024)} target="_blank" rel="noopener"><img src=${sampleUrl(run, sample, 256)} alt=${`At step ${sample.step}`} loading="lazy" /></a><span class="tiny soft numbers">${sample.step.toLocaleString()}</span></li>`)}</ul></div>`)}</section>`}
+      ${rows.length > 0 && html`<section class="panel stack"><h2>Samples</h2>${rows.map((row) => html`<div key=${row} class="stack tight"><p class="small soft breaks">${run.prompts[row]}</p><ul class="sample-strip">${run.samples.filter((sample) => sample.index === row).map((sample) => html`<li key=${sample.file}><a href=${sampleUrl(run, sample, 1024)} target="_blank" rel="noopener"><img src=${sampleUrl(run, sample, 256)} alt=${`At step ${sample.step}`} loading="lazy" /></a><span class="tiny soft numbers">step ${sample.step.toLocaleString()}</span></li>`)}</ul></div>`)}</section>`}
     </div></div>`;
 }
 
@@ -133,6 +134,7 @@ function NewTraining({ onClose }) {
     if (run) go(`/training/${encodeURIComponent(run.name)}`);
   };
   const chosen = folders?.find((folder) => folder.name === values.folder);
+  const missing = [!values.name.trim() && "a name", !values.folder && "a folder of pictures", !base && "a base model"].filter(Boolean);
   return html`<${Sheet} title="New training" onClose=${onClose}><form class="stack loose" onSubmit=${(e) => {
     e.preventDefault();
     start();
@@ -155,6 +157,7 @@ function NewTraining({ onClose }) {
       <div class="fields"><label><span class="label">Batch</span><${NumberField} wide whole label="Batch" value=${values.batch} low=${1} high=${256} onChange=${(batch) => set({ batch })} /></label>
         <label><span class="label">Samples every … steps</span><${NumberField} wide whole label="Samples every so many steps" value=${values.sample_every} low=${1} high=${1000000} onChange=${(sample_every) => set({ sample_every })} /></label></div>
       <${Check} label="Train the text encoder too" on=${values.text_encoder} onChange=${(text_encoder) => set({ text_encoder })} /></div></details>
-    <button class="button primary large" disabled=${busy || !values.name.trim() || !values.folder || !base}><${Icon} name="training" />Start training</button>
+    ${missing.length > 0 && html`<p class="small soft">Still needed: ${missing.join(", ")}.</p>`}
+    <button class="button primary large" disabled=${busy || missing.length > 0}><${Icon} name="training" />Start training</button>
   </form><//>`;
 }
