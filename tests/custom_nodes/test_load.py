@@ -95,6 +95,8 @@ def test_choices_follow_the_folders(packs: Packs, folders: ModelFolders) -> None
         ("TpCheckedTypes", {"size": ("float", 0), "kind": "a", "other": 1}, []),
         ("TpCheckedTypes", {"size": ("int", 0), "kind": "a", "other": 1}, ["got {'size': 'INT'}"]),
         ("TpChecked", {"size": ("float", 0), "kind": "a", "other": 1}, None),
+        ("TpCheckedGiven", {"size": ("int", 0), "kind": "a", "other": 1}, []),
+        ("TpCheckedGiven", {"size": 3, "kind": "a", "other": 1}, ["got 3"]),
     ],
 )
 def test_classes_check_their_own_inputs(

@@ -191,6 +191,8 @@ def test_exif_user_comment() -> None:
         (b'{"a": 1}', "holds no workflow"),
         (b"[]", "holds no workflow"),
         (b'\x08\0\0\0\0\0\0\0{"a":1}', "model file"),
+        (json.dumps(API).encode("utf-16-le"), "UTF-16 text without its mark: save it as UTF-8"),
+        (json.dumps(API).encode("utf-16-be"), "UTF-16 text without its mark: save it as UTF-8"),
         (png({}), "no texts at all"),
         (png({"parameters": "a rose\nSteps: 20"}), "settings of another program"),
         (png({"prompt": "{broken"}), "its text 'prompt' is not valid JSON"),

@@ -165,7 +165,9 @@ def _text(data: bytes, name: str) -> tuple[str, UnicodeDecodeError | None]:
                 f"{name} is damaged UTF-16 text: {error.reason} at byte {error.start}"
             ) from error
     if b"\0" in data[:4096]:
-        hint = "; it looks like a model file" if data[8:10] == b'{"' else ""
+        is_wide = data[:2].count(0) == data[2:4].count(0) == 1
+        hint = "; it looks like UTF-16 text without its mark: save it as UTF-8" if is_wide else ""
+        hint = "; it looks like a model file" if data[8:10] == b'{"' else hint
         raise InputError(
             f"{name} is neither text nor a PNG, WebP or JPEG picture{hint}; expected a workflow (JSON), a "
             "picture that carries one, or a page that prints one"

@@ -58,6 +58,25 @@ def test_pause_reorder_cancel_retry_and_clear(new_page: NewPage, http: httpx.Cli
     assert http.get("/v1/cards").json()["finished_total"] == 0
 
 
+def test_one_stream_tells_of_all_jobs_in_all_views(new_page: NewPage, http: httpx.Client) -> None:
+    """Browsers keep six connections to a server: with a stream for each job the page would stand still."""
+    http.post("/v1/queue/pause")
+    watched = new_page()
+    asked: list[str] = []
+    watched.page.on("request", lambda request: asked.append(request.url))
+    page = watched.open("/queue")
+    for number in range(8):
+        submit(http, f"a cat, number {number}")
+    page.get_by_text("a cat, number 7").wait_for()
+    for place in ("/draw", "/library", "/queue"):
+        watched.open(place)
+    page.get_by_text("a cat, number 7").wait_for()
+    http.post("/queue", json={"clear": True})
+    page.wait_for_function("() => !document.querySelector('[aria-label=Waiting]')")
+    http.post("/v1/queue/resume")
+    assert [url for url in asked if "events" in url] == [f"{watched.url}/v1/events?previews=true"]
+
+
 def test_an_error_is_in_words_with_what_to_do(new_page: NewPage, http: httpx.Client, folder: Path) -> None:
     http.post("/v1/queue/resume")
     watched = new_page()

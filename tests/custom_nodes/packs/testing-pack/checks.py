@@ -42,9 +42,16 @@ class CheckedTypes(Checked):
         return True if input_types.get("size") == "FLOAT" else f"got {input_types}"
 
 
+class CheckedGiven(Checked):
+    @classmethod
+    def VALIDATE_INPUTS(cls, size, other):
+        return True if size is None and other == 1 else f"got {size!r}"
+
+
 NODE_CLASS_MAPPINGS = {
     "TpChecked": Checked,
     "TpCheckedAll": CheckedAll,
     "TpCheckedLater": CheckedLater,
     "TpCheckedTypes": CheckedTypes,
+    "TpCheckedGiven": CheckedGiven,
 }
