@@ -18,7 +18,8 @@ from tests.published import fixtures  # noqa: E402
 from loraloom.models.autoencoder import autoencoder_kinds  # noqa: E402
 from loraloom.models.encoder import encoder_kinds  # noqa: E402
 from loraloom.models.family import Family  # noqa: E402
-from loraloom.models.recognition import families  # noqa: E402
+from loraloom.models.recognition import NOT_RUN, families  # noqa: E402
+from loraloom.models.text.recipes import NOT_RUN as TYPES_NOT_RUN  # noqa: E402
 from loraloom.weights.formats import Format, formats  # noqa: E402
 
 PAGE = ROOT / "docs" / "families.md"
@@ -66,6 +67,7 @@ def _encoders(family: Family) -> str:
         kinds[use.encoder].title + (f" {'/'.join(size.upper() for size in use.sizes)}" if use.sizes else "")
         for recipe in family.prompts
         for use in recipe.uses
+        if not use.tokens_only
     )
 
 
@@ -100,7 +102,20 @@ def page() -> str:
             str(_lines(family)),
         )
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join([HEAD, *rows, "", _storage(), ""])
+    return "\n".join([HEAD, *rows, "", _not_run(), "", _storage(), ""])
+
+
+def _not_run() -> str:
+    return "\n".join(
+        [
+            "## Families that are not run",
+            "",
+            "Their files are known by sight and refused by name; so are the types of loaders for them:",
+            f"{', '.join(dict.fromkeys(NOT_RUN.values()))}.",
+            "",
+            *(f"- `{kind}`: {why}." for kind, why in TYPES_NOT_RUN.items()),
+        ]
+    )
 
 
 def _storage() -> str:

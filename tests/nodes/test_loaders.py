@@ -64,7 +64,7 @@ def test_one_encoder(run: PlainRun, name: str, kind: str, recipe: str) -> None:
         (
             "t5xxl",
             "stable_diffusion",
-            r"takes clip_l.*found .*t5xxl\.safetensors \(t5xxl.*would be .*chroma",
+            r"takes .*clip_l.*found .*t5xxl\.safetensors \(t5xxl.*would be .*chroma",
         ),
         ("qwen_3_2b", "ovis", "takes no text encoders that are known here"),
     ],

@@ -29,17 +29,6 @@ class OtherModel:
 OTHERS: tuple[OtherModel, ...] = (
     OtherModel("wan", "Wan", (LoraSign(r"^blocks_\d+_(self_attn|cross_attn|ffn)"),), ("wan",)),
     OtherModel(
-        "anima",
-        "Anima",
-        (
-            LoraSign(
-                r"^blocks_\d+_(adaln_modulation|mlp_layer|(self|cross)_attn_\w+_proj)|^llm_adapter_",
-                weight=2.0,
-            ),
-        ),
-        ("anima",),
-    ),
-    OtherModel(
         "hunyuan_video",
         "HunyuanVideo",
         (LoraSign(r"img_mlp_fc1|img_mod_linear|individual_token_refiner", weight=9.0),),

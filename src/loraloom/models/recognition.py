@@ -19,7 +19,7 @@ from loraloom.models.known_model import most_specific
 from loraloom.models.names import Regrouping, Shapes
 from loraloom.weights.header import Header
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "net.", "")
 """What files put before native names of a diffusion network, the most specific first."""
 
 MODULE_PREFIXES = ("", "unet.", "transformer.")
@@ -143,10 +143,9 @@ def looks_like(header: Header) -> str:
     return f"its {len(names)} tensors are named like {sample}" if names else "it holds no tensors"
 
 
-_NOT_RUN = {
+NOT_RUN = {
     "caption_projection.0.linear.weight": "HiDream",
     "t_embedder1.mlp.0.weight": "HiDream-O1",
-    "llm_adapter.blocks.0.cross_attn.q_proj.weight": "Anima",
     "time_caption_embed.timestep_embedder.linear_1.bias": "OmniGen2",
     "double_stream_layers.0.img_instruct_attn.processor.img_to_q.weight": "Boogu",
     "layers.0.mlp.linear_fc2.weight": "Ernie Image",
@@ -162,7 +161,7 @@ _NOT_RUN = {
 """Weights that only networks have which Loraloom does not run → what those are called."""
 
 _LOOKS: Mapping[str, str] = {
-    **{mark: f"it looks like {name}, which is not run here" for mark, name in _NOT_RUN.items()},
+    **{mark: f"it looks like {name}, which is not run here" for mark, name in NOT_RUN.items()},
     "redux_up.weight": "it looks like a style model (Flux Redux); use StyleModelLoader",
     "vision_model.encoder.layers.0.mlp.fc1.weight": "it looks like a picture encoder; use CLIPVisionLoader",
     "model.layers.0.self_attn.q_proj.weight": "it looks like a language model of another kind",

@@ -84,5 +84,5 @@ def load_gguf_quadruple_clip(
     *,
     run: NodeRun,
 ) -> Clip:
-    """Open the four text encoders of HiDream, from GGUF files or others."""
+    """As QuadrupleCLIPLoader."""
     return loaders.load_quadruple_clip(clip_name1, clip_name2, clip_name3, clip_name4, run=run)

@@ -130,7 +130,7 @@ def load_quadruple_clip(
     *,
     run: NodeRun,
 ) -> Clip:
-    """Open the four text encoders of HiDream, in any order."""
+    """The loader of HiDream's four text encoders, which are not run: says why, and what to do."""
     return _text_encoders(run, "hidream", clip_name1, clip_name2, clip_name3, clip_name4)
 
 

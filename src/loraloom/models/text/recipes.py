@@ -20,19 +20,6 @@ QWEN3_VL = Recipe(
 )
 """Qwen3-VL as it is, to write texts with."""
 
-ANIMA = Recipe(
-    name="anima",
-    uses=(
-        Use("qwen3", "qwen3_06b", ("0.6b",), brackets="split", min_length=1, gives_mask=True),
-        Use("t5xxl", "t5xxl", tokens_only=True),
-    ),
-    context=(("qwen3_06b",),),
-    types=("stable_diffusion",),
-    otherwise=True,
-    not_for=("ace",),
-)
-"""For Anima, whose network Loraloom does not have."""
-
 NOT_RUN: Mapping[str, str] = MappingProxyType(
     {
         "hidream": "the type 'hidream' is HiDream's, which is not run here: neither is its network, nor is "
@@ -52,4 +39,4 @@ def known_recipes() -> Mapping[str, Recipe]:
             if recipe.name in found:
                 raise ValueError(f"two recipes are called {recipe.name!r}; one is {family.title}'s")
             found[recipe.name] = recipe
-    return MappingProxyType({**found, QWEN3_VL.name: QWEN3_VL, ANIMA.name: ANIMA})
+    return MappingProxyType({**found, QWEN3_VL.name: QWEN3_VL})
