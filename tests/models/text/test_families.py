@@ -120,6 +120,18 @@ def test_a_whole_chat_needs_no_template(opened: Open, memory: Memory) -> None:
     assert twice.context.shape[1] == once.context.shape[1] + 8
 
 
+@pytest.mark.parametrize("family", ["z_image", "flux2_klein", "qwen_image", "qwen_image21", "krea2"])
+def test_nothing_sees_what_stands_behind_the_end_of_a_text(family: str, opened: Open, memory: Memory) -> None:
+    """Written in a prompt, the mark of the end is padding as ComfyUI reads it, and so is all that follows."""
+    clip = opened(family)
+    prompts = ("a<|endoftext|> cat", "a<|endoftext|> dog")
+    (cat,), (dog,) = (encode_prompt(memory, clip, prompt, NOWHERE)[0] for prompt in prompts)
+    end = recipe_of(clip).uses[0].template.partition("{}")[2]
+    count = len(qwen_tokenizer().encode(end).ids) if family != "flux2_klein" else 64
+    torch.testing.assert_close(cat.context[:, -count:], dog.context[:, -count:])
+    assert not torch.equal(cat.context, dog.context)
+
+
 def test_stand_ins_for_missing_encoders(opened: Open, memory: Memory) -> None:
     """Stable Diffusion 3 with one of its encoders: zeros of the real widths."""
     clip = opened("sd35_t5")

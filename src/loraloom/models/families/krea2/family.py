@@ -98,6 +98,7 @@ KREA2 = Recipe(
             takes_whole=True,
             brackets="letters",
             layers=tuple(range(2, 36, 3)),
+            masks=True,
             cut="opening",
         ),
     ),

@@ -56,6 +56,7 @@ QWEN_IMAGE = Recipe(
             picture_template=ALTER,
             takes_whole=True,
             brackets="letters",
+            masks=True,
             cut="opening",
         ),
     ),

@@ -122,6 +122,7 @@ QWEN_IMAGE21 = Recipe(
             takes_whole=True,
             brackets="letters",
             layers=(-1,),
+            masks=True,
             cut="system",
         ),
     ),

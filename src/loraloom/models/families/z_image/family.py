@@ -57,6 +57,7 @@ Z_IMAGE = Recipe(
             template=USER_TURN,
             brackets="letters",
             layers=(-2,),
+            masks=True,
             gives_mask=True,
         ),
     ),
