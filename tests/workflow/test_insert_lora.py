@@ -7,7 +7,13 @@ import pytest
 from loraloom.errors import InputError
 from loraloom.workflow.insert_lora import LoraChoice, read_lora_choice
 
-FILES = {"x.safetensors", "style:v2.safetensors", "odd:0.5", "C:\\loras\\x.safetensors"}
+FILES = {
+    "x.safetensors",
+    "style:v2.safetensors",
+    "odd:0.5",
+    "sub/take:2.safetensors",
+    "C:\\loras\\x.safetensors",
+}
 
 
 def listed(name: str) -> str | None:
@@ -26,6 +32,10 @@ def listed(name: str) -> str | None:
         ("odd:0.5", LoraChoice("odd:0.5")),
         ("odd:0.5:2", LoraChoice("odd:0.5", 2)),
         ("C:\\loras\\x.safetensors:0.5", LoraChoice("C:\\loras\\x.safetensors", 0.5)),
+        ("x:0.5", LoraChoice("x.safetensors", 0.5)),
+        ("style:v2:0.5", LoraChoice("style:v2.safetensors", 0.5)),
+        ("sub/take:2", LoraChoice("sub/take:2.safetensors")),
+        ("sub/take:2:0.5", LoraChoice("sub/take:2.safetensors", 0.5)),
         ("none.safetensors", LoraChoice("none.safetensors")),
         ("none:v1.safetensors:0.5:1", LoraChoice("none:v1.safetensors", 0.5, 1)),
         ("none:v1.safetensors", LoraChoice("none:v1.safetensors")),

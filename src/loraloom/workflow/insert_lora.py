@@ -22,14 +22,14 @@ class LoraChoice:
 def read_lora_choice(text: str, listed: Callable[[str], str | None] = lambda name: None) -> LoraChoice:
     """`FILE`, `FILE:MODEL` or `FILE:MODEL:CLIP`; raises InputError.
 
-    listed: what workflows call a file, None if there is no such file. A file's name may hold colons:
-    strengths are read from the end, where the whole is no file. Where no part is one, numbers at the end are
-    strengths.
+    listed: what workflows call a file, None if there is no such file. A file's name may hold colons, and lack
+    its suffix: strengths are read from the end, where the whole is no file. Where no part is one, numbers at
+    the end are strengths.
     """
     parts = text.split(":")
     for count in range(min(3, len(parts))):
         name = ":".join(parts[: len(parts) - count])
-        if name and (known := listed(name)) is not None:
+        if name and (known := listed(name) or listed(f"{name}.safetensors")) is not None:
             return LoraChoice(known, *(_strength(part, text) for part in parts[len(parts) - count :]))
     count = 0
     while count < min(2, len(parts) - 1) and _is_number(parts[-1 - count]):
