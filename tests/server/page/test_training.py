@@ -48,6 +48,9 @@ def test_from_a_folder_to_the_library(new_page: NewPage, pictures: Path, folder:
     page.locator("svg.curve").wait_for()
     page.wait_for_function("() => document.querySelectorAll('.sample-strip img').length >= 4")
     watched.check("training-run-wide-light")
+    page.set_viewport_size({"width": 320, "height": 640})
+    widths = page.locator(".sample-strip img").evaluate_all("pictures => pictures.map(p => p.clientWidth)")
+    assert set(widths) == {128}
     assert (folder / "models" / "loras" / "mything.safetensors").exists()
     page.get_by_role("button", name="Draw with it").click()
     page.locator(".lora-row", has_text="mything").wait_for()
