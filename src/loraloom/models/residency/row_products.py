@@ -2,6 +2,7 @@
 
 Factors that most parts have, at whatever strengths, are multiplied once with the whole batch. What single
 parts have is padded to one rank, and one batched product does all parts. Both add the strengths in between.
+What has no finite value in the factors of one part, or overflows there, stays in that part.
 """
 
 from __future__ import annotations
@@ -42,11 +43,18 @@ class RowFactors:
     def users(self) -> int:
         return sum(strength != 0 for strength in self.strengths)
 
+    @property
+    def is_common(self) -> bool:
+        """Whether the whole batch may be multiplied with it. 0 times what is not finite is not 0."""
+        if 2 * self.users <= len(self.strengths):
+            return False
+        return all(self.strengths) or all(bool(f.isfinite().all()) for f in (self.down, self.up))
+
 
 def row_products(factors: Sequence[RowFactors], parts: int, work: Work) -> list[Product]:
     """What computes these changes of one layer, in at most two products."""
-    common = [one for one in factors if 2 * one.users > parts]
-    single = [one for one in factors if 0 < 2 * one.users <= parts]
+    common = [one for one in factors if one.is_common]
+    single = [one for one in factors if one.users and not one.is_common]
     made: list[Product] = []
     if common:
         down, up = torch.cat([one.down for one in common]), torch.cat([one.up for one in common], dim=1)
@@ -101,7 +109,8 @@ class _Common:
             if is_image
             else strengths.reshape(parts, 1, *places, rank)
         )
-        inner = (inner.unflatten(0, (parts, -1)) * spread).flatten(0, 1)
+        scaled = inner.unflatten(0, (parts, -1)) * spread
+        inner = scaled.masked_fill(spread == 0, 0).flatten(0, 1)  # what overflowed in parts without it
         return F.conv2d(inner, up.reshape(-1, rank, 1, 1)) if is_image else F.linear(inner, up)
 
 
