@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +102,86 @@ def test_devices_are_named_once() -> None:
 def test_a_server_that_does_not_answer_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["cluster", "status", "--server", "http://127.0.0.1:9"]) == 2
     assert "--server" in capsys.readouterr().err
+
+
+NO_HTTP = b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"
+"""What Ray's own port says to whoever asks in HTTP."""
+
+
+@contextmanager
+def answering(*answers: bytes) -> Generator[tuple[str, list[bytes]]]:
+    """A port that gives every connection the next of these answers, and what it was asked."""
+    asked: list[bytes] = []
+
+    def answer() -> None:
+        for text in answers:
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(1 << 16))
+                connection.sendall(text)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        thread.join(20)
+
+
+BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
+
+
+@pytest.mark.parametrize("answer", [NO_HTTP, BUSY, b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"])
+def test_a_port_that_is_no_servers_is_named(answer: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(answer) as (url, _):
+        assert exit_code_of(["cluster", "status", "--server", url]) == 2
+    said = capsys.readouterr().err
+    assert url in said and "does not answer" in said
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8188", "ftp://x", "http://h:port", "http://[::1"])
+def test_what_is_no_address_of_a_server_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["cluster", "status", "--server", url]) == 2
+    assert "http://HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_job_whose_acknowledgement_is_lost_is_queued_once() -> None:
+    """The second time the server knows its id."""
+    refused = b"HTTP/1.1 409 Conflict\r\nContent-Length: 2\r\n\r\n{}"
+    body = b'{"id": "x", "status": "completed", "outputs": []}'
+    done = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with answering(b"", refused, done) as (url, asked):
+        (job,) = ServerJobs(url).ended([{}], threading.Event())
+    assert job["status"] == "completed"
+    sent = [json.loads(text.partition(b"\r\n\r\n")[2] or b"{}").get("id") for text in asked[:2]]
+    assert sent[0] and sent[0] == sent[1]
+    assert f"/v1/jobs/{sent[0]} ".encode() in asked[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--devices", "none"], "--devices none"),
+        (["--devices", "cuda:x"], "--devices cuda:x"),
+        (["--devices", "cuda:0,cpu"], "--devices cuda:0,cpu"),
+        (["--object-store", "1M"], "76M"),
+        (["--devices", "cpu", "--cache", "file"], "file"),
+    ],
+)
+def test_a_node_is_not_started_with_what_cannot_be(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    assert exit_code_of(["cluster", "worker", "127.0.0.1:9", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_grid_on_a_server_that_is_not_there_says_so_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.json").write_text('{"1": {"class_type": "EmptyImage", "inputs": {"color": 0}}}')
+    begun = time.monotonic()
+    asked = ["grid", str(tmp_path / "w.json"), "--axis", "1.color=0,1", "--server", "http://127.0.0.1:9"]
+    assert exit_code_of(asked) == 2
+    assert "is the server running" in capsys.readouterr().err
+    assert time.monotonic() - begun < 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import typer
 
+from loraloom.atomic_file import explained, make_folder
 from loraloom.cli.cluster_head import checked_address, checked_ip, device_list, require_ray
 from loraloom.cli.server_jobs import ServerJobs, TokenOption
 from loraloom.cli.settings import CustomNodesOption, ExtraPathsOption, ModelsOption, memory_size
@@ -23,7 +25,10 @@ cluster_app = typer.Typer(
     no_args_is_help=True, help="Let other machines drain a server's queue, and see what they do."
 )
 
+_KINDS = (r"cuda(:\d+)?", r"cpu(:\d+)?")
 _STORE = 1 << 30
+_LEAST_STORE = 76 << 20
+"""Ray's own, 75 million bytes, rounded up to what can be written as mebibytes."""
 
 
 def _size(given: str | int) -> int:
@@ -71,17 +76,19 @@ def worker_command(
         ray_environment,
         worker_arguments,
     )
+    from loraloom.cluster.scratch import sweep
 
     require_ray()
     checked_address(head)
     if token_file is not None and not token_file.exists():
         raise InputError(f"there is no {token_file}; copy it from the head's user folder")
     token = None if token_file is None else cluster_token(token_file)
-    cache.mkdir(parents=True, exist_ok=True)
+    if object_store < _LEAST_STORE:
+        raise InputError(f"--object-store {object_store}: Ray needs at least {_LEAST_STORE >> 20}M")
+    with explained(cache):
+        make_folder(cache)
     chosen = _devices(devices)
     gpus = [d.partition(":")[2] or "0" for d in chosen if d.startswith("cuda")]
-    if gpus and len(gpus) < len(chosen):
-        raise InputError(f"--devices {devices}: expected GPUs or cpu, not both")
     node: dict[str, Any] = {
         "custom_nodes": [str(p.absolute()) for p in custom_nodes or ()],
         "extra_model_paths": [str(p.absolute()) for p in extra_model_paths or ()],
@@ -95,7 +102,10 @@ def worker_command(
     )
     environment = ray_environment(token, **{NODE_VARIABLE: json.dumps(node), **visible})
     sys.stderr.write(f"{len(chosen)} workers ({', '.join(chosen)}) for {head}\n")
-    _until_stopped(RayNode(arguments, environment, sys.stderr.write))
+    try:
+        _until_stopped(RayNode(arguments, environment, sys.stderr.write))
+    finally:
+        sweep()
 
 
 @cluster_app.command("status")
@@ -141,7 +151,10 @@ def drain_command(
 
 def _devices(asked: str | None) -> list[str]:
     if asked is not None:
-        return device_list(asked) or ["cpu"]
+        named = device_list(asked)
+        if not named or not any(all(re.fullmatch(kind, one) for one in named) for kind in _KINDS):
+            raise InputError(f"--devices {asked}: expected GPUs such as cuda:0,cuda:1, or cpu")
+        return named
     # In a process of its own, which does not keep the memory that torch takes.
     code = "import torch; print(torch.cuda.device_count())"
     count = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,26 +67,34 @@ class ServerJobs:
         jobs: list[str] = []
         ended = 0
         try:
-            jobs.extend(
-                str(self.asked("/v1/jobs", cancel, {"workflow": workflow})["id"]) for workflow in workflows
-            )
+            for workflow in workflows:
+                jobs.append(str(uuid.uuid4()))
+                self._queue(jobs[-1], workflow, cancel)
             for job_id in jobs:
                 job = self._ended(job_id, cancel)
                 ended += 1
                 yield job
         finally:
             for job_id in jobs[ended:]:
-                with suppress(LoraloomError, OSError):
+                with suppress(LoraloomError, OSError, _Later):
                     self._once(f"/v1/jobs/{job_id}/cancel", {})
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer to one request, as JSON. Raises InputError."""
         try:
             return json.loads(self._once(path, body))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, _Later) as error:
             raise InputError(
                 f"{self.url} does not answer ({error}); name the server with --server"
             ) from error
+
+    def _queue(self, job_id: str, workflow: Mapping[str, JSON], cancel: threading.Event) -> None:
+        """Queue a job under an id of ours: where the answer is lost, asking again does not queue it twice."""
+        body = {"workflow": workflow, "id": job_id}
+        try:
+            self.fetched("/v1/jobs", cancel, body)
+        except _Exists:
+            return
 
     def _ended(self, job_id: str, cancel: threading.Event) -> dict[str, Any]:
         while (job := self.asked(f"/v1/jobs/{job_id}", cancel))["status"] in ("pending", "running"):
@@ -125,6 +135,8 @@ class ServerJobs:
         headers = {"Content-Type": "application/octet-stream" if is_file else "application/json"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
+        if not self.url.lower().startswith(("http://", "https://")):
+            raise InputError(f"{self.url!r} is no address of a server; expected http://HOST:PORT")
         url, method = self.url.rstrip("/") + path, "PUT" if is_file else None
         try:
             request = urllib.request.Request(url, data, headers, method=method)
@@ -134,9 +146,25 @@ class ServerJobs:
             said = error.read(2000).decode("utf-8", "replace")
             if error.code in (429, 503):
                 raise _Later(said) from error
+            if error.code == 409:
+                raise _Exists(f"{self.url} refuses ({error.code}): {said}") from error
             raise InputError(f"{self.url} refuses ({error.code}): {said}") from error
-        except ValueError as error:
+        except (http.client.InvalidURL, ValueError) as error:
             raise InputError(f"{self.url!r} is no address of a server; expected http://HOST:PORT") from error
+        except http.client.HTTPException as error:
+            raise OSError(f"what it says is no HTTP, or was cut off: {error!r}") from error
+
+
+def reached(url: str, token: str | None = None) -> ServerJobs:
+    """A server that answers now; one that goes away later is waited for. Raises InputError."""
+    server = ServerJobs(url, token)
+    try:
+        server._once("/v1/queue")
+    except OSError as error:
+        raise InputError(f"{url} does not answer ({error}); is the server running?") from error
+    except _Later:
+        pass
+    return server
 
 
 def expect_completed(job: Mapping[str, Any]) -> None:
@@ -144,6 +172,10 @@ def expect_completed(job: Mapping[str, Any]) -> None:
     if job["status"] != "completed":
         said = (job.get("error") or {}).get("message") or "no reason is known"
         raise LoraloomError(f"job {job['id']} is {job['status']}: {said}")
+
+
+class _Exists(InputError):
+    """The server has something of that name already."""
 
 
 class _Later(Exception):

@@ -31,6 +31,10 @@ _LONGEST_PAUSE = 15.0
 _STEADY_SECONDS = 60.0
 _SECONDS_TO_END = 10.0
 _TOKEN_CHARACTERS = 32
+_REFUSED = "InvalidAuthToken"
+_REFUSAL = (
+    "as it shows no secret or another one: copy user/cluster.token from the head and name it by --token-file"
+)
 # How soon Ray calls a node dead that does not answer, and how soon a node gives its head up. Seconds, not
 # minutes: a lease costs nothing but the work that is done twice. Workers have the priority that they have on
 # a single machine, where Ray would give them the lowest.
@@ -117,6 +121,7 @@ class RayNode:
     ) -> None:
         self._arguments, self._environment, self._log = arguments, environment, log
         self._process: asyncio.subprocess.Process | None = None
+        self._refused = False
 
     async def keep(self) -> None:
         """Start it, and start it again when it has ended, after pauses that grow; until cancelled."""
@@ -146,9 +151,17 @@ class RayNode:
         latest = ""
         while self._process.stdout and (line := await self._process.stdout.readline()):
             latest = line.decode("utf-8", "replace")
-            if _worth_saying(latest):
+            if _REFUSED in latest:
+                self._say_refused()
+            elif _worth_saying(latest):
                 self._log(latest)
         return f"exit code {await self._process.wait()}, {latest.strip()[:500]}"
+
+    def _say_refused(self) -> None:
+        """Once, where Ray says it every second and names no option of ours."""
+        if not self._refused:
+            self._refused = True
+            self._log(f"Ray's head refuses this machine, {_REFUSAL}\n")
 
     async def _end(self) -> None:
         """End the process with all that it has started, and nothing else."""
