@@ -108,6 +108,21 @@ def test_without_its_driver_the_head_gives_every_job_to_others(tmp_path: Path) -
     play(tmp_path, test)
 
 
+def test_a_worker_that_was_drained_stays_so_when_the_driver_comes_back(tmp_path: Path) -> None:
+    async def test(head: Recorded) -> None:
+        await head.say(kind="nodes", nodes=[NODE])
+        await head.ready(2)
+        first, second = lanes_of(NODE)
+        head.dispatcher.drain(first, True)
+        await head.lose_driver()
+        await head.say(kind="nodes", nodes=[NODE])
+        assert [lane.draining for lane in head.dispatcher.lanes.values()] == [True, False]
+        head.dispatcher.drain(first, False)
+        assert not head.dispatcher.lanes[first].draining and second in head.dispatcher.lanes
+
+    play(tmp_path, test)
+
+
 def test_workers_are_wanted_as_there_are_jobs_and_rest_when_there_are_none(tmp_path: Path) -> None:
     async def test(head: Recorded) -> None:
         now = time.monotonic()

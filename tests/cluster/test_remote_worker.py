@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -102,5 +103,60 @@ def test_an_answer_comes_or_does_not(tmp_path: Path) -> None:
         assert await asking == [1]
         with pytest.raises(TimeoutError):
             await place.ask({}, 0.01)
+
+    asyncio.run(test())
+
+
+class Slow:
+    """Files of the head that take their time, or cannot be read."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.asked, self.go, self.error = threading.Event(), threading.Event(), error
+
+    def of(self, prompt: Any) -> list[Any]:
+        self.asked.set()
+        assert self.go.wait(20)
+        if self.error is not None:
+            raise self.error
+        return []
+
+
+JOB: dict[str, Any] = {"order": "run", "job": "j", "request": {"prompt": {}}}
+
+
+def test_a_job_that_is_cancelled_while_its_files_are_read_is_never_sent(tmp_path: Path) -> None:
+    async def test() -> None:
+        orders, offer = list[Any](), Slow()
+        place = RemoteWorker(
+            orders.append, Incoming(tmp_path / "output", tmp_path / "temp"), cast("Any", offer)
+        )
+        sending = asyncio.create_task(place.send(JOB))
+        await asyncio.to_thread(offer.asked.wait, 20)
+        await place.send({"order": "cancel", "job": "j"})
+        offer.go.set()
+        await sending
+        frame = await place.receive()
+        assert frame is not None and (frame[0]["kind"], frame[0]["job"]) == ("cancelled", "j")
+        assert orders == []
+        await place.send(JOB)
+        await place.send({"order": "cancel", "job": "j"})
+        assert [order["message"]["order"] for order in orders] == ["run", "cancel"]
+
+    asyncio.run(test())
+
+
+def test_a_file_of_the_head_that_cannot_be_read_fails_its_job(tmp_path: Path) -> None:
+    """It is no fault of the server's, nor of the worker's."""
+
+    async def test() -> None:
+        offer = Slow(PermissionError(13, "Permission denied", "/models/hat.safetensors"))
+        offer.go.set()
+        incoming = Incoming(tmp_path / "output", tmp_path / "temp")
+        place = RemoteWorker(lambda order: None, incoming, cast("Any", offer))
+        await place.send(JOB)
+        frame = await place.receive()
+        assert frame is not None and (frame[0]["kind"], frame[0]["job"]) == ("failed", "j")
+        error: Any = frame[0]["error"]
+        assert "hat.safetensors" in error["message"] and place.alive
 
     asyncio.run(test())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +155,51 @@ def test_a_folder_of_pictures_comes_whole_and_with_nothing_else(tmp_path: Path) 
     assert provided() == ["a.png", "a.txt", "b.png"]
     (pictures / "b.png").unlink()
     assert provided() == ["a.png", "a.txt"]
+
+
+def test_what_a_killed_worker_fetched_in_part_is_written_over(tmp_path: Path) -> None:
+    head, folder = Head(tmp_path), tmp_path / "node/loras/people"
+    files = head.files()[:1]
+
+    async def killed(digest: str, offset: int) -> bytes:
+        if offset:  # a copy of what lies there now is what a kill would leave
+            left.update({p.name: p.read_bytes() for p in folder.iterdir()})
+            raise OSError("killed")
+        return await head.fetch(digest, offset)
+
+    left: dict[str, bytes] = {}
+    with pytest.raises(OSError, match="killed"):
+        asyncio.run(node(tmp_path).provide(files, killed))
+    assert left
+    for name, content in left.items():
+        (folder / name.replace(str(os.getpid()), "1")).write_bytes(content)
+    asyncio.run(node(tmp_path).provide(files, head.fetch))
+    assert [p.name for p in folder.iterdir()] == ["hat.safetensors"]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+CUT = """
+import sys
+from pathlib import Path
+from loraloom.cluster.digests import digest_of
+print("begun", flush=True)
+print(len(digest_of(Path(sys.argv[1]))), flush=True)
+"""
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_does_not_end_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "large.safetensors"
+    with open(file, "wb") as sparse:
+        sparse.truncate(4 << 30)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CUT, str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    time.sleep(0.3)
+    os.truncate(file, 0)
+    said, error = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "64\n"), error

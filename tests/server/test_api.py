@@ -259,3 +259,4 @@ def test_the_workers_are_shown_and_can_be_drained(server: RunningServer) -> None
     server.http.post("/v1/workers/drain", params={"name": "here-0", "draining": "false"})
     assert server.history(job)["status"]["status_str"] == "success"
     assert server.http.post("/v1/workers/drain", params={"name": "nobody"}).status_code == 404
+    assert server.http.post("/v1/workers/drain", params={"name": ""}).status_code == 404

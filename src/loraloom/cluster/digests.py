@@ -13,11 +13,17 @@ from loraloom.atomic_file import write_file
 from loraloom.folders import FileIdentity
 
 DIGEST_CHARACTERS = 64
+_PIECE_BYTES = 4 << 20
 
 
 def digest_of(path: Path) -> str:
-    """The BLAKE3 of a file, in hexadecimal."""
-    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+    """The BLAKE3 of a file, in hexadecimal. Read, not mapped: a mapped file that is cut short meanwhile ends
+    the process."""
+    digest, buffer = blake3(max_threads=blake3.AUTO), memoryview(bytearray(_PIECE_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest.hexdigest()
 
 
 class Digests:

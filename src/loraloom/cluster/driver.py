@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -48,7 +49,8 @@ class Driver:
         self._sink, self._staging = sink, staging
         self._sending = threading.Lock()
         self._source: Any = None
-        self._offered: set[str] = set()
+        self._offered: dict[str, str] = {}
+        self._in_order: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._workers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._alive: frozenset[str] = frozenset()
@@ -107,18 +109,22 @@ class Driver:
             await self._ended(name, str(order["node"]), error)
         finally:
             self._workers.pop(name, None)
+            self._in_order.pop(name, None)
             await asyncio.to_thread(_kill, actor)
 
     async def _pass_on(self, order: Mapping[str, Any]) -> None:
-        actor = self._workers.get(str(order["worker"]))
+        name = str(order["worker"])
+        actor = self._workers.get(name)
         if actor is None:
             return
         try:
-            for digest, path in order.get("paths", {}).items():
-                if digest not in self._offered:
-                    await self._source.offer.remote(digest, path)
-                    self._offered.add(digest)
-            await actor.send.remote(order["message"])
+            # One after the other: Ray does not promise that calls begin in the order in which they are made.
+            async with self._in_order[name]:
+                for digest, path in order.get("paths", {}).items():
+                    if self._offered.get(digest) != path:
+                        await self._source.offer.remote(digest, path)
+                        self._offered[digest] = path
+                await actor.send.remote(order["message"])
         except RayError:
             # Whether it got it is not known; `_listen` tells what became of it, and if it lives, it is ended.
             await asyncio.to_thread(_kill, actor)

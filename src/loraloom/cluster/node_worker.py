@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -21,7 +19,8 @@ from typing import Any, TypeAlias, cast
 
 from loraloom import __version__
 from loraloom.cluster.ray_node import NODE_VARIABLE
-from loraloom.cluster.shared_files import Cache
+from loraloom.cluster.scratch import Scratch
+from loraloom.cluster.shared_files import Cache, NotTheSame
 from loraloom.confined import parts_of, resolved
 from loraloom.errors import LoraloomError
 from loraloom.folders import model_folders
@@ -50,7 +49,8 @@ class NodeWorker:
         if version != __version__:
             raise ValueError(f"this node has Loraloom {__version__}, the head {version}; install the same")
         self._node = cast("dict[str, Any]", json.loads(os.environ.get(NODE_VARIABLE, "{}")))
-        self._scratch = Path(tempfile.mkdtemp(prefix="loraloom-", dir=self._node.get("scratch")))
+        self._folder = Scratch(self._node.get("scratch"))
+        self._scratch = self._folder.path
         folders = model_folders(_paths(self._node.get("models")), _paths(self._node.get("extra_model_paths")))
         root = Path(self._node.get("cache") or self._scratch / "models")
         root.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,7 @@ class NodeWorker:
         self._source = source
         self._how = WorkerSettings(factory, self._own(settings), sys.stderr.write)
         self._worker: WorkerProcess | None = None
+        self._preparing: tuple[JSON, asyncio.Task[None]] | None = None
         self._kept: deque[Said] = deque()
         self._count = 0
         self._news = asyncio.Event()
@@ -75,20 +76,36 @@ class NodeWorker:
         ]
 
     async def send(self, message: dict[str, JSON]) -> None:
-        """Pass an order on; to run a job, once the files that it names are here."""
+        """Pass an order on; to run a job, once the files that it names are here, which is not waited for."""
         if message["order"] == "run":
-            files = cast("list[dict[str, Any]]", message.pop("files", None) or [])
-            try:
-                await self._cache.provide(files, self._fetch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the job cannot run here
-                failed: dict[str, JSON] = {"kind": "failed", "job": message["job"]}
-                self._keep(({**failed, "error": describe(error)}, b""), [])
-                return
-        if self._worker is not None:
+            self._preparing = message["job"], asyncio.create_task(self._begin(message))
+        elif message["order"] == "cancel" and self._preparing and self._preparing[0] == message["job"]:
+            self._preparing[1].cancel()
+            self._preparing = None
+            self._keep(({"kind": "cancelled", "job": message["job"], "node": None, "executed": []}, b""), [])
+        elif self._worker is not None:
             await self._worker.send(message)
 
+    async def _begin(self, message: dict[str, JSON]) -> None:
+        """Have a job's files here, then run it."""
+        files = cast("list[dict[str, Any]]", message.pop("files", None) or [])
+        try:
+            await self._cache.provide(files, self._fetch)
+            self._preparing = None  # from here on a cancel is the process's affair
+            if self._worker is not None:
+                await self._worker.send(message)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job cannot run here
+            self._preparing = None
+            self._keep(({"kind": "failed", "job": message["job"], "error": describe(error)}, b""), [])
+
     async def _fetch(self, digest: str, offset: int) -> bytes:
-        return await self._source.read.remote(digest, offset)
+        try:
+            piece = await self._source.read.remote(digest, offset)
+        except Exception as error:
+            cause = getattr(error, "cause", None) or error  # Ray's own text is a traceback of the head
+            raise NotTheSame(f"the head cannot give a file of this job ({cause})") from error
+        self._keep(({"kind": "fetching"}, b""), [])  # so that the head sees that it goes on
+        return piece
 
     async def ask(self, message: dict[str, JSON], seconds: float) -> JSON:
         """The process's answer to a question. Raises TimeoutError."""
@@ -116,7 +133,7 @@ class NodeWorker:
         """End the process and delete what it left."""
         if self._worker is not None:
             await self._worker.kill()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._folder.end()
 
     # ---- The process ----
 
@@ -131,6 +148,7 @@ class NodeWorker:
             )
             return
         self._keep(({"kind": "ended", "reason": await worker.gone()}, b""), [])
+        self._folder.end()
 
     async def _watch(self, worker: WorkerProcess) -> None:
         while time.monotonic() - self._asked < LEASE_SECONDS:

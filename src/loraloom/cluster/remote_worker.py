@@ -12,6 +12,7 @@ from loraloom.cluster.incoming import Incoming
 from loraloom.cluster.shared_files import Offer
 from loraloom.errors import LoraloomError
 from loraloom.jobs.frames import BrokenFrame, Frame
+from loraloom.jobs.messages import describe
 from loraloom.jobs.publishing import discard
 from loraloom.workflow.graph import JSON
 
@@ -33,6 +34,7 @@ class RemoteWorker:
         self._held: list[dict[str, Any]] = []
         self._files: list[tuple[str, str]] = []
         self._given: list[tuple[str, str]] = []
+        self._leaving: JSON = None  # the job that is about to be sent
         self._reason: str | None = None
         self._lost = False
 
@@ -45,16 +47,37 @@ class RemoteWorker:
         return self._lost
 
     async def send(self, message: Mapping[str, JSON]) -> None:
-        order: dict[str, JSON] = {"order": "to", "worker": self.name, "message": dict(message)}
         if message["order"] == "run":
-            self._forget()
-            request = cast("dict[str, Any]", message["request"])
+            await self._send_job(message)
+        elif message["order"] == "cancel" and message["job"] == self._leaving:
+            self._leaving = None
+        else:
+            self._send({"order": "to", "worker": self.name, "message": dict(message)})
+
+    async def _send_job(self, message: Mapping[str, JSON]) -> None:
+        """Send a job with what its files hold, which takes its time for large ones."""
+        self._forget()
+        job = self._leaving = message["job"]
+        request = cast("dict[str, Any]", message["request"])
+        try:
             offered = (
                 [] if self._offer is None else await asyncio.to_thread(self._offer.of, request["prompt"])
             )
-            order["message"] = {**message, "files": [file.to_json() for file, _ in offered]}
-            order["paths"] = {file.digest: str(path) for file, path in offered}
-        self._send(order)
+        except (OSError, LoraloomError) as error:
+            self._said.put_nowait(({"kind": "failed", "job": job, "error": describe(error)}, b""))
+            return
+        if self._leaving != job:
+            self._said.put_nowait(({"kind": "cancelled", "job": job, "node": None, "executed": []}, b""))
+            return
+        self._leaving = None
+        self._send(
+            {
+                "order": "to",
+                "worker": self.name,
+                "message": {**message, "files": [file.to_json() for file, _ in offered]},
+                "paths": {file.digest: str(path.absolute()) for file, path in offered},
+            }
+        )
 
     async def receive(self) -> Frame | None:
         said = await self._said.get()

@@ -128,7 +128,8 @@ class Cache:
         async with _alone(self._root / f".{file.digest}.lock"):
             if await asyncio.to_thread(self._has, file):
                 return  # another worker of this node has fetched it
-            part = place.with_name(f".{file.digest[:16]}-{os.getpid()}{SUFFIX}")
+            # One name for all: what a worker that was killed has left is written over.
+            part = place.with_name(f".{file.digest[:16]}{SUFFIX}")
             try:
                 with open(part, "wb") as target:
                     await _copy(file, fetch, lambda piece: target.write(piece))

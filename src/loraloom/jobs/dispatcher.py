@@ -70,6 +70,7 @@ class Dispatcher:
         self._previews, self._staging = previews, staging
         self.lanes: dict[str, Lane] = {}
         self.running: dict[str, LiveJob] = {}
+        self._drained: set[str] = set()
         self.changes = 0
         self._pruning = self._recovered = False
         self._seating = Seating(needs, likeness)
@@ -114,7 +115,13 @@ class Dispatcher:
 
         keeper = WorkerKeeper(make, limits, self._log, started)
         self.lanes[name] = lane = Lane(name, keeper, limits, self, rows)
+        lane.draining = name in self._drained
         return lane
+
+    def drain(self, name: str, draining: bool) -> None:
+        """Give a worker no further job, or jobs again; also when it comes back under this name."""
+        (self._drained.add if draining else self._drained.discard)(name)
+        self.lanes[name].drain(draining)
 
     @property
     def _keeper(self) -> WorkerKeeper | None:

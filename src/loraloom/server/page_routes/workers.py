@@ -91,9 +91,9 @@ def add(api: FastAPI, state: ServerState) -> None:
     async def drain(name: str, draining: bool = True) -> Workers:
         """Give a worker no further job, or jobs again; the one it runs goes on. `name`: of a worker, or of a
         node (the part before the slash)."""
-        chosen = [lane for lane in lanes.values() if name in (lane.name, lane.name.rpartition("/")[0])]
+        chosen = [lane for lane in lanes.values() if name in (lane.name, lane.name.partition("/")[0])]
         if not chosen:
             raise HTTPException(404, f"there is no worker or node {name[:80]}")
         for lane in chosen:
-            lane.drain(draining)
+            state.dispatcher.drain(lane.name, draining)
         return await workers()
