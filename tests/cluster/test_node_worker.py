@@ -94,8 +94,6 @@ def play(
             await played.until("ready")
             await test(played)
         finally:
-            for task in worker._tasks[1:]:
-                task.cancel()
             await worker.end()
 
     asyncio.run(run())

@@ -12,7 +12,7 @@ import typer
 from loraloom.cli.display import Display
 from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.run_command import stop_on_interrupt
-from loraloom.cli.server_jobs import ServerJobs, ServerOption, TokenOption, reached
+from loraloom.cli.server_jobs import ServerJobs, ServerOption, TokenOption
 from loraloom.cli.settings import (
     AttentionOption,
     BatchOption,
@@ -113,7 +113,9 @@ def grid_command(
     )
     if server is not None:
         changes = Changes(loras or (), assignments or (), seed)
-        _drawn_elsewhere(reached(server, token), source, workflow, changes, spread, output_dir, as_json)
+        _drawn_elsewhere(
+            ServerJobs.reached(server, token), source, workflow, changes, spread, output_dir, as_json
+        )
         return
     environment = Environment(options)
     preparation = environment.preparation

@@ -46,6 +46,18 @@ class ServerJobs:
     url: str
     token: str | None = None
 
+    @classmethod
+    def reached(cls, url: str, token: str | None = None) -> ServerJobs:
+        """A server that answers now; one that goes away later is waited for. Raises InputError."""
+        server = cls(url, token)
+        try:
+            server._once("/v1/queue")
+        except OSError as error:
+            raise InputError(f"{url} does not answer ({error}); is the server running?") from error
+        except _Later:
+            pass
+        return server
+
     def drawn(
         self, graphs: Iterable[Graph], cancel: threading.Event
     ) -> Iterator[tuple[dict[str, Any], list[Image]]]:
@@ -153,18 +165,6 @@ class ServerJobs:
             raise InputError(f"{self.url!r} is no address of a server; expected http://HOST:PORT") from error
         except http.client.HTTPException as error:
             raise OSError(f"what it says is no HTTP, or was cut off: {error!r}") from error
-
-
-def reached(url: str, token: str | None = None) -> ServerJobs:
-    """A server that answers now; one that goes away later is waited for. Raises InputError."""
-    server = ServerJobs(url, token)
-    try:
-        server._once("/v1/queue")
-    except OSError as error:
-        raise InputError(f"{url} does not answer ({error}); is the server running?") from error
-    except _Later:
-        pass
-    return server
 
 
 def expect_completed(job: Mapping[str, Any]) -> None:

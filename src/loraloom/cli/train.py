@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loraloom.cli.console import open_console
-from loraloom.cli.server_jobs import ServerOption, TokenOption, reached
+from loraloom.cli.server_jobs import ServerJobs, ServerOption, TokenOption
 from loraloom.errors import Cancelled, InputError
 from loraloom.training.settings import Settings
 from loraloom.training.sweep import Combination, combinations, read_values
@@ -87,7 +87,7 @@ def train_command(
     from loraloom.cli.train_sweep import run_sweep
 
     runs = runs if alone is None else [Combination({}, alone.name, alone)]
-    run_sweep(runs, log, None if server is None else reached(server, token), as_json)
+    run_sweep(runs, log, None if server is None else ServerJobs.reached(server, token), as_json)
 
 
 def run_training(settings: Settings, log: Path | None, quiet: bool = False) -> Trained:
