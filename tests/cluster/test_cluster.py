@@ -82,6 +82,21 @@ def test_a_file_that_nodes_lack_comes_from_the_head(cluster: TestCluster) -> Non
     assert job["status"] == "completed", job
     copies = [*cluster.folder.glob("cache-*/loras/hat.safetensors")]
     assert len(copies) == 1 and copies[0].read_bytes() == file.read_bytes()
+    # The same under another name, for a node that lacks it: the former name is no place to read it from.
+    copies[0].unlink()
+    file.rename(file.with_name("cap.safetensors"))
+    prompt["1"]["inputs"]["lora_name"] = "cap.safetensors"
+    job = cluster.done(str(cluster.submit(prompt)))
+    assert job["status"] == "completed", job
+
+
+def test_a_job_is_cancelled_right_after_it_has_begun(cluster: TestCluster) -> None:
+    job = str(cluster.submit(prompt(9, 60.0, "stopped")))
+    cluster.until(lambda: cluster.job(job)["status"] == "running", 60)
+    assert cluster.call(f"/v1/jobs/{job}/cancel", {}) == {"cancelled": True}
+    ended = cluster.done(job)
+    assert (ended["status"], ended["worker_deaths"]) == ("cancelled", 0)
+    assert cluster.idle() == 2  # the worker has not been ended for it
 
 
 def test_a_job_that_kills_two_workers_is_put_aside(cluster: TestCluster) -> None:
