@@ -82,7 +82,7 @@ export function Gallery() {
       load();
     }}>Empty the bin<//></div>`}
     ${list && found.length === 0 && html`<${Empty} icon="gallery" title=${bin ? "The bin is empty" : text ? "No picture of that name" : "No pictures yet"}>${bin || text ? "" : html`What you draw appears here. <a href="#/draw">Draw something</a>`}<//>`}
-    ${found.length > 0 && html`<${VirtualList} className="wall" items=${found} height=${212} least=${164} gap=${12} label="Pictures" keyOf=${nameOf} row=${(picture) => {
+    ${found.length > 0 && html`<${VirtualList} className="wall" items=${found} asked=${text} height=${212} least=${164} gap=${12} label="Pictures" keyOf=${nameOf} row=${(picture) => {
       const name = nameOf(picture);
       const on = picked.includes(name);
       return html`<button type="button" class="tile" aria-pressed=${picking ? on : undefined} aria-label=${`${name}, ${ago(picture.modified)}`} onClick=${() => (picking ? toggle(name) : setOpen(name))}>
