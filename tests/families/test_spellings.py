@@ -14,13 +14,14 @@ from loraloom.errors import LoraloomError
 from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import Compat, load_lora
+from loraloom.lora.origin import base_of
 from loraloom.models.checkpoint import open_diffusion_model
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, SampleContext
 from tests.families import loras
-from tests.families.models import krea2, qwen_image21
+from tests.families.models import anima, krea2, qwen_image21
 
 GATE_UP, HALVES = ".img_mlp.gate_up", (".img_mlp.gate_layer", ".img_mlp.proj")
 
@@ -100,3 +101,22 @@ def test_both_layouts_of_qwen_image21_are_the_same_network(folder: Path) -> None
         inputs = Inputs.joined([network.inputs(cond, SampleContext(x, x))])
         outputs.append(network(x, torch.full((1,), 0.5), inputs))
     assert torch.equal(*outputs)
+
+
+def test_diffusers_names_of_both_parts_of_anima(folder: Path) -> None:
+    weights = anima.network()
+    model = open_diffusion_model(weights.write(folder / "anima.safetensors"))
+    modules: loras.Modules = [
+        ("transformer.transformer_blocks.0.attn1.to_q", (256, 256)),
+        ("transformer.transformer_blocks.0.norm2.linear_1", (32, 256)),
+        ("text_conditioner.blocks.1.cross_attn.o_proj", (64, 64)),
+        ("lora_unet_llm_adapter_blocks_1_mlp_2", (64, 256)),
+    ]
+    path = loras.write(folder / "anima_lora.safetensors", "anima", "peft", modules)
+    assert base_of(read_lora(path)) == "anima"
+    assert deltas(model, path).keys() == {
+        "blocks.0.self_attn.q_proj.weight",
+        "blocks.0.adaln_modulation_cross_attn.1.weight",
+        "llm_adapter.blocks.1.cross_attn.o_proj.weight",
+        "llm_adapter.blocks.1.mlp.2.weight",
+    }
