@@ -119,3 +119,23 @@ def test_a_tiny_vae_of_another_family_is_told(
     graph["vae"] = api_node("VAELoader", vae_name=tiny)
     said = _told(session, graph)
     assert [f"this VAE is a tiny autoencoder ({tiny})" in one for one in said] == [True] * is_foreign, said
+
+
+@pytest.mark.parametrize("way", ["ReferenceLatent", "TextEncodeQwenImageEditPlus"])
+def test_a_reference_of_another_vae_is_told(way: str, session: Session, shelf: Shelf) -> None:
+    """Wan 2.1's latents have as many channels as those of Flux.1's autoencoder."""
+    graph = _graph(shelf, narrow_models()["qwen_edit"], ["qwen_2.5_vl_7b"])
+    own = graph["vae"]
+    foreign = api_node("VAELoader", vae_name=shelf.put("vae/write_ae.safetensors", write_ae))
+    graph["empty"] = api_node("EmptyImage", width=64, height=64, batch_size=1, color=0x808080)
+    if way == "ReferenceLatent":
+        graph["encode"] = api_node("VAEEncode", pixels=["empty", 0], vae=["other", 0])
+        graph["shown"] = api_node(way, conditioning=["positive", 0], latent=["encode", 0])
+    else:
+        graph["shown"] = api_node(way, clip=["clip", 0], prompt="blue", vae=["other", 0], image1=["empty", 0])
+    graph["sample"]["inputs"]["positive"] = ["shown", 0]
+    said = [_told(session, {**graph, "other": vae}) for vae in (own, foreign)]
+    assert said[0] == []
+    assert (
+        len(said[1]) == 1 and "a picture beside the prompt was encoded by a KL autoencoder" in said[1][0]
+    ), said

@@ -22,6 +22,7 @@ from loraloom.models.parts.picture_vectors import PICTURES
 from loraloom.models.recipe import Recipe, Use, wants
 from loraloom.models.residency.unmerged import UnclearRows
 from loraloom.models.text.recipes import known_recipes
+from loraloom.models.tiny_autoencoder import autoencoder_title
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Parametrisation, SampleContext
 from loraloom.weights.capacity import is_allocation_failure
@@ -151,9 +152,21 @@ class DiffusionNetwork:
                 f"{self.family.title} looks at none of the reference pictures of this conditioning "
                 "(ReferenceLatent)"
             )
+        if found.references or found.maps:
+            self._check_encoders(cond)
         if cond.options.get(PICTURES) and not self.family.told_pictures(self.config):
             self.say(f"this {self.family.title} model is not told of pictures (unCLIPConditioning)")
         return found
+
+    def _check_encoders(self, cond: Cond) -> None:
+        """Tells of pictures whose latents another family's autoencoder wrote with as many channels."""
+        for kind in dict.fromkeys(cast("Sequence[str]", cond.options.get("latent_encoders") or ())):
+            if kind not in self.latents.decoders:
+                theirs, own = map(autoencoder_title, (kind, self.latents.autoencoder))
+                self.say(
+                    f"a picture beside the prompt was encoded by a {theirs} and this model is for a {own}:"
+                    " it will hardly see it. Load the VAE of this model"
+                )
 
     def _check_prompt(self, cond: Cond) -> None:
         title, own = self.family.title, self.recipe or self.family.prompt

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from loraloom.errors import ModelFileError
-from loraloom.models.autoencoder import AutoencoderKind, halvings, number
+from loraloom.models.autoencoder import AutoencoderKind, autoencoder_kinds, halvings, number
 from loraloom.models.known_model import Blueprint, Config, Module, from_shapes
 from loraloom.models.library_class import library_class
 from loraloom.models.names import Names, Placement, Shapes
@@ -28,6 +28,11 @@ LATENTS: Mapping[str, tuple[float, float]] = {
     "taef1": (0.3611, 0.1159),
 }
 """Name → scale and shift of the latents that it was made for: tiny latent = (latent - shift) · scale."""
+
+
+def autoencoder_title(kind: str) -> str:
+    """What a kind of autoencoder is called in messages, tiny ones included."""
+    return (tiny_kind(kind) if kind in LATENTS else autoencoder_kinds()[kind]).title
 
 
 def _config(shapes: Shapes) -> Config:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loraloom.engine.node import NodeRun, node
-from loraloom.models.autoencoder import autoencoder_kinds
-from loraloom.models.tiny_autoencoder import LATENTS, tiny_kind
+from loraloom.models.tiny_autoencoder import autoencoder_title
 from loraloom.nodes.fast import decoded_fast
 from loraloom.nodes.sockets import Image, Latent, LatentValue, Vae
 from loraloom.runtime.services import services
@@ -34,8 +33,8 @@ def tell_foreign(latent: LatentValue, vae: Autoencoder, run: NodeRun) -> None:
     decoders = latent.get("decoders", (vae.kind.name,))
     if vae.kind.name not in decoders:
         run.warn(
-            f"the latent is for a {_title(decoders[0])} and this VAE is a {vae.kind.title}: the picture's "
-            "colours will be wrong. Load the VAE of the model that made the latent"
+            f"the latent is for a {autoencoder_title(decoders[0])} and this VAE is a {vae.kind.title}: the"
+            " picture's colours will be wrong. Load the VAE of the model that made the latent"
         )
 
 
@@ -44,13 +43,9 @@ def tell_foreign_picture(latent: LatentValue, latents: LatentFormat, run: NodeRu
     encoder = latent.get("encoder", latents.autoencoder)
     if encoder not in latents.decoders:
         run.warn(
-            f"the picture was encoded by a {_title(encoder)} and this model is for a "
-            f"{_title(latents.autoencoder)}: it will hardly see it. Load the VAE of this model"
+            f"the picture was encoded by a {autoencoder_title(encoder)} and this model is for a "
+            f"{autoencoder_title(latents.autoencoder)}: it will hardly see it. Load the VAE of this model"
         )
-
-
-def _title(kind: str) -> str:
-    return (tiny_kind(kind) if kind in LATENTS else autoencoder_kinds()[kind]).title
 
 
 @node("VAEEncode", category="latent", display_name="VAE Encode")

@@ -200,7 +200,11 @@ def inpaint_model(
     hole = hole[:, top : top + height, left : left + width]
     kept = pixels[:, top : top + height, left : left + width, :3]
     grey = (kept - 0.5) * (1.0 - hole.round())[..., None] + 0.5
-    told = {"concat_latent_image": network.encode(grey), "concat_mask": hole[:, None]}
+    told = {
+        "concat_latent_image": network.encode(grey),
+        "concat_mask": hole[:, None],
+        "latent_encoders": (vae.kind.name,),
+    }
     latent = encoded(network.encode(pixels[..., :3]), vae)
     if noise_mask:
         latent["noise_mask"] = hole

@@ -42,7 +42,7 @@ def encode_for_edit(
         return encode(clip, prompt, {}, run)
     picture = to_area(image, VAE_AREA)[..., :3]
     references = () if vae is None else (_latent(vae, picture, run),)
-    return encode(clip, PICTURE + prompt, _referring(references), run, [picture[:1]])
+    return encode(clip, PICTURE + prompt, _referring(references, vae), run, [picture[:1]])
 
 
 @node(
@@ -69,7 +69,7 @@ def encode_for_edit_plus(
     references: tuple[Tensor, ...] = ()
     if vae is not None:
         references = tuple(_latent(vae, to_area(image, VAE_AREA, 8)[..., :3], run) for _, image in given)
-    return encode(clip, text, _referring(references), run, seen, template=ALTER)
+    return encode(clip, text, _referring(references, vae), run, seen, template=ALTER)
 
 
 @node(
@@ -100,7 +100,7 @@ def encode_for_qwen_image21(
         encode(
             clip,
             head + (text or " "),
-            _referring(references),
+            _referring(references, vae),
             run,
             [_over_white(picture) for picture in pictures],
             keep_pictures=not references,
@@ -180,5 +180,7 @@ def _latent(vae: Autoencoder, picture: Tensor, run: NodeRun) -> Tensor:
     return services(run).memory.autoencoder(vae).encode(picture)
 
 
-def _referring(latents: Sequence[Tensor]) -> dict[str, object]:
-    return {"reference_latents": tuple(latents)} if latents else {}
+def _referring(latents: Sequence[Tensor], vae: Autoencoder | None) -> dict[str, object]:
+    if vae is None or not latents:
+        return {}
+    return {"reference_latents": tuple(latents), "latent_encoders": (vae.kind.name,)}

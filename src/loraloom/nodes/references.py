@@ -24,12 +24,17 @@ MULTIPLE = 16
 REFERENCE_METHODS = ("offset", "index", "uxo/uno", "index_timestep_zero")
 
 
-def with_references(conditioning: ConditioningValue, *latents: Tensor) -> ConditioningValue:
-    """Every entry with further reference latents, after those that it has."""
+def with_references(
+    conditioning: ConditioningValue, *latents: Tensor, encoder: str = ""
+) -> ConditioningValue:
+    """Every entry with further reference latents, after those that it has. encoder: the kind of autoencoder
+    that wrote them; "": not known."""
 
     def extended(cond: Cond) -> Cond:
         known = cast("tuple[Tensor, ...]", cond.options.get("reference_latents") or ())
-        return replace(cond, options={**cond.options, "reference_latents": (*known, *latents)})
+        encoders = cast("tuple[str, ...]", cond.options.get("latent_encoders") or ())
+        told = {"latent_encoders": (*encoders, encoder)} if encoder else {}
+        return replace(cond, options={**cond.options, "reference_latents": (*known, *latents), **told})
 
     return tuple(map(extended, conditioning))
 
@@ -42,7 +47,9 @@ def with_references(conditioning: ConditioningValue, *latents: Tensor) -> Condit
 )
 def reference_latent(conditioning: Conditioning, latent: Latent | None = None) -> Conditioning:
     """Show an edit model a picture, as a latent; several follow each other in the order of the nodes."""
-    return conditioning if latent is None else with_references(conditioning, latent["samples"])
+    if latent is None:
+        return conditioning
+    return with_references(conditioning, latent["samples"], encoder=latent.get("encoder", ""))
 
 
 @node(
@@ -73,7 +80,7 @@ def beside_picture(
 ) -> tuple[Conditioning, Conditioning, Latent]:
     """Lay a picture beside the latent that a model works on (control models, InstructPix2Pix)."""
     encoded = services(run).memory.autoencoder(vae).encode(pixels[..., :3])
-    told = {"concat_latent_image": encoded}
+    told = {"concat_latent_image": encoded, "latent_encoders": (vae.kind.name,)}
     empty = LatentValue(samples=torch.zeros_like(encoded))
     return with_options(positive, told), with_options(negative, told), empty
 
@@ -115,7 +122,9 @@ def reference_latents(
     network = services(run).memory.autoencoder(vae)
     latents = [network.encode(picture[..., :3]) for picture in pictures]
     empty = LatentValue(samples=torch.zeros_like(latents[0][:1]))
-    return with_references(positive, *latents), with_references(negative or (), *latents), empty
+    kind = vae.kind.name
+    shown, against = (with_references(side, *latents, encoder=kind) for side in (positive, negative or ()))
+    return shown, against, empty
 
 
 @node(

@@ -27,7 +27,7 @@ class Cond:
         ("percentage", …)), "strength", "mask" (B, H, W), "mask_strength", "set_area_to_bounds",
         "start_percent", "end_percent", "guidance", "width", "height", "crop_w", "crop_h",
         "target_width", "target_height", "aesthetic_score", "concat_latent_image", "concat_mask",
-        "hooks", …
+        "hooks", …; and "latent_encoders", the kinds of autoencoder that wrote the latents among them.
     mask: (1, T) 1 where context holds a token, 0 where it is padding; None: all are tokens.
     extras: what else a family's encoders say, by the family's own names ("t5_ids" (1, N) …).
     recipe: the name of the one (`models.recipe`) that a prompt was encoded by; "": not known.
