@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,9 @@ from loraloom.sampling.types import Cond, SampleContext
 from tests.families.bench import narrow_models
 
 
-def inputs(folder: Path, name: str, method: str) -> Inputs:
+def inputs(folder: Path, name: str, method: str, say: Callable[[str], None] = print) -> Inputs:
     path = narrow_models()[name].network().write(folder / f"{name}.safetensors")
-    network = Memory("cpu", "fp32").network(open_diffusion_model(path))
+    network = replace(Memory("cpu", "fp32").network(open_diffusion_model(path)), say=say)
     x = torch.zeros(1, 16, 4, 4)
     context = torch.zeros(1, 3, network.family.context_width(network.config))
     options = {"reference_latents": (x, x), "reference_latents_method": method}
@@ -33,3 +35,10 @@ def test_qwen_image_takes_the_method_of_uso_for_side_by_side(tmp_path: Path) -> 
 def test_krea2_says_which_it_has(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="by the method 'offset'; it knows index, index_timestep_zero"):
         inputs(tmp_path, "krea2", "offset")
+
+
+def test_krea2_says_that_it_asks_for_one(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert inputs(tmp_path, "krea2", "", said.append).references == ()
+    (warning,) = said
+    assert warning.endswith("to place them: add FluxKontextMultiReferenceLatentMethod")

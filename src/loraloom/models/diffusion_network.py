@@ -148,9 +148,10 @@ class DiffusionNetwork:
             self.joining.steps = max(len(context.sigmas) - 1, 1)
         found = self.family.network.inputs(cond, self._run(context))
         if cond.options.get("reference_latents") and not found.references:
+            how = " where no node says how to place them: add FluxKontextMultiReferenceLatentMethod"
             self.say(
-                f"{self.family.title} looks at none of the reference pictures of this conditioning "
-                "(ReferenceLatent)"
+                f"{self.family.title} looks at none of the reference pictures of this conditioning"
+                + how * self.family.asks_for_placing
             )
         if found.references or found.maps:
             self._check_encoders(cond)

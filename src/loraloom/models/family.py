@@ -124,6 +124,7 @@ class Family(KnownModel):
     sizes: width of its states → what its published models of that width are called, where there are several.
     takes_styles: whether tokens that nodes attach to the model stand before the prompt's.
     told_pictures: whether a network of a configuration is told what pictures are about (unCLIP).
+    asks_for_placing: whether it looks at reference pictures only where a node says how to place them.
     keeps_references: whether it can compute reference pictures in the first step alone.
     end_to_end: parts of the paths of modules that are not given a batch's rows along the first dimension, but
         what belongs to each row, end to end there, of equal lengths where the rows' inputs are alike.
@@ -141,6 +142,7 @@ class Family(KnownModel):
     sizes: Mapping[int, str] = field(default_factory=lambda: dict[int, str]())
     takes_styles: bool = False
     told_pictures: Callable[[Config], bool] = lambda config: False
+    asks_for_placing: bool = False
     keeps_references: bool = False
     end_to_end: tuple[str, ...] = ()
     lora: LoraFacts = LoraFacts()

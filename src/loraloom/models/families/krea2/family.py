@@ -144,6 +144,7 @@ FAMILY = Family(
     prompt=KREA2,
     said=("krea-2", "krea2", "krea_2"),
     end_to_end=("text_fusion",),
+    asks_for_placing=True,
     blocks={"single": "transformer_blocks"},
     context_width=lambda config: number("num_text_layers")(config) * number("text_hidden_dim")(config),
     lora=LoraFacts(
