@@ -87,6 +87,9 @@ def test_other_settings_begin_anew(run: StoppedAt) -> None:
         ("data = 3", "data is 3; expected a list"),
         ("run = 3", "run is 3; expected a table"),
         ("adapter.rnak = 3", "did you mean 'rank'?"),
+        ('adapter.start = "/etc/passwd"', "/etc/passwd"),
+        ('adapter.start = "../checkpoints/base.safetensors"', "../checkpoints/base.safetensors"),
+        ("adapter.start = 3", "'3' is not in the loras folder"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(run: StoppedAt, settings: str, said: str) -> None:

@@ -111,7 +111,7 @@ def workflow_of(
         "base": named(model.checkpoint, "checkpoints", "diffusion_models"),
         "pictures": pictures,
         "name": settings.name,
-        "settings": _told(settings),
+        "settings": _told(settings, named(start, "loras") if (start := settings.adapter.start) else None),
         "text_kind": model.text_kind,
     }
     for name, path in zip(_ENCODERS, model.text_encoders, strict=False):
@@ -121,10 +121,12 @@ def workflow_of(
     return {"1": {"class_type": NODE, "inputs": inputs}}
 
 
-def _told(settings: Settings) -> str:
-    """All that the node's inputs do not say. On which device it trains is the worker's affair."""
+def _told(settings: Settings, start: str | None) -> str:
+    """All that the node's inputs do not say. On which device it trains is the worker's affair. start: the
+    server's name of the LoRA to go on from."""
     told: dict[str, Any] = {k: v for k, v in asdict(settings).items() if k not in _OWN}
     del told["run"]["device"]
+    told["adapter"]["start"] = start
     for number, (table, of) in enumerate(zip(told["data"], settings.data, strict=True)):
         table["folder"] = f"{number}/{of.folder.name}"
     return toml_text(told)

@@ -58,7 +58,7 @@ def train_lora(
     """Train a LoRA on a folder of pictures in the input folder; one that was stopped goes on where it was.
 
     settings: a settings file of `loraloom train`, but for `name`, `output` and `model`; folders of `[[data]]`
-    are those in `pictures`."""
+    are those in `pictures`, and `adapter.start` is a LoRA of the model folders."""
     found = services(run)
     encoders = [one for one in (text_encoder, text_encoder2, text_encoder3) if one != NONE]
     model: dict[str, object] = {
@@ -69,6 +69,8 @@ def train_lora(
     if vae != NONE:
         model["autoencoder"] = str(found.folders.resolve("vae", vae))
     stated = _stated(settings, found.folders.resolve(PICTURE_FOLDERS, pictures))
+    if isinstance(adapter := stated.get("adapter"), dict) and "start" in adapter:
+        adapter["start"] = str(found.folders.resolve("loras", str(adapter["start"])))
     asked = json.dumps([name, base, pictures, encoders, text_kind, vae, stated], sort_keys=True, default=str)
     place = found.training / hashlib.sha256(asked.encode()).hexdigest()[:32]
     if isinstance(told := stated.setdefault("run", {}), dict):

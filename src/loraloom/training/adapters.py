@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -109,13 +109,21 @@ def _config(targets: Mapping[str, tuple[int, float]], settings: AdapterSettings)
     return kinds()[settings.kind].config(given, settings.alpha or settings.rank, settings)
 
 
-def written(adapter: Adapter, dialect: Dialect) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Per module: its path, and its tensors by ending in a dialect. Float32 copies on the CPU."""
+def copied(parameter: Tensor) -> Tensor:
+    """A float32 copy on the CPU."""
+    return parameter.detach().float().cpu().clone()
+
+
+def written(
+    adapter: Adapter, dialect: Dialect, take: Callable[[Tensor], Tensor] = copied
+) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Per module: its path, and its tensors by ending in a dialect, made of what `take` makes of the
+    parameters."""
     kind = kinds()[adapter.settings.kind]
     algebra = registry().algebras[kind.algebra]
     found = Found(algebra, (), wrapper=registry().wrappers[kind.wrapper] if kind.wrapper else None)
     for path, module in adapter.modules.items():
-        trained = {name: value.detach().float().cpu().clone() for name, value in _own(module)}
+        trained = {name: take(value) for name, value in _own(module)}
         tensors, (rank, alpha) = kind.tensors(trained), adapter.scales[path]
         gamma = alpha / rank
         if algebra.rank({role: tuple(tensor.shape) for role, tensor in tensors.items()}) is None:

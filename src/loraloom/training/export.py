@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from loraloom.atomic_file import write_file
 from loraloom.errors import InputError
 from loraloom.models.family import Family, TrainingFacts
-from loraloom.training.adapters import Adapter, written
+from loraloom.training.adapters import Adapter, copied, written
 from loraloom.training.dataset import Example, tag_frequency
 from loraloom.training.kind import kinds
 from loraloom.training.settings import Settings
@@ -25,7 +25,9 @@ Adapters = Mapping[str, Adapter]
 """By component: "model", "clip_l", "clip_g"."""
 
 
-def kohya_tensors(adapters: Adapters, family: Family) -> dict[str, Tensor]:
+def kohya_tensors(
+    adapters: Adapters, family: Family, take: Callable[[Tensor], Tensor] = copied
+) -> dict[str, Tensor]:
     """Tensors under kohya's names: "lora_unet_down_blocks_….lora_down.weight", with alphas.
 
     Families whose own names fuse layers that are trained apart go by the paths of the module, behind a prefix
@@ -34,7 +36,7 @@ def kohya_tensors(adapters: Adapters, family: Family) -> dict[str, Tensor]:
     facts = training_facts(family)
     for component, adapter in adapters.items():
         prefix = facts.flat if component == "model" else _numbered("lora_te{}_", "", component, family)
-        for path, tensors in written(adapter, "kohya"):
+        for path, tensors in written(adapter, "kohya", take):
             found |= {prefix + path.replace(".", "_") + ending: tensor for ending, tensor in tensors.items()}
     return found
 

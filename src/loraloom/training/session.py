@@ -21,6 +21,7 @@ from loraloom.training.export import training_facts
 from loraloom.training.latents import LatentCache
 from loraloom.training.model import Handles, LiveNetwork, fingerprint, load_network, load_text, open_model
 from loraloom.training.settings import Settings
+from loraloom.training.start import start_from
 
 Conditioner: TypeAlias = Callable[[str], Cond]
 
@@ -86,6 +87,8 @@ def open_session(settings: Settings) -> Session:
     live = load_network(handles.model, settings.run)
     blocks = family.blocks.values()
     adapters = {"model": inject(live.module, settings.adapter, settings.run.seed, blocks), **adapters}
+    if settings.adapter.start is not None:
+        start_from(settings.adapter.start, adapters, family)
     plan = Plan.of(
         found.training, [sizes[e.digest] for e in found.training], settings.run.batch, settings.run.seed
     )

@@ -77,7 +77,8 @@ class FolderSettings:
 @dataclass(frozen=True, slots=True, config=KNOWN_KEYS)
 class AdapterSettings:
     """What is trained. targets: a regular expression over diffusers' module names; "": attention and
-    feed-forward layers, for `locon` the convolutions too. alpha 0: the rank."""
+    feed-forward layers, for `locon` the convolutions too. alpha 0: the rank. start: a LoRA file to go on
+    from, of the same kind, rank, alpha and layers."""
 
     kind: AdapterKind = "lora"
     rank: Annotated[Whole, Field(ge=1, le=4096)] = 16
@@ -89,6 +90,7 @@ class AdapterSettings:
     text_encoder: Flag = False
     factor: Whole = -1
     """LoKr: the size of the small block; -1: as square as possible."""
+    start: FilePath | None = None
 
     def __post_init__(self) -> None:
         taken = kinds()[self.kind].settings
