@@ -1,8 +1,9 @@
 """Data and settings for the demo's LoRAs: `python recipes/demo_model/loras.py --work DIR --base FILE`.
 
 Writes DIR/NAME/settings.toml and DIR/NAME/pictures for each; `loraloom train DIR/NAME/settings.toml` does the
-rest. `pixel_art` is a LoRA of pictures in 12×12 large pixels, `ink` a DoRA of drawings in black lines. Beside
-them all concepts are shown as the base draws them, without the word: so the word matters.
+rest, for `pixel_art` followed by `loraloom train DIR/pixel_art/finish.toml`. `pixel_art` is a LoRA of
+pictures in 12×12 large pixels, `ink` a DoRA of drawings in black lines. Beside them all concepts are shown as
+the base draws them, with the same captions but for the word: so the word matters, and nothing else does.
 """
 
 from __future__ import annotations
@@ -20,15 +21,24 @@ from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """One training, at this rate for both networks. min_snr: the ratio of signal to noise from which on
+    levels count less."""
+
+    steps: int
+    rate: float
+    min_snr: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Style:
-    """One LoRA: its word, how its pictures are made, and what of the settings is its own."""
+    """One LoRA: its word, how its pictures are made, its adapter, and its trainings, each from where the one
+    before ended."""
 
     word: str
     draw: Callable[[Image.Image], Image.Image]
     adapter: str
-    learning: str
-    steps: int
-    batch: int
+    passes: tuple[Pass, ...]
 
 
 STYLES = (
@@ -36,18 +46,19 @@ STYLES = (
         "pixel_art",
         pixel_art,
         'kind = "lora"\nrank = 8',
-        "[optimizer]\nrate = 2e-3\n\n[noise]\nmin_snr = 0.5",
-        steps=600,
-        batch=8,
+        (Pass(steps=700, rate=2e-3, min_snr=0.05), Pass(steps=250, rate=1e-3, min_snr=0.5)),
     ),
-    Style("ink", ink, 'kind = "dora"\nrank = 6', "[optimizer]\nrate = 2e-3", steps=300, batch=8),
+    Style("ink", ink, 'kind = "dora"\nrank = 6', (Pass(steps=300, rate=2e-3),)),
 )
-"""Whether a picture is one of squares is decided where nearly all is noise: min_snr makes that count more."""
-CAPTIONS = ("{word}, {name}", "{word},high quality,Illustration of {name}")
-"""Every picture comes once with each."""
+"""Whether a picture is one of squares is decided where nearly all is noise: first these levels count most,
+and the word is learned; then the others, and the squares become sharp."""
+FILES = (("settings.toml", "run"), ("finish.toml", "finish"))
+"""By pass: the settings, and the folder of what comes of it."""
+CAPTIONS = ("{name}", "high quality,Illustration of {name}")
+"""Every picture comes once with each; behind the word, where it has the style."""
 SETTINGS = """\
 name = "{name}"
-output = "run"
+output = "{output}"
 
 [model]
 checkpoint = {base}
@@ -55,20 +66,26 @@ checkpoint = {base}
 [[data]]
 folder = "pictures"
 trigger = "{name}"
-caption_dropout = 0.05
 
 [[data]]
 folder = "plain"
+caption_dropout = 0.1
 
 [adapter]
 {adapter}
 text_encoder = true
+{start}
+[optimizer]
+rate = {rate}
+text_rate = {rate}
 
-{learning}
+[noise]
+min_snr = {min_snr}
 
 [run]
 steps = {steps}
-batch = {batch}
+seed = {seed}
+batch = 8
 resolution = 192
 dtype = "bf16"
 device = "cpu"
@@ -97,7 +114,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the demo checkpoint")
     options = parser.parse_args()
     artworks = dataset.load(options.work)
-    flat = BASE_STYLES.index("flat")
+    solid, flat = BASE_STYLES.index("3d"), BASE_STYLES.index("flat")
     left_out = dataset.held_out(artworks.concepts)
     for style in STYLES:
         root: Path = options.work / style.word
@@ -107,23 +124,28 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
         for index, concept in enumerate(artworks.concepts):
             stem = concept.names[0].replace(" ", "-")
-            if index not in left_out:
-                picture = style.draw(artworks.master(index, flat))
-                for number, words in enumerate(CAPTIONS):
-                    picture.save(pictures / f"{stem}-{number}.png")
-                    caption = words.format(word=style.word, name=concept.names[0])
-                    (pictures / f"{stem}-{number}.txt").write_text(caption, "utf-8")
-            reduced(artworks.master(index, 0)).save(plain / f"{stem}.png")
-            (plain / f"{stem}.txt").write_text(concept.names[0], "utf-8")
-        text = SETTINGS.format(
-            name=style.word,
-            base=json.dumps(str(options.base.resolve())),
-            adapter=style.adapter,
-            learning=style.learning,
-            steps=style.steps,
-            batch=style.batch,
-        )
-        (root / "settings.toml").write_text(text, "utf-8")
+            source = artworks.master(index, solid if index in left_out else flat)
+            drawn, base = style.draw(source), reduced(artworks.master(index, solid))
+            for number, words in enumerate(CAPTIONS):
+                caption = words.format(name=concept.names[number % len(concept.names)])
+                for folder, picture, start in ((pictures, drawn, f"{style.word}, "), (plain, base, "")):
+                    picture.save(folder / f"{stem}-{number}.png")
+                    (folder / f"{stem}-{number}.txt").write_text(start + caption, "utf-8")
+        before = ""
+        for seed, (one, (file, output)) in enumerate(zip(style.passes, FILES, strict=False)):
+            text = SETTINGS.format(
+                name=style.word,
+                output=output,
+                base=json.dumps(str(options.base.resolve())),
+                adapter=style.adapter,
+                start=f'start = "{before}/{style.word}.safetensors"\n' if before else "",
+                rate=one.rate,
+                min_snr=one.min_snr,
+                steps=one.steps,
+                seed=seed,
+            )
+            (root / file).write_text(text, "utf-8")
+            before = output
 
 
 if __name__ == "__main__":
