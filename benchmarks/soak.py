@@ -6,7 +6,7 @@ The first round draws every prompt once; all further rounds draw them in another
 drawn together. With `--batch off` they must give the same pixels, bit for bit; else a few values may differ
 by the one step that rounding makes in a batch of another size. Some jobs fail and some are cancelled on the
 way. Memory, descriptors and threads of the server and its worker are printed after every round, and at the
-end how much they grew after the first 500 jobs. Fails when memory has drifted by more than 2 %, a descriptor
+end how much they grew after the first 1000 jobs. Fails when memory has drifted by more than 2 %, a descriptor
 or thread is left over, or a picture differs.
 """
 
@@ -22,10 +22,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median, median_low
 from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
@@ -35,7 +36,10 @@ from PIL import Image
 from loraloom.demo.files import CHECKPOINT, LORAS, MODELS
 
 SUBJECTS = ("a rose", "a cat", "a red car", "a house", "a fish", "the moon", "a green tree", "a cup")
-WARM_JOBS = 500
+WARM_JOBS = 1000
+"""By then batches of every size were drawn."""
+ROUNDS = 20
+"""What is used differs from round to round: what is compared are the medians of so many."""
 MOST_DRIFT = 0.02
 MOST_ROUNDED = 0.001
 """Share of a picture's values that may differ by one step of 255 where jobs are drawn in common batches."""
@@ -65,6 +69,15 @@ class Usage:
         pages = int((folder / "statm").read_text().split()[1])
         size = os.sysconf("SC_PAGE_SIZE")
         return cls(pages * size / 1e6, len(os.listdir(folder / "fd")), len(os.listdir(folder / "task")))
+
+    @classmethod
+    def typical(cls, found: Sequence[Usage]) -> Usage:
+        """The medians of several."""
+        return cls(
+            median(one.megabytes for one in found),
+            median_low(one.descriptors for one in found),
+            median_low(one.threads for one in found),
+        )
 
 
 def prompt(rng: random.Random, side: int) -> dict[str, Any]:
@@ -159,7 +172,8 @@ def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     prompts = [prompt(rng, options.side) for _ in range(options.prompts)]
     first: dict[int, Pixels] = {}
     other = rounded = count = rounds = failed = cancelled = not_drawn = 0
-    warm: dict[str, Usage] | None = None
+    cold: list[dict[str, Usage]] = []
+    warm: list[dict[str, Usage]] = []
     until = time.monotonic() + options.minutes * 60
     while count < options.jobs and time.monotonic() < until:
         order = rng.sample(range(len(prompts)), len(prompts))
@@ -185,8 +199,7 @@ def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         now = server.usage()
         said = "; ".join(f"{name} {usage}" for name, usage in now.items())
         print(f"{count} jobs, {other} differ, {rounded} by rounding; {said}", file=sys.stderr, flush=True)
-        if warm is None and count >= WARM_JOBS:
-            warm = now
+        (warm if count >= WARM_JOBS else cold).append(now)
     return {
         "jobs": count,
         "rounds": rounds,
@@ -196,7 +209,7 @@ def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         "not_failed_as_they_should": -failed,
         "other_pixels": other,
         "rounded": rounded,
-        **growth(warm or server.usage(), server.usage()),
+        **growth(warm[:ROUNDS] or cold, warm[-ROUNDS:] or cold),
     }
 
 
@@ -208,11 +221,11 @@ def differs_by_rounding(before: Pixels, now: Pixels) -> bool:
     return bool(steps.max() <= 1) and float((steps > 0).mean()) <= MOST_ROUNDED
 
 
-def growth(warm: dict[str, Usage], now: dict[str, Usage]) -> dict[str, float]:
-    """Since the first jobs: memory as a share of what it was then, descriptors and threads."""
+def growth(first: list[dict[str, Usage]], last: list[dict[str, Usage]]) -> dict[str, float]:
+    """From the first rounds to the last: memory as a share of what it was, descriptors and threads."""
     found: dict[str, float] = {}
-    for name, before in warm.items():
-        after = now[name]
+    for name in first[0]:
+        before, after = (Usage.typical([one[name] for one in rounds]) for rounds in (first, last))
         found[f"{name}_megabytes"] = round(after.megabytes, 1)
         found[f"{name}_drift"] = round(after.megabytes / before.megabytes - 1, 4)
         found[f"{name}_descriptors"] = after.descriptors - before.descriptors
