@@ -26,7 +26,7 @@ class PlainPatch:
         return self.name
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
-        return weight.add_((self.up @ self.down).reshape(weight.shape), alpha=strength)
+        return weight.add_((self.up @ self.down).reshape(weight.shape).to(weight), alpha=strength)
 
     def factors(self) -> Factors | None:
         return None if self.dense else Factors(self.down, self.up)

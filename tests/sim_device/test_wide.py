@@ -12,9 +12,12 @@ from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.computing import Computing
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency.memory import Memory
+from loraloom.models.residency.storage import weights_bytes
 from tests import tiny_models as tiny
+from tests.models.plain_loras import plain_lora
 from tests.sim_device.device import NAME, Real, Sim
 from tests.sim_device.test_streaming import ACTIVATIONS, MARGIN, result, size_of, styled
+from tests.sim_device.test_streaming import narrow as narrow_model
 from tests.sim_device.test_streaming import small_margin as small_margin
 
 
@@ -76,3 +79,26 @@ def test_unpatched_copies_leave_before_any_model_does(device: Sim | Real, tmp_pa
     assert plain < memory.resident_bytes < copied - plain // 10  # the LoRA's factors stay
     assert torch.equal(result(memory, styled(model)), wanted)
     memory.release()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.5, 5.0])
+def test_quantised_weights_that_a_lora_widens_count_as_wide(sim: Sim, tmp_path: Path, share: float) -> None:
+    """As DoRA's and LoKr's changes do, which cannot run beside them: the budget holds, there and back."""
+    narrow_model("flux", tmp_path, double=4, single=8)
+    model = open_diffusion_model(tmp_path / "flux.safetensors", "fp8_e4m3fn")
+    matrices = {name: shape for name, shape in model.weights.shapes.items() if len(shape) == 2}
+    widening = model.with_lora(plain_lora("one", matrices, dense=True).at(0.3)[0])
+    size = weights_bytes(model.weights, torch.float32, torch.float8_e4m3fn)
+    budget, before = int(share * size) + MARGIN + ACTIVATIONS, sim["live"]
+    memory, cpu = Memory(NAME, "fp32", budget=budget), Memory("cpu", "fp32")
+    sim.reset()
+    for one in (model, widening, model, widening):
+        torch.testing.assert_close(result(memory, one), result(cpu, one), rtol=1e-4, atol=1e-4)
+    assert sim["peak"] - before <= budget
+    ((_, resident),) = memory._residents.values()  # pyright: ignore[reportPrivateUsage]
+    assert resident.is_whole == (share > 4)
+    result(memory, model)
+    assert resident.is_whole == (share > 1)
+    del resident
+    memory.release()
+    assert sim["live"] == before

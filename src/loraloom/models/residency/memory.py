@@ -272,7 +272,10 @@ class Memory:
                 self._say_streamed(kind, source, resident)
             self._residents.move_to_end(key)
             resident = self._residents[key][1]
+            is_whole = resident.is_whole
             self._patch(resident, stack, key, beside)
+            if is_whole:
+                self._say_streamed(kind, source, resident)
             return resident.module
 
         return module
@@ -326,7 +329,7 @@ class Memory:
             resident.fit(resident.nbytes + self._free() - coming)
         while True:
             try:
-                resident.apply(stack)
+                resident.apply(stack, lambda: resident.nbytes + self._free() - MARGIN)
                 return
             except (RuntimeError, MemoryError) as error:
                 if not is_allocation_failure(error):
@@ -413,10 +416,10 @@ class Memory:
         if self.device.type == "cpu" or kept not in self._residents:
             return
         kind, resident = self._residents[kept]
-        before = resident.streaming.streamed if resident.streaming else 0
+        is_whole = resident.is_whole
         any(resident.fit(resident.nbytes + self._spare() - size) for size in wanted)
         self._empty_cache()
-        if not before:
+        if is_whole:
             self._say_streamed(kind, resident.source, resident)
 
     def _grow(self, needed: int, kept: Hashable) -> None:

@@ -25,7 +25,15 @@ from loraloom.models.family import Blueprint, from_shapes
 from loraloom.models.residency.device_weights import DeviceWeights
 from loraloom.models.residency.slots import find_slots, is_unused, keep_packed
 from loraloom.models.residency.streaming import Streaming, find_units
-from loraloom.models.residency.uses import Signature, Uses, factors_of, joined, patched, signature_of
+from loraloom.models.residency.uses import (
+    Signature,
+    Uses,
+    factors_of,
+    is_factored,
+    joined,
+    patched,
+    signature_of,
+)
 from loraloom.weights.layers import PackedLayer, PackedLinear, join_low_rank
 from loraloom.weights.meta import build_unfilled, complete
 from loraloom.weights.packed import narrowed
@@ -100,6 +108,7 @@ class Resident:
         self._uses: dict[str, Uses] = {}
         self._kept = DeviceWeights(source, device, spare)
         self._absent: set[str] = set()  # native weights whose slots are empty
+        self._sizes: dict[str, int] = {}  # of each weight on the device, when what stays was planned
         self.streaming: Streaming | None = None
         try:
             self._load(room)
@@ -119,14 +128,20 @@ class Resident:
                 for native in self._slots:
                     self._restore(native)
             return
+        self._absent = set(self._slots)
+        self._arrange(room)
+
+    def _arrange(self, room: int) -> None:
+        """Plan which weights stay, by the bytes that each takes with the present stack, and fill them: none
+        that may leave is there."""
+        if self.streaming is not None:
+            self.streaming.close()
         units, fixed = find_units(self._slots, self.size_of)
-        self._absent = {native for unit in units for native in unit.natives}
         self.streaming = Streaming(units, fixed, self, self.device)
-        if room < self.streaming.least:
+        if room - self._beside < self.streaming.least:
             raise torch.OutOfMemoryError(f"{self.streaming.least / 1e9:.2f} GB are the least")
-        with _plain_tensors():
-            for native in self._slots.keys() - self._absent:
-                self._restore(native)
+        self._sizes = self._sizes_now()
+        self.fill(self._absent - {native for unit in units for native in unit.natives})
         self.fit(room)
 
     def fit(self, room: int) -> bool:
@@ -146,12 +161,17 @@ class Resident:
     def widen(self, room: int) -> None:
         """Keep the values of quantised weights in the type to compute in beside them, as far as so many bytes
         go: the same products without widening at each. Not where weights are streamed."""
-        if self.streaming is None or self.streaming.streamed:
+        if self.streaming is None or not self.is_whole:
             return
         with _plain_tensors():
             for layer in self._packed:
                 if (size := layer.wide_bytes) <= room and layer.widen():
                     room -= size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights stay on the device."""
+        return self.streaming is None or not self.streaming.streamed
 
     @property
     def filling(self) -> int:
@@ -162,9 +182,10 @@ class Resident:
         return max((self._making(n) for unit in self.streaming.moving for n in unit.natives), default=0)
 
     def _making(self, native: str) -> int:
-        if native in self._uses and not self._slots[native][0].layer:
-            return 4 * torch.Size(self.source.shapes[native]).numel()
-        return self.source.stored_bytes(native)
+        stored, is_packed = self.source.stored_bytes(native), self._slots[native][0].layer is not None
+        if native not in self._uses or (is_packed and not self._is_merged(native)):
+            return stored
+        return 4 * torch.Size(self.source.shapes[native]).numel() + is_packed * stored
 
     def close(self) -> None:
         """Let go of the memory now, not when Python comes across the cycles."""
@@ -194,9 +215,19 @@ class Resident:
         for native in natives:
             self._kept.pin(native)
 
+    def _sizes_now(self) -> dict[str, int]:
+        return {native: self.size_of(native) for native in self._slots}
+
+    def _is_merged(self, native: str) -> bool:
+        """Whether a quantised weight carries its changes widened, because they cannot run beside it."""
+        layers, uses = [slot.layer for slot in self._slots[native] if slot.layer], self._uses.get(native, [])
+        return bool(layers and uses) and not (is_factored(uses) and _can_be_beside(layers))
+
     def size_of(self, native: str) -> int:
-        """Bytes of a native weight on the device, without what LoRAs add."""
+        """Bytes of a native weight on the device with the present stack, without what runs beside it."""
         slots, count = self._slots[native], torch.Size(self.source.shapes[native]).numel()
+        if self._is_merged(native):
+            return count * self.dtype.itemsize
         if not slots[0].layer:
             return count * self._dtype_of(native).itemsize
         narrow = narrow_type(self.storage)
@@ -226,35 +257,49 @@ class Resident:
         """Bytes kept beside streamed or streamable weights."""
         return self._kept.nbytes + sum(x.wide.nbytes for x in self._packed if x.wide is not None)
 
-    def apply(self, stack: Stack) -> int:
-        """Make the weights those of the base with `stack`; the number of native weights rebuilt."""
+    def apply(self, stack: Stack, room: Callable[[], int] | None = None) -> int:
+        """Make the weights those of the base with `stack`; the number of native weights rebuilt. room: bytes
+        that they may then take on the device, with what is beside them; None: as many as they do."""
         if stack == self._stack:
             return 0
-        wanted = self._wanted(stack)
+        self._stack, self._uses = None, self._wanted(stack)  # until all is rebuilt
+        streaming, allowed = self.streaming, None
+        if streaming is not None:
+            streaming.settle()
+            if self._sizes != self._sizes_now():
+                allowed = room() if room else self.nbytes
+                self._sizes = {}  # so that it is planned later, should what follows fail
+                streaming.vacate()
+        if self.device.type != "cpu":
+            self._kept.keep_patches(patch for uses in self._uses.values() for patch, _ in uses)
+            self._kept.ask_anew()
+        if allowed is not None:
+            self._arrange(allowed)
         changed = [
             native
-            for native in dict.fromkeys((*self._applied, *wanted))
+            for native in dict.fromkeys((*self._applied, *self._uses))
             if native not in self._absent
-            and signature_of(wanted.get(native, ())) != self._applied.get(native, ())
+            and signature_of(self._uses.get(native, ())) != self._applied.get(native, ())
         ]
-        if self.streaming is not None:
-            self.streaming.settle()
-        self._stack = None  # until all is rebuilt
-        self._uses = wanted
-        if self.device.type != "cpu":
-            self._kept.keep_patches(patch for uses in wanted.values() for patch, _ in uses)
-            self._kept.ask_anew()
         with _plain_tensors():
             for native in changed:
-                self._change(native, wanted.get(native))
+                self._change(native, self._uses.get(native))
         self._stack = stack
         return len(changed)
 
     def coming(self, stack: Stack) -> int:
-        """Bytes that a stack's factors take on the device beyond those that are there."""
+        """Bytes that a stack takes on the device beyond what is there: factors, and quantised weights that it
+        widens."""
         if stack == self._stack or self.device.type == "cpu":
             return 0
-        return self._kept.coming(patch for uses in self._wanted(stack).values() for patch, _ in uses)
+        wanted, before = self._wanted(stack), self._uses
+        factors = self._kept.coming(patch for uses in wanted.values() for patch, _ in uses)
+        try:
+            self._uses = wanted
+            now = {native: self.size_of(native) for native in wanted if native not in self._absent}
+        finally:
+            self._uses = before
+        return factors + sum(max(0, size - self._sizes.get(native, size)) for native, size in now.items())
 
     def _change(self, native: str, uses: Uses | None) -> None:
         """Bring one native weight to what is wanted; after a failure it counts as unknown."""

@@ -192,6 +192,15 @@ class Streaming:
             self._set_hooks()
         return True
 
+    def vacate(self) -> None:
+        """Hold nothing that may leave."""
+        self._side.wait()
+        self._plan = Plan(frozenset(), 0)
+        for unit in (*self._stay, *self._inside):
+            self._weights.empty(unit.natives)
+        self._stay.clear()
+        self._inside.clear()
+
     def settle(self) -> None:
         """Until nothing is on its way: what units are filled from may change now."""
         self._side.wait()

@@ -19,6 +19,12 @@ Signature: TypeAlias = "tuple[tuple[Hashable, float], ...]"
 Uses: TypeAlias = "list[tuple[Patch, float]]"
 
 
+def is_factored(uses: Uses) -> bool:
+    """Whether all changes of a weight are products of two matrices."""
+    found = [patch.factors() for patch, _ in uses]
+    return all(factors and factors.down.dim() == factors.up.dim() == 2 for factors in found)
+
+
 def factors_of(uses: Uses) -> list[tuple[Tensor, Tensor, int]] | None:
     """All changes of a weight as (down, up · strength, first row); None where one has no such form."""
     found: list[tuple[Tensor, Tensor, int]] = []
