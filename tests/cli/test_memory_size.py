@@ -16,7 +16,9 @@ def test_sizes(text: str, size: int) -> None:
     assert memory_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "all", "-1G", "0", "8T", "G", "1e3", "8 G G"])
+@pytest.mark.parametrize(
+    "text", ["9" * 400, "9" * 400 + "G", "٣G", "", "all", "-1G", "0", "8T", "G", "1e3", "8 G G"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="8G, 6.5G or 900M"):
         memory_size(text)

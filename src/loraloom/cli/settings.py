@@ -51,15 +51,17 @@ OutputDirOption = Annotated[Path, typer.Option(help="Where pictures go.")]
 InputDirOption = Annotated[Path, typer.Option(help="Where LoadImage finds pictures.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+LARGEST = 1 << 60
+"""Bytes that no device has."""
 
 
 def memory_size(text: str) -> int:
     """ "8G", "6.5G", "900M" or bytes → bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip().upper().replace("IB", "B"))
-    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if size <= 0:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]?)(?:i?B)?", text.strip().upper().replace("IB", "B"))
+    size = float(found[1]) * _UNITS[found[2]] if found else 0
+    if not 1 <= size < LARGEST:
         raise typer.BadParameter(f"{text!r} is no amount of memory; write it like 8G, 6.5G or 900M")
-    return size
+    return int(size)
 
 
 VramOption = Annotated[
