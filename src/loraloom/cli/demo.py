@@ -4,6 +4,7 @@ one that is trained now."""
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -34,7 +35,11 @@ GRID_STRENGTHS = ("0", "0.75", "1")
 
 def demo_command(
     prompt: Annotated[
-        str, typer.Argument(help="What to draw, without the trigger word: the model knows 119 things.")
+        str,
+        typer.Argument(
+            help="What to draw: one of 119 things (docs/demo.md lists them), such as 'a cat' or 'a rocket'. "
+            "The trigger word is put in front where it is missing."
+        ),
     ] = PROMPT,
     lora: Annotated[
         Literal["pixel_art", "ink"] | None,
@@ -71,7 +76,7 @@ def demo_command(
     else:
         shown = LORAS[lora or "pixel_art"]
     folders = list(dict.fromkeys((MODELS, shown.models)))
-    display.say(f"{shown.trigger}: {shown.about}, trigger word {shown.trigger!r}")
+    display.say(f"{shown.trigger}: {shown.look} ({shown.kind}), trigger word {shown.trigger!r}")
     with (
         stop_on_interrupt() as cancel,
         Session(folders, output_dir=output_dir, dtype="fp32") as session,
@@ -87,11 +92,17 @@ def demo_command(
         told = {"status": "done", "lora": str(shown.file), "sheet": str(sheet), "runs": described}
         typer.echo(json.dumps(told, indent=1))
         return
+    display.say(f"Look at these: same words, same seed; what differs is the LoRA ({shown.look})")
     for title, run in runs.items():
         display.say(f"{title}: {run.outputs[0].path}")
-    display.say(f"strengths from 0 to 1: {sheet}")
-    models = " ".join(f"--models {folder}" for folder in folders)
-    display.say(f"More with these files: loraloom run {WORKFLOW} {models}")
+    display.say(f"strengths from 0 (left) to 1 (right): {sheet}")
+    again = [
+        "loraloom",
+        "run",
+        str(WORKFLOW),
+        *(word for folder in folders for word in ("--models", str(folder))),
+    ]
+    display.say(f"More with these files: {shlex.join(again)}")
 
 
 def unpack_demo(folder: Path) -> list[Path]:
@@ -121,7 +132,7 @@ class Easel:
 
     def draw(self, prompt: str, strength: str, name: str) -> Run:
         """One picture, with the trigger word, shown as it comes about."""
-        graph = self._graph(f"{self._lora.trigger},{prompt}", strength, name)
+        graph = self._graph(self._lora.asked(prompt), strength, name)
         with self._display.running(graph):
             run = self._session.run_prepared(graph, on_event=self._display.see, cancel=self._cancel)
         self._display.result(run)
@@ -138,7 +149,7 @@ class Easel:
             self._display.say(f"strengths {', '.join(GRID_STRENGTHS)}: {prompt}")
             for strength in GRID_STRENGTHS:
                 name = "strengths/" + prompt.replace(" ", "-")
-                graph = self._graph(f"{self._lora.trigger},{prompt}", strength, name)
+                graph = self._graph(self._lora.asked(prompt), strength, name)
                 pictures += self._session.run_prepared(graph, cancel=self._cancel).images[:1]
         return contact_sheet_png(pictures, [Axis("", GRID_PROMPTS), Axis("strength", GRID_STRENGTHS)])
 

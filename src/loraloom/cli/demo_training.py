@@ -26,12 +26,16 @@ SEED = 21
 
 def train_lora(output_dir: Path, display: Display) -> DemoLora:
     """Draw the pictures, train below `output_dir/training`, and put the LoRA into `output_dir/models`."""
-    lora = DemoLora(TRIGGER, f"blue on white (LoRA of rank {RANK}, trained just now)", output_dir / "models")
+    kind = f"LoRA of rank {RANK}, trained just now"
+    lora = DemoLora(TRIGGER, "blue on white", kind, output_dir / "models")
     folder = output_dir / "training"
     pictures = folder / "pictures"
     display.say(f"1 of 3: the base model draws {len(THINGS)} things to learn from, into {pictures}")
     side = _draw_pictures(pictures, display)
-    display.say(f"2 of 3: a LoRA learns the word {TRIGGER!r} in {STEPS} steps; samples appear on the way")
+    samples = folder / "run" / "samples"
+    display.say(
+        f"2 of 3: a LoRA learns the word {TRIGGER!r} in {STEPS} steps; watch its samples in {samples}"
+    )
     trained = _train(folder, side, display)
     lora.file.parent.mkdir(parents=True, exist_ok=True)
     write_file(lora.file, trained.lora.read_bytes())

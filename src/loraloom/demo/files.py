@@ -15,10 +15,12 @@ CHECKPOINT = MODELS / "checkpoints" / "loraloom-demo.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class DemoLora:
-    """A LoRA of the demo: its trigger word, which is also its file's name, and what it draws."""
+    """A LoRA of the demo: its trigger word, which is also its file's name, what it makes of pictures, and
+    what it is made of."""
 
     trigger: str
-    about: str
+    look: str
+    kind: str
     models: Path = MODELS
     """The models folder that its file is in."""
 
@@ -26,11 +28,16 @@ class DemoLora:
     def file(self) -> Path:
         return self.models / "loras" / f"{self.trigger}.safetensors"
 
+    def asked(self, prompt: str) -> str:
+        """The prompt with the trigger word: put in front where no part between commas is the word."""
+        said = self.trigger in (part.strip() for part in prompt.split(","))
+        return prompt if said else f"{self.trigger},{prompt}"
+
 
 LORAS = {
     lora.trigger: lora
     for lora in (
-        DemoLora("pixel_art", "large pixels (LoRA of rank 8)"),
-        DemoLora("ink", "lines in black on white (DoRA of rank 6)"),
+        DemoLora("pixel_art", "large pixels", "LoRA of rank 8"),
+        DemoLora("ink", "lines in black on white", "DoRA of rank 6"),
     )
 }
