@@ -38,7 +38,10 @@ def test_a_training_starts_with_what_the_file_holds(
     [
         ({"rank": 3, "alpha": 1.0}, r"is 2×[\d×]+; adapter.rank and the base make it 3×"),
         ({"rank": 2, "alpha": 2.0}, "has alpha 1, adapter.alpha makes it 2"),
-        ({"rank": 2, "alpha": 1.0, "text_encoder": True}, "tensors that are trained, and holds no lora_te"),
+        (
+            {"rank": 2, "alpha": 1.0, "text_encoder": True},
+            "and holds no lora_te.* set adapter.text_encoder to false",
+        ),
         ({"kind": "loha", "rank": 2, "alpha": 1.0}, "holds .* of the same kind and layers"),
     ],
 )
@@ -49,6 +52,27 @@ def test_a_file_of_another_shape_is_refused(
     adapter = AdapterSettings(**given, start=first.lora)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=said):
         open_session(make_settings(adapter, output=tmp_path / "second"))
+
+
+def test_a_file_with_a_part_for_the_text_encoder_asks_for_its_training(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    first = train(make_settings(AdapterSettings(rank=2, alpha=1.0, text_encoder=True), steps=1))
+    adapter = AdapterSettings(rank=2, alpha=1.0, start=first.lora)
+    with pytest.raises(InputError, match=r"also holds lora_te.* set adapter.text_encoder to true"):
+        open_session(make_settings(adapter, output=tmp_path / "second"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nothing.safetensors", "no such file"), ("", "this is a directory")]
+)
+def test_a_file_that_cannot_be_opened_is_told_before_pictures_are_encoded(
+    name: str, said: str, make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    adapter = AdapterSettings(rank=2, alpha=1.0, start=tmp_path / name)
+    with pytest.raises(InputError, match=f"adapter.start: .*{said}"):
+        open_session(make_settings(adapter, output=tmp_path / "run"))
+    assert not (tmp_path / "run" / "cache").exists()
 
 
 def test_a_file_that_is_not_finite_is_refused(make_settings: MakeSettings, tmp_path: Path) -> None:

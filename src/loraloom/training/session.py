@@ -21,7 +21,7 @@ from loraloom.training.export import training_facts
 from loraloom.training.latents import LatentCache
 from loraloom.training.model import Handles, LiveNetwork, fingerprint, load_network, load_text, open_model
 from loraloom.training.settings import Settings
-from loraloom.training.start import start_from
+from loraloom.training.start import open_start, start_from
 
 Conditioner: TypeAlias = Callable[[str], Cond]
 
@@ -71,6 +71,7 @@ def open_session(settings: Settings) -> Session:
         raise InputError(
             f"the text encoders of {family.title} are not trained: set adapter.text_encoder to false"
         )
+    start = None if settings.adapter.start is None else open_start(settings.adapter.start)
     examples = read_examples(settings.data)
     found = split(examples, settings.validation.share)
     everything = (*found.training, *found.validation)
@@ -87,8 +88,8 @@ def open_session(settings: Settings) -> Session:
     live = load_network(handles.model, settings.run)
     blocks = family.blocks.values()
     adapters = {"model": inject(live.module, settings.adapter, settings.run.seed, blocks), **adapters}
-    if settings.adapter.start is not None:
-        start_from(settings.adapter.start, adapters, family)
+    if start is not None:
+        start_from(start, adapters, family)
     plan = Plan.of(
         found.training, [sizes[e.digest] for e in found.training], settings.run.batch, settings.run.seed
     )
