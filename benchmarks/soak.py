@@ -6,8 +6,8 @@ The first round draws every prompt once; all further rounds draw them in another
 drawn together. With `--batch off` they must give the same pixels, bit for bit; else a few values may differ
 by the one step that rounding makes in a batch of another size. Some jobs fail and some are cancelled on the
 way. Memory, descriptors and threads of the server and its worker are printed after every round, and at the
-end how much they grew after the first 1000 jobs. Fails when memory has drifted by more than 2 %, a descriptor
-or thread is left over, or a picture differs.
+end how much they grew after the first 500 jobs (medians of twenty rounds). Fails when memory has drifted by
+more than 2 %, a descriptor or thread is left over, or a picture differs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from PIL import Image
 from loraloom.demo.files import CHECKPOINT, LORAS, MODELS
 
 SUBJECTS = ("a rose", "a cat", "a red car", "a house", "a fish", "the moon", "a green tree", "a cup")
-WARM_JOBS = 1000
-"""By then batches of every size were drawn."""
+WARM_JOBS = 500
 ROUNDS = 20
 """What is used differs from round to round: what is compared are the medians of so many."""
 MOST_DRIFT = 0.02
