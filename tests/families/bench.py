@@ -96,6 +96,13 @@ def stated(name: str) -> Api:
     return {key: {} for key in ("cases", "lora", "lora_names")} | said
 
 
+def goes_without(family: str, case: str) -> bool:
+    """Whether ComfyUI knows no name in a LoRA file of the case."""
+    figures = stated(family)
+    files = (figures["lora"][f"{kind}.safetensors"] for kind, _ in figures["cases"][case]["loras"])
+    return any(file["weights_changed"] == 0 for file in files)
+
+
 @cache
 def measured(name: str) -> dict[str, np.ndarray]:
     with np.load(FOLDER / f"{name}.npz") as figures:

@@ -5,19 +5,10 @@ from __future__ import annotations
 import pytest
 
 from loraloom.session import NodeFailure, Session
-from tests.families.bench import Shelf, assert_measured, narrow_models, run_case, stated
-
-
-def _goes_without(family: str, case: str) -> bool:
-    """Whether ComfyUI knows no name in a LoRA file of the case."""
-    files = (
-        stated(family)["lora"][f"{kind}.safetensors"] for kind, _ in stated(family)["cases"][case]["loras"]
-    )
-    return any(file["weights_changed"] == 0 for file in files)
-
+from tests.families.bench import Shelf, assert_measured, goes_without, narrow_models, run_case, stated
 
 ALL = [(family, case) for family in narrow_models() for case in stated(family)["cases"]]
-WITHOUT = [one for one in ALL if _goes_without(*one)]
+WITHOUT = [one for one in ALL if goes_without(*one)]
 CASES = [one for one in ALL if one not in WITHOUT]
 
 

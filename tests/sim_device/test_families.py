@@ -13,6 +13,7 @@ from tests.families.bench import (
     Shelf,
     assert_measured,
     edit_graph_of,
+    goes_without,
     measured,
     narrow_models,
     run_case,
@@ -24,6 +25,7 @@ CASES = [
     pytest.param(family, case, marks=[pytest.mark.heavy] if number else [])
     for family in narrow_models()
     for number, case in enumerate(stated(family)["cases"])
+    if not goes_without(family, case)
 ]
 """One of each family in every run: they take seconds."""
 EDITS = [
