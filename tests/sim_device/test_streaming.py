@@ -19,7 +19,7 @@ from loraloom.sampling.guidance import CFG
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import method
 from loraloom.sampling.schedules import sigmas_for
-from loraloom.sampling.types import Cond
+from loraloom.sampling.types import Cond, SampleContext
 from tests import tiny_models as tiny
 from tests.models.plain_loras import plain_lora
 from tests.sim_device.device import IS_SIM, NAME, Real, Sim, assert_near
@@ -192,3 +192,35 @@ def test_every_allocation_may_fail(sim: Sim, tmp_path: Path, points: int) -> Non
                 torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(picture(), wanted, rtol=1e-3, atol=1e-3)
     assert errors < max(3, points // 10)  # nearly every failure is got over
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.9, 2.0])
+def test_loras_beside_the_weights_are_within_the_budget(
+    sim: Sim, tmp_path: Path, share: float, dense: bool
+) -> None:
+    """Those of single conditionings: they stay where there is room, else pass through."""
+    gc.collect()
+    model = narrow("flux", tmp_path, double=4, single=8)
+    shapes = {name: s for name, s in model.weights.shapes.items() if len(s) == 2 and "blocks" in name}
+    stacks = tuple(plain_lora(name, shapes, dense=dense).at(0.3) for name in ("one", "two"))
+    x = torch.randn(1, model.latent.channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    cond = Cond(torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(2)), torch.ones(1, 64))
+
+    def outputs(memory: Memory) -> list[Tensor]:
+        networks = [memory.network(model, (stack,)) for stack in stacks]
+        with torch.inference_mode():
+            given = networks[0].inputs(cond, SampleContext(noise=x, latent=x))
+            there, time = given.mapped(lambda one: one.to(memory.device)), torch.full((1,), 0.5)
+            return [
+                network(x.to(memory.device), time.to(memory.device), there).cpu() for network in networks * 2
+            ]
+
+    wanted = outputs(Memory("cpu", "fp32"))
+    budget, before = int(share * size_of(model)) + MARGIN + ACTIVATIONS, sim["live"]
+    memory = Memory(NAME, "fp32", budget=budget)
+    sim.reset()
+    torch.testing.assert_close(outputs(memory), wanted, rtol=1e-4, atol=1e-4)
+    assert sim["peak"] - before <= budget
+    memory.release()
+    assert sim["live"] == before

@@ -182,7 +182,7 @@ def test_no_more_than_so_many_are_in_a_batch(model: DiffusionModel, loras: list[
 def test_memory_decides_how_many_are_in_a_batch(
     model: DiffusionModel, loras: list[PlainLora], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def reserve(self: Memory, needed: int, batch: int, kept: object) -> None:
+    def reserve(self: Memory, needed: int, batch: int, *given: object) -> None:
         if batch > 2:
             raise torch.OutOfMemoryError("too many")
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from typing import Literal, Protocol, TypeAlias
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from loraloom.models.handles import KEEPS_REFERENCES, Autoencoder, DiffusionMode
 from loraloom.models.picture_encoders import PictureEncoder, StyleModel
 from loraloom.models.residency.acting import acting
 from loraloom.models.residency.activations import hidden_width, step_bytes
+from loraloom.models.residency.copies import Copies
 from loraloom.models.residency.devices import DtypeName as DtypeName
 from loraloom.models.residency.devices import device_named, dtype_named
 from loraloom.models.residency.resident import Arithmetic, Resident, Storage
@@ -105,6 +107,8 @@ class Memory:
         """Bytes that the latest evaluation was estimated to take."""
         self._too_much: dict[Hashable, int] = {}
         """Residents that were too large, and from which `_asked` on, whatever the device says is free."""
+        self._copies: WeakSet[Copies] = WeakSet()
+        """What runs beside weights, on the device."""
 
     def network(self, model: DiffusionModel, beside: tuple[Stack, ...] = ()) -> DiffusionNetwork:
         """The diffusion network with its LoRA stack, loaded and patched by the time of each call.
@@ -147,7 +151,7 @@ class Memory:
             device=self.device,
             around=acting(model, unmerged, self._attention, self.computing),
             options=dict(model.options),
-            reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key),
+            reserve=lambda x, inputs: self._reserve(needed(x, inputs), x.shape[0], key, unmerged),
             has_room=lambda x, inputs, more: self.has_room(needed(x, inputs) + more, key, may_shrink=False),
             give_way=partial(self.give_way, key),
             recipe=model.family.recipe(model.weights.shapes),
@@ -196,6 +200,8 @@ class Memory:
         """Let go of everything; networks that were handed out load again when next called."""
         for _, resident in self._residents.values():
             resident.close()
+        for copies in self._copies:
+            copies.put_away()
         self._residents.clear()
         self._too_much.clear()
         self._empty_cache()
@@ -436,21 +442,41 @@ class Memory:
         elif not self.computing.narrow_weights:
             resident.widen(free)
 
-    def _reserve(self, needed: int, batch: int, kept: Hashable) -> None:
+    def _reserve(self, needed: int, batch: int, kept: Hashable, unmerged: Unmerged | None = None) -> None:
         """Make room for one evaluation. torch.OutOfMemoryError where fewer latents at once would need less,
         or where so much is missing that the system would end the process: `needed` is an estimate."""
         if torch.is_grad_enabled():
             return
         needed += self._residents[kept][1].filling if kept in self._residents else 0
+        if unmerged is not None and self.device.type != "cpu":
+            copies = unmerged.copies
+            if self._may_stay(copies, needed, kept):
+                return
+            needed += 2 * copies.largest * self.dtype.itemsize
         if self.has_room(needed, kept):
             return
         free = self._spare()
         if batch > 1 or needed > DOUBT * free:
             raise torch.OutOfMemoryError(f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
 
+    def _may_stay(self, copies: Copies, needed: int, kept: Hashable) -> bool:
+        """Make room for what runs beside a network's weights, too, so that it stays from step to step; where
+        there is none, it is put away."""
+        self._copies.add(copies)
+        whole, coming = copies.elements * self.dtype.itemsize, -1
+        while coming != (coming := whole - copies.held):  # others make room, and so may these
+            is_refused = needed + coming >= self._too_much.get(kept, needed + coming + 1)
+            copies.stay = not is_refused and self.has_room(needed + coming, kept)
+            copies.stay = copies.stay and needed + coming + MARGIN <= self._spare()
+        if not copies.stay:
+            copies.put_away()
+        return copies.stay
+
     def _free(self) -> int:
         free = available_memory(self.device)
-        return free if self.budget is None else min(free, self.budget - self.resident_bytes)
+        if self.budget is None:
+            return free
+        return min(free, self.budget - self.resident_bytes - sum(copies.held for copies in self._copies))
 
     def _spare(self) -> int:
         """Bytes to compute with."""
@@ -462,6 +488,7 @@ class Memory:
 
         kept: those that stay, because they are about to be used."""
         had_spare = [resident.drop_spare() for _, resident in self._residents.values()]
+        had_spare += [copies.put_away() for copies in self._copies]
         if any(had_spare):
             self._empty_cache()
             return True

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loraloom.models.residency.copies import Copied, Copies
+
 Product: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -51,8 +53,11 @@ class RowFactors:
         return all(self.strengths) or all(bool(f.isfinite().all()) for f in (self.down, self.up))
 
 
-def row_products(factors: Sequence[RowFactors], parts: int, work: Work) -> list[Product]:
-    """What computes these changes of one layer, in at most two products."""
+def row_products(
+    factors: Sequence[RowFactors], parts: int, work: Work, copies: Copies | None = None
+) -> list[Product]:
+    """What computes these changes of one layer, in at most two products. copies: of all layers."""
+    copies = copies or Copies()
     common = [one for one in factors if one.is_common]
     single = [one for one in factors if one.users and not one.is_common]
     made: list[Product] = []
@@ -60,9 +65,11 @@ def row_products(factors: Sequence[RowFactors], parts: int, work: Work) -> list[
         down, up = torch.cat([one.down for one in common]), torch.cat([one.up for one in common], dim=1)
         by_part = torch.tensor([one.strengths for one in common], dtype=torch.float32).T  # (parts, patches)
         ranks = torch.tensor([len(one.down) for one in common])
-        made.append(_Common(down, up, by_part.repeat_interleave(ranks, dim=1), _counter(common, work)))
+        strengths = copies.of(by_part.repeat_interleave(ranks, dim=1))
+        made.append(_Common(copies.of(down), copies.of(up), strengths, _counter(common, work)))
     if single:
-        made.append(_Single(*_padded(single, parts), _counter(single, work)))
+        down, up = _padded(single, parts)
+        made.append(_Single(copies.of(down), copies.of(up), _counter(single, work)))
     return made
 
 
@@ -91,14 +98,14 @@ def _padded(factors: Sequence[RowFactors], parts: int) -> tuple[Tensor, Tensor]:
 class _Common:
     """down (r, in · kernel), up (out, r), strengths (parts, r) of each rank."""
 
-    down: Tensor
-    up: Tensor
-    strengths: Tensor
+    down: Copied
+    up: Copied
+    strengths: Copied
     work: Work | None
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        down, up = self.down, self.up = self.down.to(x), self.up.to(x)
-        strengths = self.strengths = self.strengths.to(x)
+        down, up = self.down.at(x), self.up.at(x)
+        strengths = self.strengths.at(x)
         parts, rank = strengths.shape
         is_image = isinstance(layer, nn.Conv2d)
         inner = _convolved(layer, x, down) if is_image else F.linear(x, down)
@@ -118,12 +125,12 @@ class _Common:
 class _Single:
     """down (parts, r, in · kernel), up (parts, out, r)."""
 
-    down: Tensor
-    up: Tensor
+    down: Copied
+    up: Copied
     work: Work | None
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        down, up = self.down, self.up = self.down.to(x), self.up.to(x)
+        down, up = self.down.at(x), self.up.at(x)
         parts = len(down)
         if isinstance(layer, nn.Conv2d):
             # Parts beside each other as groups of channels: (rows of a part, parts · in, H, W).

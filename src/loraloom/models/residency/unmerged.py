@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from loraloom.errors import InputError
 from loraloom.models.family import Placement, Placements, Shapes
+from loraloom.models.residency.copies import Copies
 from loraloom.models.residency.row_products import RowFactors, Work, row_products
 from loraloom.models.residency.whole_changes import BiasChange, WholeChange
 from loraloom.weights.patch import Factors, Patch, Stack
@@ -56,6 +57,7 @@ class Unmerged:
     end_to_end: tuple[str, ...] = ()
     work: Work = field(default_factory=Work)
     unclear: list[str] = field(default_factory=lambda: list[str]())
+    _copies: Copies = field(default_factory=Copies)
 
     @contextmanager
     def on(self, module: nn.Module, rows: int) -> Generator[None]:
@@ -93,6 +95,12 @@ class Unmerged:
             output = torch.cat(made)
         return output
 
+    @property
+    def copies(self) -> Copies:
+        """What the products take of the device where the module is."""
+        assert self._layers is not None  # made by then
+        return self._copies
+
     def _is_end_to_end(self, path: str) -> bool:
         return any(part in path for part in self.end_to_end)
 
@@ -121,11 +129,12 @@ class Unmerged:
                     if key not in whole[path]:
                         difference = _cut(self._difference(native, patch, strength), placement)
                         change = WholeChange if attribute == "weight" else BiasChange
-                        whole[path][key] = change(difference), []
+                        whole[path][key] = change(self._copies.of(difference)), []
                     whole[path][key][1].append(part)
         return {
             path: _Layer(
-                row_products([*low[path].values()], len(self.stacks), self.work), [*whole[path].values()]
+                row_products([*low[path].values()], len(self.stacks), self.work, self._copies),
+                [*whole[path].values()],
             )
             for path in dict.fromkeys((*low, *whole))
         }

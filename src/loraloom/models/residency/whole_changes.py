@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loraloom.models.residency.copies import Copied
+
 
 @dataclass(slots=True)
 class WholeChange:
     """(layer, x) → what a weight's difference adds to the layer's output."""
 
-    difference: Tensor
+    difference: Copied
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        difference = self.difference = self.difference.to(x)
+        difference = self.difference.at(x)
         if isinstance(layer, nn.Conv2d):
             kernel = difference.reshape(layer.weight.shape)
             return F.conv2d(x, kernel, stride=layer.stride, padding=layer.padding)
@@ -31,9 +33,9 @@ class WholeChange:
 class BiasChange:
     """The same of a bias."""
 
-    difference: Tensor
+    difference: Copied
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        difference = self.difference = self.difference.to(x)
+        difference = self.difference.at(x)
         is_image = isinstance(layer, nn.Conv2d | nn.GroupNorm)
         return difference[:, None, None] if is_image else difference
