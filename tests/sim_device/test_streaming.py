@@ -166,7 +166,9 @@ def test_memory_that_is_less_than_said(sim: Sim, short: DiffusionModel, share: f
     assert of_resident(memory)[0] > 0 or share > 0.8
 
 
-@pytest.mark.parametrize("points", [8, pytest.param(150, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "points", [8, pytest.param(150, marks=[pytest.mark.heavy, pytest.mark.timeout(1200)])]
+)
 def test_every_allocation_may_fail(sim: Sim, tmp_path: Path, points: int) -> None:
     """Each in turn: the picture, or an error that says it; the next run always gives the picture."""
     model = styled(open_checkpoint(tiny.write_sd15(tmp_path / "sd15.safetensors"))[0])
