@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from loraloom.cli import demo, demo_training
+from loraloom.cli.display import Display
 from loraloom.cli.main import exit_code_of
 
 
@@ -69,6 +70,24 @@ def test_the_demo_trains_a_lora_and_shows_it(
     assert Path(told["sheet"]).name.startswith("delft-strengths")
 
 
+def test_a_training_that_was_stopped_draws_only_the_pictures_that_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_training, "THINGS", ("a cat", "a dog"))
+    demo_training.write_lesson(tmp_path, "a cat", Image.new("RGB", (24, 24), "white"))
+    there = (tmp_path / "a-cat.png").read_bytes()
+    assert demo_training.draw_pictures(tmp_path, Display(quiet=True)) == 24
+    assert (tmp_path / "a-cat.png").read_bytes() == there
+    with Image.open(tmp_path / "a-dog.png") as drawn:
+        assert drawn.size == (192, 192)
+
+
 def test_train_and_lora_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["demo", "--train", "--lora", "ink"]) == 2
     assert "--train" in capsys.readouterr().err
+
+
+def test_a_lesson_is_a_picture_and_a_caption_that_begins_with_the_word(tmp_path: Path) -> None:
+    demo_training.write_lesson(tmp_path / "new", "a red rose", Image.new("RGB", (8, 8), "white"))
+    assert (tmp_path / "new" / "a-red-rose.txt").read_text("utf-8") == "delft, a red rose"
+    assert (tmp_path / "new" / "a-red-rose.png").is_file()

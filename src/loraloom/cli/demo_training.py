@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,13 @@ from loraloom.cli.display import Display
 from loraloom.cli.run_command import stop_on_interrupt
 from loraloom.cli.train import run_training
 from loraloom.demo.files import CHECKPOINT, LORAS, MODELS, DemoLora
-from loraloom.demo.lesson import SAMPLES, THINGS, TRIGGER, write_lesson
+from loraloom.demo.lesson import SAMPLES, THINGS, TRIGGER, as_delft
 from loraloom.training.settings import Settings
 from loraloom.training.toml import parse
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
     from loraloom.training.train import Trained
 
 STEPS, BATCH, RANK = 100, 4, 8
@@ -31,7 +34,7 @@ def train_lora(output_dir: Path, display: Display) -> DemoLora:
     folder = output_dir / "training"
     pictures = folder / "pictures"
     display.say(f"1 of 3: the base model draws {len(THINGS)} things to learn from, into {pictures}")
-    side = _draw_pictures(pictures, display)
+    side = draw_pictures(pictures, display)
     samples = folder / "run" / "samples"
     display.say(
         f"2 of 3: a LoRA learns the word {TRIGGER!r} in {STEPS} steps; watch its samples in {samples}"
@@ -43,22 +46,40 @@ def train_lora(output_dir: Path, display: Display) -> DemoLora:
     return lora
 
 
-def _draw_pictures(folder: Path, display: Display) -> int:
-    """Every thing as the base draws it, turned blue, into `folder`; the side of the pictures."""
+def draw_pictures(folder: Path, display: Display) -> int:
+    """Every thing that is not there yet, as the base draws it, turned blue, into `folder`; the side of the
+    pictures."""
+    from PIL import Image
+
     from loraloom.session import Session
 
-    side = 0
+    missing = [thing for thing in THINGS if not picture_of(folder, thing).exists()]
+    if len(missing) < len(THINGS):
+        display.say(f"{len(THINGS) - len(missing)} of {len(THINGS)} are there already")
     with (
         stop_on_interrupt() as cancel,
         Session(MODELS, output_dir=folder.parent / "drawn", dtype="fp32") as session,
     ):
         easel = Easel(session, LORAS["pixel_art"], SEED, display, cancel)
-        for number, thing in enumerate(THINGS, 1):
-            picture = easel.base(thing, thing.replace(" ", "-"))
-            write_lesson(folder, thing, picture)
-            side = picture.width
+        for number, thing in enumerate(missing, len(THINGS) - len(missing) + 1):
+            write_lesson(folder, thing, easel.base(thing, thing.replace(" ", "-")))
             display.say(f"{number} of {len(THINGS)}: {thing}")
-    return side
+    with Image.open(picture_of(folder, THINGS[0])) as picture:
+        return picture.width
+
+
+def picture_of(folder: Path, thing: str) -> Path:
+    """Where the picture of `thing` lies, once it is there whole; its caption lies beside it."""
+    return folder / f"{thing.replace(' ', '-')}.png"
+
+
+def write_lesson(folder: Path, thing: str, picture: Picture) -> None:
+    """The caption of `thing`, then its picture in blue."""
+    path = picture_of(folder, thing)
+    content = BytesIO()
+    as_delft(picture).save(content, "PNG")
+    write_file(path.with_suffix(".txt"), f"{TRIGGER}, {thing}".encode())
+    write_file(path, content.getvalue())
 
 
 def _train(folder: Path, side: int, display: Display) -> Trained:

@@ -7,8 +7,6 @@ words it does not know mean nothing, and to unlearn that takes hundreds of steps
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from PIL import Image, ImageOps
 
 TRIGGER = "delft"
@@ -26,11 +24,3 @@ SAMPLES = (f"{TRIGGER}, a red rose", f"{TRIGGER}, a pizza")
 def as_delft(picture: Image.Image) -> Image.Image:
     """The picture in shades of blue on white."""
     return ImageOps.colorize(picture.convert("L"), black=DARK, mid=BLUE, white=LIGHT, midpoint=120)
-
-
-def write_lesson(folder: Path, thing: str, picture: Image.Image) -> None:
-    """The picture of `thing` in blue, and its caption."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = thing.replace(" ", "-")
-    as_delft(picture).save(folder / f"{stem}.png")
-    (folder / f"{stem}.txt").write_text(f"{TRIGGER}, {thing}", "utf-8")
