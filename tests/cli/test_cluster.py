@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -108,6 +109,18 @@ NO_HTTP = b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"
 """What Ray's own port says to whoever asks in HTTP."""
 
 
+def request(connection: socket.socket) -> bytes:
+    """A whole HTTP request; its body may come in a packet of its own."""
+    found = b""
+    while more := connection.recv(1 << 16):
+        found += more
+        head, _, body = found.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        if b"\r\n\r\n" in found and len(body) >= int(length[1] if length else 0):
+            break
+    return found
+
+
 @contextmanager
 def answering(*answers: bytes) -> Generator[tuple[str, list[bytes]]]:
     """A port that gives every connection the next of these answers, and what it was asked."""
@@ -117,7 +130,7 @@ def answering(*answers: bytes) -> Generator[tuple[str, list[bytes]]]:
         for text in answers:
             connection, _ = listener.accept()
             with connection:
-                asked.append(connection.recv(1 << 16))
+                asked.append(request(connection))
                 connection.sendall(text)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -69,7 +69,7 @@ def test_a_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[int] = []
-    monkeypatch.setattr(Memory, "_reserve", lambda _, needed, batch, kept: said.append(needed))
+    monkeypatch.setattr(Memory, "_reserve", lambda _, needed, *rest: said.append(needed))
     model, cond = make(tmp_path)
     network = Memory("cpu", "fp32").network(model)
     x = torch.randn(batch, model.family.latents.channels, side, side)
