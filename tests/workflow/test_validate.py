@@ -267,9 +267,9 @@ def chain(count: int) -> dict[str, GraphNode]:
 
 
 def test_a_chain_of_ten_thousand_nodes_in_a_second() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     report = validate(Graph(chain(10_000)), core_schemas(), lambda _: [])
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert report.ok
 
 
