@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator
@@ -18,6 +15,7 @@ from PIL import Image
 from loraloom.cli.main import exit_code_of
 from loraloom.cli.server_jobs import ServerJobs
 from loraloom.workflow.graph import JSON
+from tests.server.editor import serve
 
 WORKFLOW: dict[str, JSON] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
@@ -33,31 +31,13 @@ def server(tmp_path: Path) -> Generator[str]:
 
 @contextmanager
 def serving(folder: Path, devices: str, *options: str) -> Generator[str]:
-    """The address of a server that runs in `folder`."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "loraloom",
-            "serve",
-            "--port",
-            "0",
-            "--no-frontend",
-            "--devices",
-            devices,
-            *options,
-        ],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
-    )
-    assert process.stderr is not None
+    """The address of a server that runs in `folder`, and takes models from `folder/models`."""
+    process, url = serve(folder, "--no-frontend", "--devices", devices, *options)
     try:
-        yield next(line for line in process.stderr if "listens on" in line).split()[-1]
+        yield url
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(30)
 
 
 def test_a_grid_is_drawn_by_a_servers_workers(

@@ -22,7 +22,7 @@ from tests.tiny_models import write_sd15
 def server(tmp_path: Path) -> Generator[str]:
     root = tmp_path / "server"
     write_sd15(root / "models/checkpoints/base.safetensors")
-    with serving(root, "cpu", "--models", "models") as url:
+    with serving(root, "cpu") as url:
         yield url
 
 

@@ -11,11 +11,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -62,6 +62,18 @@ class TestCluster:
     _logs: list[Any] = field(default_factory=lambda: list[Any]())
 
     # ---- Processes ----
+
+    @contextmanager
+    def running(self, seconds: float) -> Generator[Self]:
+        """The head with a worker on each machine, all ready within so many seconds."""
+        try:
+            self.start_server()
+            for machine in self.machines:
+                self.start_node(machine)
+            self.until(lambda: self.idle() == len(self.machines), seconds)
+            yield self
+        finally:
+            self.stop()
 
     def start_server(self) -> None:
         command = [

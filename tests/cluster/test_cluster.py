@@ -26,15 +26,8 @@ pytestmark = [
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
     folder = tmp_path_factory.mktemp("cluster")
     machines = [Machine("a", "127.0.0.3"), Machine("b", "127.0.0.4")]
-    found = TestCluster(folder, machines)
-    try:
-        found.start_server()
-        for machine in machines:
-            found.start_node(machine)
-        found.until(lambda: found.idle() == 2, 300)
+    with TestCluster(folder, machines).running(300) as found:
         yield found
-    finally:
-        found.stop()
 
 
 def pictures(cluster: TestCluster, name: str) -> list[Path]:

@@ -48,16 +48,10 @@ class RealServer(TestCluster):
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
     folder = tmp_path_factory.mktemp("sweep")
     machines = [Machine("a", "127.0.0.9"), Machine("b", "127.0.0.10")]
-    found = RealServer(folder, machines, "127.0.0.8", port=18302, ray_port=6394)
     write_sd15(folder / "models/checkpoints/base.safetensors")
-    try:
-        found.start_server()
-        for machine in machines:
-            found.start_node(machine)
-        found.until(lambda: found.idle() == 2, 180)
+    server = RealServer(folder, machines, "127.0.0.8", port=18302, ray_port=6394)
+    with server.running(180) as found:
         yield found
-    finally:
-        found.stop()
 
 
 def test_a_sweep_is_trained_by_two_machines_one_of_which_loses_its_worker(cluster: TestCluster) -> None:

@@ -7,10 +7,10 @@ Whose owner lives is told by a lock that the system lets go of with its process.
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import IO
+
+from loraloom.jobs.lock import try_lock
 
 _PREFIX = "loraloom-worker-"
 _LOCK = ".lock"
@@ -24,7 +24,7 @@ class Scratch:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         new = self.path / f"{_LOCK}.new"
         self._lock = open(new, "wb")  # noqa: SIM115 - it is held as long as the process lives
-        _taken(self._lock)
+        try_lock(self._lock)
         new.rename(self.path / _LOCK)  # only now may others look
 
     def end(self) -> None:
@@ -38,20 +38,7 @@ def sweep(parent: str | None = None) -> None:
     for lock in Path(parent or tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         try:
             with open(lock, "rb") as file:
-                if _taken(file):
+                if try_lock(file):
                     shutil.rmtree(lock.parent, ignore_errors=True)
         except OSError:
             continue  # another one sweeps, or it is somebody else's
-
-
-def _taken(file: IO[bytes]) -> bool:
-    """Whether the lock was free, and now is ours."""
-    if sys.platform == "win32":
-        return False  # Ray's nodes run on Linux
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

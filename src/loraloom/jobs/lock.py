@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from loraloom.atomic_file import make_folder
 from loraloom.errors import InputError
@@ -30,7 +30,7 @@ class FolderLock:
         make_folder(self.path.parent)
         file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - kept open while the lock is held
         until = time.monotonic() + wait_seconds
-        while not _try_lock(file):
+        while not try_lock(file):
             if time.monotonic() >= until:
                 file.seek(0)
                 owner = file.read(500).strip() or "unknown"
@@ -60,7 +60,8 @@ class FolderLock:
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(file: IO[str]) -> bool:
+    def try_lock(file: IO[Any]) -> bool:
+        """Whether the lock of an open file was free, and now is its opener's until it is closed."""
         # The byte lies far behind the text, so that others can read who the owner is.
         file.seek(1 << 20)
         try:
@@ -72,7 +73,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(file: IO[str]) -> bool:
+    def try_lock(file: IO[Any]) -> bool:
+        """Whether the lock of an open file was free, and now is its opener's until it is closed."""
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -18,7 +18,7 @@ import torch
 from loraloom.confined import parts_of, resolved
 from loraloom.engine.node import Files, NodeResult, NodeRun, Optional_, Text, node
 from loraloom.errors import Cancelled, InputError
-from loraloom.folders import PICTURE_FOLDERS
+from loraloom.folders import PICTURE_FOLDERS, ModelFolders
 from loraloom.runtime.output_files import SavedFile
 from loraloom.runtime.services import Services, services
 from loraloom.training.settings import Settings
@@ -68,9 +68,7 @@ def train_lora(
     }
     if vae != NONE:
         model["autoencoder"] = str(found.folders.resolve("vae", vae))
-    stated = _stated(settings, found.folders.resolve(PICTURE_FOLDERS, pictures))
-    if isinstance(adapter := stated.get("adapter"), dict) and "start" in adapter:
-        adapter["start"] = str(found.folders.resolve("loras", str(adapter["start"])))
+    stated = _stated(settings, pictures, found.folders)
     asked = json.dumps([name, base, pictures, encoders, text_kind, vae, stated], sort_keys=True, default=str)
     place = found.training / hashlib.sha256(asked.encode()).hexdigest()[:32]
     if isinstance(told := stated.setdefault("run", {}), dict):
@@ -93,8 +91,9 @@ def _base(found: Services, name: str) -> Path:
     return found.folders.resolve("diffusion_models", name) if path is None else path
 
 
-def _stated(text: str, pictures: Path) -> dict[str, Any]:
-    """The settings as TOML, which name no file but folders in `pictures`. Raises InputError."""
+def _stated(text: str, pictures: str, folders: ModelFolders) -> dict[str, Any]:
+    """The settings as TOML, which name no file but folders in `pictures` and a LoRA. Raises InputError."""
+    place = folders.resolve(PICTURE_FOLDERS, pictures)
     try:
         stated: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -106,7 +105,9 @@ def _stated(text: str, pictures: Path) -> dict[str, Any]:
     for table in cast("list[Any]", data) if isinstance(data, list) else []:
         if isinstance(table, dict):
             known = cast("dict[str, Any]", table)
-            known["folder"] = str(resolved(pictures, parts_of(str(known.get("folder", ".")))))
+            known["folder"] = str(resolved(place, parts_of(str(known.get("folder", ".")))))
+    if isinstance(adapter := stated.get("adapter"), dict) and "start" in adapter:
+        adapter["start"] = str(folders.resolve("loras", str(adapter["start"])))
     return stated
 
 
