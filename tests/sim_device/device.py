@@ -79,6 +79,14 @@ class _Module:
         whole = 1 << 40 if self.is_secret else min(stats["limit"], 1 << 40)
         return whole - stats["live"], whole
 
+    def get_per_process_memory_fraction(self, device: object = None) -> float:
+        """1: all. As CUDA's, it takes no device without an index."""
+        if isinstance(device, torch.device) and device.index is None:
+            raise ValueError(
+                f"Expected a torch.device with a specified index or an integer, but got:{device}"
+            )
+        return 1.0
+
 
 class Sim:
     """The device and its counters."""

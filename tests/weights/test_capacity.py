@@ -46,19 +46,27 @@ def test_the_real_system_has_some_memory() -> None:
     assert 0 < available_memory(CPU) <= psutil.virtual_memory().total
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 @pytest.mark.parametrize(("share", "free"), [(1.0, 600 + 50), (0.5, 100 + 50), (0.3, 0 + 50)])
 def test_a_share_that_was_set_for_torch_counts_as_the_device(
-    monkeypatch: pytest.MonkeyPatch, share: float, free: int
+    monkeypatch: pytest.MonkeyPatch, share: float, free: int, device: str
 ) -> None:
-    """Of 1000 bytes 600 are free; torch holds 400, 50 of them unused."""
+    """Of 1000 bytes 600 are free; torch holds 400, 50 of them unused. PyTorch tells the share of a device
+    with an index alone."""
+
+    def share_of(index: int) -> float:
+        assert index == (torch.device(device).index or 0)
+        return share
+
     counted = {"reserved_bytes": {"all": {"current": 400}}, "allocated_bytes": {"all": {"current": 350}}}
     module = SimpleNamespace(
         mem_get_info=lambda device: (600, 1000),
         memory_stats_as_nested_dict=lambda device: counted,
-        get_per_process_memory_fraction=lambda device: share,
+        get_per_process_memory_fraction=share_of,
+        current_device=lambda: 0,
     )
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
-    assert available_memory(torch.device("cuda")) == free
+    assert available_memory(torch.device(device)) == free
 
 
 @pytest.mark.parametrize(

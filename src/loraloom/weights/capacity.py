@@ -41,7 +41,7 @@ def available_memory(device: torch.device) -> int:
             free, whole = module.mem_get_info(device)
             held, used = _held_by_torch(module, device)
             if hasattr(module, "get_per_process_memory_fraction"):
-                allowed = int(module.get_per_process_memory_fraction(device) * whole)
+                allowed = int(module.get_per_process_memory_fraction(_index(device, module)) * whole)
                 free = max(0, min(free, allowed - held))
             return free + held - used
     return min(psutil.virtual_memory().available, _cgroup_memory())
@@ -123,3 +123,8 @@ def has_native_bfloat16(device: torch.device) -> bool:
         return False
     flags = _text("/proc/cpuinfo")
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "asimdbf16 ", " bf16 "))
+
+
+def _index(device: torch.device, module: Any) -> int:
+    """PyTorch takes "cuda" alone for a device nearly everywhere, but not where this number is asked for."""
+    return module.current_device() if device.index is None else device.index
