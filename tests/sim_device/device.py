@@ -81,7 +81,7 @@ class _Module:
 
     def get_per_process_memory_fraction(self, device: object = None) -> float:
         """1: all. As CUDA's, it takes no device without an index."""
-        if isinstance(device, torch.device) and device.index is None:
+        if isinstance(device, torch.device) and ":" not in str(device):
             raise ValueError(
                 f"Expected a torch.device with a specified index or an integer, but got:{device}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -127,4 +127,5 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 def _index(device: torch.device, module: Any) -> int:
     """PyTorch takes "cuda" alone for a device nearly everywhere, but not where this number is asked for."""
-    return module.current_device() if device.index is None else device.index
+    index = cast("int | None", device.index)  # what torch declares leaves None out
+    return module.current_device() if index is None else index
