@@ -53,6 +53,33 @@ def test_conditionings_of_language_models(
     assert module.get_parameter("model.layers.0.mlp.up_proj.weight").grad is not None
 
 
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [
+        (narrow.write_clip_l, "stable_diffusion"),
+        (narrow.write_t5, "pixart"),
+        (narrow.write_qwen3_06b, "stable_diffusion"),
+    ],
+)
+def test_a_batch_is_encoded_together_as_each_alone(
+    narrow_file: NarrowFile, write: narrow.Writer, kind: str
+) -> None:
+    clip = open_text_encoders((narrow_file(write),), kind)
+    memory = Memory("cpu", "fp32")
+    live = LiveText(memory.text(clip), memory.device)
+    live.modules[clip.parts[0].role].requires_grad_(True)
+    learning = LearningText(live, clip)
+    captions = ["two cats", "a rose, " * 60, "two cats", ""]
+    found = learning.together(captions)
+    assert found[0] is found[2]
+    for caption, cond in zip(captions, found, strict=True):
+        alone = learning(caption)
+        torch.testing.assert_close(cond.context, alone.context)
+        assert (cond.pooled is None) == (alone.pooled is None)
+        if cond.pooled is not None:
+            torch.testing.assert_close(cond.pooled, alone.pooled)
+
+
 CAPTIONS = ["a (cat:1.4)", r"c:\pictures (x)", r"\(cat\) \\n", "((a))"]
 
 

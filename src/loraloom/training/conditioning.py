@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from blake3 import blake3
 from torch import Tensor
@@ -14,14 +15,21 @@ from loraloom.models.handles import TextEncoders
 from loraloom.models.recipe import Use
 from loraloom.models.text.clip import Encoded
 from loraloom.models.text.encode import combined, cut_at, encode_prompt, recipe_of, templated
-from loraloom.models.text.run import TextModule, encoder_run
-from loraloom.models.text.tokens import rules_for, tokenize
+from loraloom.models.text.run import ChunkRun, Run, TextModule, encoder_run
+from loraloom.models.text.tokens import Tokens, rules_for, tokenize
 from loraloom.sampling.types import Cond
 from loraloom.training.model import LiveText
 from loraloom.training.storage import read_tensors, write_tensors
 
 EXTRA = "extra."
 """What stands before the names of a conditioning's extras in a cached file."""
+
+
+class Conditioner(Protocol):
+    """Caption → conditioning."""
+
+    def __call__(self, caption: str) -> Cond: ...
+    def together(self, captions: Sequence[str]) -> list[Cond]: ...
 
 
 class CachedText:
@@ -38,6 +46,10 @@ class CachedText:
         if caption not in self._known:
             self._known[caption] = self._load(caption)
         return self._known[caption]
+
+    def together(self, captions: Sequence[str]) -> list[Cond]:
+        """The conditionings of a batch."""
+        return [self(caption) for caption in captions]
 
     def _load(self, caption: str) -> Cond:
         name = blake3(f"{self._key}\0{caption}".encode()).hexdigest()
@@ -69,17 +81,40 @@ class LearningText:
 
     def __call__(self, caption: str) -> Cond:
         """The conditioning of a caption, through adapters in the encoders."""
-        recipe = recipe_of(self._text)
-        uses = (use for use in recipe.uses if not use.tokens_only)
-        return combined(recipe, {use.key: self._run(use, caption) for use in uses})
+        return self.together((caption,))[0]
 
-    def _run(self, use: Use, caption: str) -> Encoded:
+    def together(self, captions: Sequence[str]) -> list[Cond]:
+        """The conditionings of a batch: each caption once, all in one run where the encoder takes them so."""
+        recipe = recipe_of(self._text)
+        different = tuple(dict.fromkeys(captions))
+        outputs = {use.key: self._run(use, different) for use in recipe.uses if not use.tokens_only}
+        found = {
+            caption: combined(recipe, {key: encoded[number] for key, encoded in outputs.items()})
+            for number, caption in enumerate(different)
+        }
+        return [found[caption] for caption in captions]
+
+    def _run(self, use: Use, captions: Sequence[str]) -> list[Encoded]:
         module = cast("TextModule", self._live.modules[use.encoder])
         kind, part = encoder_kind(use.encoder), self._text.part(use.encoder)
         assert part is not None
         rules = rules_for(kind, use, part.weights)
-        chunks = tokenize(templated(use, unweighted(caption)), rules, lambda name: None).chunks
-        out = encoder_run(module, kind, use, rules, self._live.device)(chunks)
-        pooled, projected = (None if t is None else t[:1] for t in (out.pooled, out.projected))
-        hidden = out.hidden.flatten(0, 1)[None, cut_at(kind.vocabulary, use.cut, chunks[0]) :]
-        return Encoded(hidden, pooled, projected, out.mask)
+        run = encoder_run(module, kind, use, rules, self._live.device)
+        prompts = [tokenize(templated(use, unweighted(c)), rules, lambda name: None).chunks for c in captions]
+        found: list[Encoded] = []
+        for chunks, out in zip(prompts, _side_by_side(run, prompts), strict=True):
+            pooled, projected = (None if t is None else t[:1] for t in (out.pooled, out.projected))
+            hidden = out.hidden.flatten(0, 1)[None, cut_at(kind.vocabulary, use.cut, chunks[0]) :]
+            found.append(Encoded(hidden, pooled, projected, out.mask))
+        return found
+
+
+def _side_by_side(run: Run, prompts: Sequence[Tokens]) -> list[Encoded]:
+    """An encoder's output for each prompt: from one run where all chunks are rows of one length."""
+    rows = [chunk for chunks in prompts for chunk in chunks]
+    if not isinstance(run, ChunkRun) or len({len(chunk) for chunk in rows}) > 1:
+        return [run(chunks) for chunks in prompts]
+    out, counts = run(tuple(rows)), [len(chunks) for chunks in prompts]
+    every = (out.hidden, out.pooled, out.projected, out.mask)
+    parts = [[None] * len(counts) if t is None else t.split(counts) for t in every]
+    return [Encoded(cast("Tensor", hidden), *others) for hidden, *others in zip(*parts, strict=True)]

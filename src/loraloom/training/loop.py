@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from loraloom.errors import LoraloomError
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Network, SampleContext
+from loraloom.training.attention import attention_for_training
 from loraloom.training.captions import draw_caption
 from loraloom.training.dataset import Example
 from loraloom.training.noise import add_noise, draw_noise, draw_sigmas, even_sigmas, weighted_loss
@@ -47,6 +48,9 @@ class Loop:
         self.optimizer: Optimizer = make_optimizer(
             list(network.values()), list(text.values()), settings.optimizer
         )
+        self._attention = attention_for_training(
+            session.live.network.device, torch.bfloat16 if settings.run.dtype == "bf16" else torch.float32
+        )
         self._stated = what_counts(settings)
         self.position = Position()
         latest = last_state(self.states)
@@ -61,7 +65,8 @@ class Loop:
             step = self.position.step
             factor = rate_factor(step, settings.run.steps, settings.optimizer)
             set_rate(self.optimizer, factor)
-            loss = self._step(step)
+            with self._attention:  # the backward pass too, where activations are computed again
+                loss = self._step(step)
             done = step + 1
             self.position = replace(self.position, step=done, losses=(*self.position.losses, loss))
             report = StepReport(
@@ -124,7 +129,7 @@ class Loop:
         latent = session.live.network.process_latent_in(latent)
         noise = draw_noise(latent, settings.noise.offset, generator)
         sigma = draw_sigmas(session.live.network.parametrisation, latent, settings.noise, generator)
-        return self._error(latent, noise, sigma, [session.condition(caption) for caption in captions])
+        return self._error(latent, noise, sigma, session.condition.together(captions))
 
     def _error(self, latent: Tensor, noise: Tensor, sigma: Tensor, conds: list[Cond]) -> Tensor:
         network, settings = self.session.live.network, self.session.settings

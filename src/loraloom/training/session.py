@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from torch import nn
 
 from loraloom.errors import InputError
 from loraloom.models.family import Family
 from loraloom.models.residency.memory import Memory
-from loraloom.sampling.types import Cond
 from loraloom.training.adapters import Adapter, inject
 from loraloom.training.buckets import Plan, Size, bucket_of, bucket_sizes
-from loraloom.training.conditioning import CachedText, LearningText
+from loraloom.training.conditioning import CachedText, Conditioner, LearningText
 from loraloom.training.dataset import Example, Split, read_examples, remarks, split
 from loraloom.training.export import training_facts
 from loraloom.training.latents import LatentCache
 from loraloom.training.model import Handles, LiveNetwork, fingerprint, load_network, load_text, open_model
 from loraloom.training.settings import Settings
 from loraloom.training.start import open_start, start_from
-
-Conditioner: TypeAlias = Callable[[str], Cond]
 
 
 @dataclass(frozen=True, slots=True)
