@@ -171,7 +171,7 @@ def verdict(cluster: TestCluster, acknowledged: set[str]) -> int:
     orphans = {p.name for p in (cluster.folder / "output").glob("*.png")} - named.keys()
     missing = [i for i in range(len(jobs)) if not values[i]]
     attempts = Counter(job.get("attempts") for job in jobs.values())
-    left = [*(cluster.folder / "output/.incoming").iterdir()]
+    left = [*cluster.folder.glob("output/.incoming*/*")]
     sys.stdout.write(
         f"{len(jobs)} jobs acknowledged; lost {len(lost)}, pictures missing {len(missing)}, "
         f"duplicated {len(duplicated)}, without a job {len(orphans)}, truncated {len(truncated)}, "

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.cluster.picture_runner import NODES
 from tests.server.in_folder import model_folders, serve_in
 
-from loraloom.cli.cluster_head import TOKEN_FILE, needs_of, offer_of, staging_of
+from loraloom.cli.cluster_head import TOKEN_FILE, needs_of, offer_of, places_of
 from loraloom.cluster.head import ClusterSettings, Head
 from loraloom.cluster.ray_node import NodeLimits, cluster_token
 
@@ -35,9 +35,8 @@ if __name__ == "__main__":
         address=options.cluster,
         factory=factory,
         worker={**worker, "models": [str(folder / "models")], "device": "cpu"},
-        output=folder / "output",
+        places=places_of(folder / "output", folder / "user"),
         temp=folder / "temp",
-        staging=staging_of(folder / "output"),
         own_address=options.address,
         port=options.cluster_port,
         token=cluster_token(folder / "user" / TOKEN_FILE),
@@ -54,5 +53,5 @@ if __name__ == "__main__":
         devices=["cpu"] * options.here,
         beside=lambda dispatcher: Head(cluster, dispatcher),
         needs=needs_of(schemas),
-        staging=staging_of(folder / "output"),
+        places=places_of(folder / "output", folder / "user"),
     )

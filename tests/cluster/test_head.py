@@ -13,6 +13,7 @@ from typing import Any
 from loraloom.cluster.head import REST_SECONDS, ClusterSettings, Head, lanes_of
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Request, Status
+from loraloom.jobs.publishing import Places
 from loraloom.jobs.writer import StoreThread
 from loraloom.workflow.graph import JSON
 
@@ -63,9 +64,9 @@ def play(folder: Path, test: Callable[[Recorded], Coroutine[Any, Any, None]], mo
     async def run() -> None:
         store = StoreThread(folder / "queue.db", max_pending=10, max_finished=10)
         dispatcher = Dispatcher(store, [], log=lambda text: None)
-        output, temp, staging = (folder / name for name in ("output", "temp", "staging"))
+        places = Places(folder / "staging", folder / "output")
         settings = ClusterSettings(
-            "10.0.0.5:6379", "a:b", {}, output, temp, staging, most=most, log=lambda text: None
+            "10.0.0.5:6379", "a:b", {}, places, folder / "temp", most=most, log=lambda text: None
         )
         await dispatcher.start()
         try:
@@ -91,6 +92,20 @@ def test_a_node_brings_workers_and_takes_them_away(tmp_path: Path) -> None:
         assert (found.status, found.losses, found.deaths) == (Status.PENDING, 1, 0)
 
     play(tmp_path, test)
+
+
+def test_a_node_may_leave_while_its_workers_are_let_go(tmp_path: Path) -> None:
+    async def test(head: Recorded) -> None:
+        await head.say(kind="nodes", nodes=[NODE])
+        await head.ready(2)
+        long_ago = time.monotonic() + 2 * REST_SECONDS
+        await asyncio.gather(head.scale(0, long_ago), head.say(kind="nodes", nodes=[]), head.lose_driver())
+        assert not head.dispatcher.lanes
+        await head.scale(1, long_ago + 1)
+        await head.say(kind="nodes", nodes=[NODE])
+        assert [*head.dispatcher.lanes] == lanes_of(NODE)
+
+    play(tmp_path, test, most=4)
 
 
 def test_without_its_driver_the_head_gives_every_job_to_others(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import MAX_LOSSES, Job, Request, Status
 from loraloom.jobs.notices import Limits
 from loraloom.jobs.placement import Needs
-from loraloom.jobs.publishing import resume
+from loraloom.jobs.publishing import Places, resume
 from loraloom.jobs.store import LeaseOver, Store
 from loraloom.jobs.writer import StoreThread
 
@@ -78,13 +78,17 @@ def test_in_whatever_order_only_the_last_lease_counts(
     store.close()
 
 
+def places_in(folder: Path) -> Places:
+    return Places(folder / "staging", folder / "output")
+
+
 @asynccontextmanager
 async def cluster(
     folder: Path, workers: int, **more: Any
 ) -> AsyncGenerator[tuple[Queue, list[ScriptedPlace]]]:
     store = StoreThread(folder / "queue.db", max_pending=100, max_finished=100)
     log: list[str] = []
-    dispatcher = Dispatcher(store, [], log=log.append, staging=folder / "staging", **more)
+    dispatcher = Dispatcher(store, [], log=log.append, places=places_in(folder), **more)
     found, places = Queue(dispatcher), [ScriptedPlace() for _ in range(workers)]
     for number, place in enumerate(places):
         dispatcher.add(f"w{number}", place.start)
@@ -234,8 +238,12 @@ def staged(folder: Path, name: str, content: bytes) -> str:
     return str(path)
 
 
-def finished(filename: str) -> dict[str, Any]:
-    ui = {"images": [{"filename": filename, "subfolder": "cats", "type": "output"}]}
+def finished(*files: str, kind: str = "output") -> dict[str, Any]:
+    """files: within the folder of results."""
+    parts = [Path(file) for file in files]
+    ui = {
+        "images": [{"filename": p.name, "subfolder": str(p.parent).strip("."), "type": kind} for p in parts]
+    }
     return {"kind": "node_finished", "node": "1", "display": "1", "parent": None, "class_type": "X", "ui": ui,
             "cached": False}  # fmt: skip
 
@@ -247,7 +255,7 @@ def test_files_get_their_names_with_the_result(tmp_path: Path) -> None:
             await until(lambda: place.jobs)
             final = tmp_path / "output/cats/a_00001_.png"
             files = [[staged(tmp_path, "1", b"cat"), str(final)]]
-            place.complete(held=[finished(final.name)], publish=files)
+            place.complete(held=[finished(f"cats/{final.name}")], publish=files)
             done = await q.done(job)
             assert final.read_bytes() == b"cat"
             assert done.result is not None and "a_00001_.png" in str(done.result["outputs"])
@@ -266,7 +274,7 @@ def test_a_name_that_is_taken_meanwhile_is_left_to_who_has_it(tmp_path: Path) ->
             final.parent.mkdir(parents=True)
             final.write_bytes(b"not ours")
             files = [[staged(tmp_path, "1", b"cat"), str(final)]]
-            place.complete(held=[finished(final.name)], publish=files)
+            place.complete(held=[finished(f"cats/{final.name}")], publish=files)
             done = await q.done(job)
             assert final.read_bytes() == b"not ours"
             assert (final.parent / "a_00001_2.png").read_bytes() == b"cat"
@@ -275,6 +283,49 @@ def test_a_name_that_is_taken_meanwhile_is_left_to_who_has_it(tmp_path: Path) ->
             assert "a_00001_2.png" in str(told.payload)
             events = await q.dispatcher.read(lambda s: s.events(job.id))
             assert "a_00001_2.png" in str([e.payload for e in events])
+
+    play(test())
+
+
+def test_a_name_that_is_taken_in_one_folder_is_not_changed_in_another(tmp_path: Path) -> None:
+    """Folders whose names end alike, a temporary picture of the same name, and a batch."""
+
+    async def test() -> None:
+        async with cluster(tmp_path, 1) as (q, (place,)):
+            job = await q.submit(request())
+            await until(lambda: place.jobs)
+            names = [f"{folder}a_0000{n}_.png" for folder in ("", "cats/", "my cats/cats/") for n in (1, 2)]
+            for taken in ("a_00001_.png", "my cats/cats/a_00002_.png"):
+                (tmp_path / "output" / taken).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "output" / taken).write_bytes(b"not ours")
+            files = [[staged(tmp_path, str(n), name.encode()), str(tmp_path / "output" / name)]
+                     for n, name in enumerate(names)]  # fmt: skip
+            shown = finished(names[0], kind="temp") | {"node": "2", "display": "2"}
+            place.complete(held=[finished(*names), shown], publish=files)
+            result: Any = (await q.done(job)).result
+            images = result["outputs"]["1"]["images"]
+            where = [tmp_path / "output" / found["subfolder"] / found["filename"] for found in images]
+            assert [path.read_bytes().decode() for path in where] == names
+            assert result["outputs"]["2"]["images"][0]["filename"] == "a_00001_.png"
+
+    play(test())
+
+
+def test_a_long_name_that_is_taken_is_cut(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, 1) as (q, (place,)):
+            job = await q.submit(request())
+            await until(lambda: place.jobs)
+            name = "é" * 97 + "a.png"
+            (tmp_path / "output").mkdir()
+            (tmp_path / "output" / name).write_bytes(b"not ours")
+            place.complete(
+                held=[finished(name)],
+                publish=[[staged(tmp_path, "1", b"cat"), str(tmp_path / "output" / name)]],
+            )
+            result: Any = (await q.done(job)).result
+            (image,) = result["outputs"]["1"]["images"]
+            assert (tmp_path / "output" / image["filename"]).read_bytes() == b"cat"
 
     play(test())
 
@@ -296,7 +347,7 @@ def test_a_crash_between_result_and_names_is_made_good(tmp_path: Path, named: bo
         await commit(lambda s: s.submit(Request({}), job_id="a"))
         lease = await commit(lambda s: s.claim())
         await commit(lambda s: s.settle(lease, lambda j: j.succeed(1.0, {}), [], [(path, str(final))]))
-        await resume(commit, await commit(lambda s: s.publications()), tmp_path / "staging")
+        await resume(commit, await commit(lambda s: s.publications()), places_in(tmp_path))
         assert await commit(lambda s: s.publications()) == []
 
     asyncio.run(test())

@@ -15,7 +15,7 @@ PUBLISHES = """
 import asyncio, sys
 from pathlib import Path
 from loraloom.atomic_file import write_file
-from loraloom.jobs.publishing import publish
+from loraloom.jobs.publishing import Places, publish
 from tests.power.disk import acknowledge
 
 root, records = map(Path, sys.argv[1:])
@@ -25,7 +25,8 @@ async def commit(_change):
 
 staged = root / "staged" / "1"
 write_file(staged, b"cat" * 1000)
-asyncio.run(publish(commit, "a", [(str(staged), str(root / "output" / "x" / "cat.png"))]))
+places = Places(root / "staged", root / "output")
+asyncio.run(publish(commit, places, "a", [(str(staged), str(root / "output" / "x" / "cat.png"))]))
 """
 
 

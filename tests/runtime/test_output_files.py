@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from loraloom.confined import parts_of
 from loraloom.errors import InputError
 from loraloom.runtime.output_files import OutputFolder
 
@@ -29,6 +31,17 @@ def test_a_prefix_never_leads_out(tmp_path: Path, prefix: str) -> None:
     with pytest.raises(InputError, match="prefix"):
         OutputFolder(tmp_path / "out").save(prefix, ".png", b"a")
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_name_is_either_refused_or_one_that_can_be_asked_for(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    saved = 0
+    for length in range(170, 201):
+        with suppress(InputError):
+            name = folder.save("x" * length, ".png", b"").path.name
+            assert parts_of(name) == [name]
+            saved += 1
+    assert 5 < saved < 30
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import ipaddress
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from loraloom.jobs.job import Request
     from loraloom.jobs.notices import Limits
     from loraloom.jobs.placement import Needs
+    from loraloom.jobs.publishing import Places
     from loraloom.server.settings import ServerSettings
     from loraloom.workflow.graph import JSON
     from loraloom.workflow.schema import NodeSchema
@@ -116,9 +119,8 @@ def beside(
         address=options.cluster,
         factory=factory,
         worker={**worker, "device": "cpu" if worker["device"] == "cpu" else "auto"},
-        output=server.output_dir,
+        places=places_of(server.output_dir, server.user_dir),
         temp=server.temp_dir,
-        staging=staging_of(server.output_dir),
         own_address=options.own_address,
         port=options.port,
         token=cluster_token(server.user_dir / TOKEN_FILE) if own_ray else None,
@@ -136,6 +138,10 @@ def offer_of(folders: ModelFolders, schemas: Callable[[], Mapping[str, NodeSchem
     return Offer(folders, schemas, Digests(user_dir / "digests.json"))
 
 
-def staging_of(output: Path) -> Path:
-    """Where files of other machines lie until they get their names: on the disk where they will stay."""
-    return output / STAGING
+def places_of(output: Path, user_dir: Path) -> Places:
+    """For files of other machines. Until they get their names they lie on the disk where they will stay, and
+    those of other servers that share the folder of results elsewhere."""
+    from loraloom.jobs.publishing import Places
+
+    own = hashlib.sha256(os.fsencode(user_dir.absolute())).hexdigest()[:8]
+    return Places(output / f"{STAGING}-{own}", output)

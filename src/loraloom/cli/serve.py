@@ -200,7 +200,7 @@ def serve_command(
         devices=here,
         beside=beside,
         needs=cluster_head.needs_of(schemas) if several else None,
-        staging=None if beside is None else cluster_head.staging_of(settings.output_dir),
+        places=cluster_head.places_of(settings.output_dir, settings.user_dir),
         start_paused=start_paused,
         previews=preview_method,
         rows=rows,

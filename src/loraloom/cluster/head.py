@@ -22,6 +22,7 @@ from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.frames import BrokenFrame
 from loraloom.jobs.job import Status
 from loraloom.jobs.notices import Limits
+from loraloom.jobs.publishing import Places
 from loraloom.workflow.graph import JSON
 
 AUTO = "auto"
@@ -40,16 +41,14 @@ class ClusterSettings:
     machine's within the cluster, None: as Ray finds. token: the secret that Ray's machines share. factory,
     worker: the runner of the workers' processes and its settings. most: how many workers Ray's autoscaler may
     bring, 0 for none.
-    staging: where files lie until they get their names; on the disk of `output`. offer: files that nodes may
-    fetch.
+    places: for the files that jobs make; both on one disk. offer: files that nodes may fetch.
     """
 
     address: str
     factory: str
     worker: Mapping[str, JSON]
-    output: Path
+    places: Places
     temp: Path
-    staging: Path
     own_address: str | None = None
     port: int = DEFAULT_PORT
     token: str | None = None
@@ -77,8 +76,12 @@ class Head:
     _resting: bool = False
 
     def __post_init__(self) -> None:
-        self._incoming = Incoming(self.settings.output, self.settings.temp)
-        self.settings.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._incoming = Incoming(self.settings.places.output, self.settings.temp)
+        self._staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def _staging(self) -> Path:
+        return self.settings.places.staging or self.settings.places.output
 
     def start(self) -> None:
         """Begin; machines join and leave from now on."""
@@ -119,7 +122,7 @@ class Head:
         address = here if settings.address == AUTO else settings.address
         own = settings.own_address or ""
         self._process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "loraloom.cluster.driver", address, str(settings.staging), own),
+            *(sys.executable, "-m", "loraloom.cluster.driver", address, str(self._staging), own),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

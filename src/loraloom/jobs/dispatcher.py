@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from loraloom.errors import DiskFull
@@ -23,7 +22,7 @@ from loraloom.jobs.live import LiveJob
 from loraloom.jobs.notices import Limits, Listener, Notice
 from loraloom.jobs.place import Maker
 from loraloom.jobs.placement import Needs
-from loraloom.jobs.publishing import resume
+from loraloom.jobs.publishing import Files, Others, Places, publish, resume
 from loraloom.jobs.seating import Seating
 from loraloom.jobs.store import Store
 from loraloom.jobs.worker_process import WorkerProcess, WorkerSettings
@@ -53,7 +52,7 @@ class Dispatcher:
         paused: bool = False,
         previews: str = "none",
         needs: Callable[[Request], Needs] | None = None,
-        staging: Path | None = None,
+        places: Places | None = None,
         likeness: Callable[[Request], str | None] | None = None,
         rows: int = 1,
         log: Callable[[str], object] = sys.stderr.write,
@@ -61,13 +60,13 @@ class Dispatcher:
         """workers: those of this machine, one process each. paused: start no jobs until told to, whatever a
         former server was told. previews: how pictures of unfinished work are made for jobs that do not say it
         themselves. needs: what a job loads; without, jobs go in the order of the queue to whoever is idle.
-        staging: where files of jobs lie that ran elsewhere, until they get their names. likeness: equal for
-        jobs that are worth running together, of which a worker of this machine gets up to `rows` at once."""
+        places: for files of jobs that ran elsewhere. likeness: equal for jobs that are worth running
+        together, of which a worker of this machine gets up to `rows` at once."""
         self._store, self._arrivals, self._limits = store, Arrivals(), limits or Limits()
         here = [workers] if isinstance(workers, WorkerSettings) else workers
         self._log = here[0].log if here else log
         self.paused = paused
-        self._previews, self._staging = previews, staging
+        self._previews, self._places = previews, places or Places()
         self.lanes: dict[str, Lane] = {}
         self.running: dict[str, LiveJob] = {}
         self._drained: set[str] = set()
@@ -101,8 +100,13 @@ class Dispatcher:
             lane.start()
 
     async def remove(self, name: str) -> None:
-        """Do without a worker: it is ended; a job that it runs waits again."""
-        await self.lanes[name].retire()
+        """Do without a worker: it is ended; a job that it runs waits again. Nothing when there is none, also
+        when others do without it at the same time."""
+        if (lane := self.lanes.get(name)) is None:
+            return
+        await lane.retire()
+        if self.lanes.get(name) is not lane:
+            return
         del self.lanes[name]
         self._wake.set()
         self._seating.forget(name)
@@ -276,7 +280,7 @@ class Dispatcher:
     async def _recover(self) -> None:
         """What a former server left running waits again; what it had not given its name gets it."""
         await self.commit(lambda s: s.recover())
-        await resume(self.commit, await self.commit(lambda s: s.publications()), self._staging)
+        await resume(self.commit, await self.commit(lambda s: s.publications()), self._places)
         self._recovered = True
         for lane in self.lanes.values():
             lane.start()
@@ -363,6 +367,10 @@ class Dispatcher:
                 await asyncio.sleep(_DISK_RETRY_SECONDS)
             else:
                 return result
+
+    async def publish(self, job_id: str, files: Files) -> Others:
+        """Give the files of a job's committed result their names; those that are called otherwise."""
+        return await publish(self.commit, self._places, job_id, files)
 
     def tell(self, notice: Notice) -> None:
         self.changes += notice.kind == "queue"

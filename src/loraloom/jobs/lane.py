@@ -18,7 +18,7 @@ from loraloom.jobs.keeper import WorkerKeeper
 from loraloom.jobs.live import LiveJob
 from loraloom.jobs.notices import Limits, Notice
 from loraloom.jobs.place import Place
-from loraloom.jobs.publishing import discard, publish, with_names
+from loraloom.jobs.publishing import Files, Others, discard, with_names
 from loraloom.jobs.store import JobEvent, LeaseOver, Store
 from loraloom.workflow.graph import JSON
 
@@ -31,6 +31,7 @@ class Desk(Protocol):
     """What a lane asks of the queue."""
 
     async def commit(self, function: Callable[[Store], Result]) -> Result: ...
+    async def publish(self, job_id: str, files: Files) -> Others: ...
     def tell(self, notice: Notice) -> None: ...
     def free(self) -> None: ...
     def over(self, job: Job) -> None: ...
@@ -293,7 +294,7 @@ class Lane:
         events = [(e.kind, e.payload) for e in (*live.events, event)]
         job = await self._desk.commit(lambda s: s.settle(live.job, change, events, files or ()))
         if files:
-            others = await publish(self._desk.commit, job.id, files)
+            others = await self._desk.publish(job.id, files)
             held = [(with_names(m, others), seen) for m, seen in held or ()]
             job = await self._desk.commit(lambda s: s.find(job.id)) or job
         self._over(live)

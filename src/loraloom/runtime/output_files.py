@@ -17,6 +17,9 @@ from loraloom.confined import BadName, LeadsOut, parts_of, pinned
 from loraloom.errors import InputError
 from loraloom.workflow.graph import JSON
 
+_DIGITS = 8
+"""Of the longest counter that a name must have room for."""
+
 
 @dataclass(frozen=True, slots=True)
 class SavedFile:
@@ -44,7 +47,7 @@ class OutputFolder:
         prefix may name subfolders and hold %width%, %height%, %year%, %month%, %day%, %hour%, %minute% and
         %second%; size is (width, height). Raises InputError when it leads out of the folder, and
         FileWriteError where nothing can be written."""
-        parts, stem = self._place(prefix, size)
+        parts, stem = self._place(prefix, size, suffix)
         directory = self.root.joinpath(*parts)
         try:
             with (
@@ -58,14 +61,15 @@ class OutputFolder:
             ) from error
         return SavedFile(directory / name, "/".join(parts), self.kind)
 
-    def _place(self, prefix: str, size: tuple[int, int]) -> tuple[list[str], str]:
+    def _place(self, prefix: str, size: tuple[int, int], suffix: str) -> tuple[list[str], str]:
         """The folders and the beginning of the name that a prefix means."""
         text = _expand(prefix, size).replace("\\", "/")
         folders, _, stem = text.rpartition("/")
+        rest = f"_{'9' * _DIGITS}_{suffix}"
         try:
             parts = parts_of(folders + "/" if folders else folders)
-            # The counter follows, so that only what a name may not begin with counts.
-            whole = parts_of(f"{text}_" if stem else text)
+            # The counter follows, so that only what a name may not begin with counts, and the whole length.
+            whole = parts_of(f"{text}{rest}" if stem else text)
         except LeadsOut as error:
             raise InputError(
                 f"file name prefix {prefix!r} leads out of the output folder {self.root}; "
@@ -76,7 +80,7 @@ class OutputFolder:
                 f"file name prefix {_short(prefix)}: {error}; expected a relative name such as 'ComfyUI' or "
                 "'roses/red'"
             ) from error
-        return parts, whole[-1].removesuffix("_") if stem else ""
+        return parts, whole[-1].removesuffix(rest) if stem else ""
 
 
 def _short(text: str) -> str:

@@ -25,6 +25,7 @@ from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Request as JobRequest
 from loraloom.jobs.notices import Limits, Notice
 from loraloom.jobs.placement import Needs
+from loraloom.jobs.publishing import Places
 from loraloom.jobs.store import MAX_FINISHED, MAX_PENDING
 from loraloom.jobs.worker_process import WorkerSettings
 from loraloom.jobs.writer import StoreThread
@@ -90,7 +91,7 @@ class Setup:
     devices: Sequence[str] | None = None
     beside: Callable[[Dispatcher], Beside] | None = None
     needs: Callable[[JobRequest], Needs] | None = None
-    staging: Path | None = None
+    places: Places | None = None
 
 
 def application(setup: Setup, state: ServerState) -> ASGIApp:
@@ -177,7 +178,7 @@ def open_state(setup: Setup) -> tuple[ServerState, StoreThread]:
         paused=setup.start_paused,
         previews=setup.previews,
         needs=setup.needs,
-        staging=setup.staging,
+        places=setup.places,
         likeness=likeness,
         rows=setup.rows,
         log=write,
