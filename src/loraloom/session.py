@@ -90,6 +90,7 @@ class Session:
     custom_nodes: folders of node packs written to ComfyUI's contract, or packs that are loaded already; they
         are code that runs with all your rights. Loraloom's own classes come before theirs; `packs.failed`
         names what was skipped.
+    temp_dir: where temporary pictures go, and stay; None: a folder that `close` takes away.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Session:
         nodes: Mapping[str, NodeType] | None = None,
         custom_nodes: Sequence[FilePath] | Packs = (),
         cache: Cache | None = None,
+        temp_dir: FilePath | None = None,
     ) -> None:
         if not isinstance(models, ModelFolders):
             roots = [models] if isinstance(models, str | os.PathLike) else models
@@ -135,13 +137,13 @@ class Session:
         }
         self._preparation = Preparation(runnable, self.folders, ClassChecks(self.nodes))
         self.memory = Memory(device, dtype, vram, storage, computing)
-        self._temp = tempfile.TemporaryDirectory(prefix="loraloom-")
+        self._own_temp = tempfile.TemporaryDirectory(prefix="loraloom-") if temp_dir is None else None
         self.services = Services(
             folders=self.folders,
             memory=self.memory,
             loras=LoraShelf(compat, strict_lora),
             output=OutputFolder(Path(output_dir), "output"),
-            temp=OutputFolder(Path(self._temp.name), "temp"),
+            temp=OutputFolder(Path(self._own_temp.name if self._own_temp else str(temp_dir)), "temp"),
             input_dir=Path(input_dir),
             training=Path(output_dir) / ".training",
             settings=Settings(metadata=metadata),
@@ -285,7 +287,8 @@ class Session:
         self.services.loras.close()
         self.packs.close()
         self.memory.release()
-        self._temp.cleanup()
+        if self._own_temp is not None:
+            self._own_temp.cleanup()
 
     def __enter__(self) -> Session:
         return self

@@ -130,3 +130,19 @@ def test_each_job_has_its_picture_its_receipt_its_progress_and_its_end(
         Image.open(tmp_path / "output/row-0_00002_.png") as alone,
     ):
         assert np.abs(np.asarray(together, int) - np.asarray(alone, int)).max() <= 1
+
+
+def test_a_worker_leaves_no_folder_behind_however_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed when the server stops; temporary pictures are where the server says, and stay."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "system"))
+    (tmp_path / "system").mkdir()
+    settings = worker_settings(tmp_path)
+    runner = make_runner(settings)
+    try:
+        assert not list((tmp_path / "system").iterdir())
+        Path(settings["temp_dir"]).mkdir(exist_ok=True)
+    finally:
+        runner.close()
+    assert Path(settings["temp_dir"]).is_dir()

@@ -26,7 +26,6 @@ from loraloom.models.computing import Computing
 from loraloom.models.encoder import encoder_kinds
 from loraloom.models.library_class import import_ahead
 from loraloom.models.recognition import families
-from loraloom.runtime.output_files import OutputFolder
 from loraloom.session import Session
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.graph import JSON, Graph
@@ -151,8 +150,8 @@ def make_runner(settings: Mapping[str, Any]) -> SessionRunner:
         strict_lora=settings["strict_lora"],
         custom_nodes=[Path(p) for p in settings["custom_nodes"]],
         cache=cache,
+        temp_dir=settings["temp_dir"],
     )
-    temp = OutputFolder(Path(settings["temp_dir"]), "temp")
-    session.services = replace(session.services, temp=temp, training=Path(settings["training_dir"]))
+    session.services = replace(session.services, training=Path(settings["training_dir"]))
     import_ahead(_classes())
     return SessionRunner(session, cache)
