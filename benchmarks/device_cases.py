@@ -111,7 +111,7 @@ class Case:
 
 def case_of(model: DiffusionModel, side: int, steps: int) -> Case:
     """Random conditionings of the widths that the model's configuration states."""
-    config = model.family.blueprint(model.weights.shapes).config
+    config = model.blueprint.config
     names = ("joint_attention_dim", "cross_attention_dim", "cap_feat_dim")
     width = next((config[name] for name in names if name in config), None)
     if not isinstance(width, int):

@@ -246,7 +246,7 @@ def main() -> None:
     options = parser.parse_args()
     dtype, device = DTYPES[options.dtype], torch.device(options.device)
     model, _, _ = open_checkpoint(options.models / "checkpoints" / options.checkpoint)
-    blueprint = model.family.blueprint(model.weights.shapes)
+    blueprint = model.blueprint
     with loras_for(model, 8, options.rank) as loras:
         resident = Resident(blueprint, model.weights, dtype=dtype, device=device)
         touched = list(loras[0].model.patches())

@@ -93,7 +93,7 @@ def measure(checkpoint: Path, dtype: str, size: int, steps: int, rank: int = 0) 
     if rank:
         use, factors = random_lora(model, rank)
         model = model.with_lora(use)
-    blueprint = model.family.blueprint(model.weights.shapes)
+    blueprint = model.blueprint
     with torch.device("meta"):
         blueprint.build()  # what it imports is no part of the run
     before = peak_bytes()

@@ -165,11 +165,20 @@ def test_a_yaml_that_says_nothing_adds_nothing(text: str, tmp_path: Path) -> Non
     [
         ("comfyui: models\n", "comfyui is no section"),
         ("a:\n  loras:\n    x: y\n", "loras holds more than paths"),
+        ("loras: true\n", "loras holds True .bool., which is no path; expected `loras: DIR`"),
+        ("a:\n  loras: 2024\n", "loras holds 2024"),
+        ("a:\n  loras: [A, 2024-01-01]\n", "loras holds datetime.date"),
+        ("a:\n  loras: .nan\n", "loras holds nan"),
+        ("a:\n  base_path: false\n  loras: A\n", "base_path holds False"),
+        ("a:\n  base_path: [more]\n  loras: A\n", "base_path holds .'more'."),
+        ("a:\n  is_default: maybe\n  loras: A\n", "is_default holds 'maybe'; expected true or false"),
+        ("a:\n  is_default: [false]\n  loras: A\n", "is_default holds"),
     ],
 )
 def test_what_a_yaml_cannot_mean_is_said(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as raised:
         read_extra_paths(_yaml(tmp_path, text))
+    assert "extra_model_paths.yaml" in str(raised.value)
 
 
 COMPOSED, DECOMPOSED = "caf\u00e9.safetensors", "cafe\u0301.safetensors"

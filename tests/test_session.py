@@ -18,6 +18,9 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 import loraloom
 from loraloom.engine.events import Event, NodeProgress
 from loraloom.errors import Cancelled, InputError, MissingModelsError, WorkflowError
+from loraloom.models.encoder import EncoderKind
+from loraloom.models.known_model import Blueprint, KnownModel
+from loraloom.models.names import Shapes
 from loraloom.result import Run
 from loraloom.runtime.previews import LatentPreview
 from loraloom.session import NodeFailure, Session
@@ -48,6 +51,33 @@ def pixels(session: Session, **options: Any) -> np.ndarray:
 
 def api(session: Session, workflow: int = 1, **options: Any) -> dict[str, Any]:
     return session.prepare(PAGE, workflow=workflow, **options).to_api()
+
+
+def test_what_shapes_say_of_a_network_is_worked_out_once(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    of_model, of_encoder = KnownModel.blueprint, EncoderKind.network
+
+    def model_asked(self: KnownModel, shapes: Shapes) -> Blueprint:
+        asked.append(self.name)
+        return of_model(self, shapes)
+
+    def encoder_asked(self: EncoderKind, native: Shapes) -> Blueprint:
+        asked.append(self.name)
+        return of_encoder(self, native)
+
+    monkeypatch.setattr(KnownModel, "blueprint", model_asked)
+    monkeypatch.setattr(EncoderKind, "network", encoder_asked)
+    with Session(models, output_dir=tmp_path, dtype="fp32") as session:
+        for seed, strength in ((1, 0.0), (2, 0.5), (3, 1.0)):
+            session.run(PAGE, workflow=1, set={**SMALL, "LoraLoader.strength_model": strength}, seed=seed)
+    assert sorted(asked) == [
+        "clip_l",
+        "kl",
+        "kl",
+        "sd15",
+    ]  # the checkpoint's own VAE is another than the loader's
 
 
 def test_the_tutorials_first_workflow_gives_a_picture_and_a_complete_receipt(session: Session) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import loraloom
-from loraloom import atomic_file, confined, windows
+from loraloom import atomic_file, confined, file_lock, windows
 from loraloom.confined import BadName, parts_of
 from loraloom.jobs import lock
 from loraloom.weights.tensor_file import _seek_and_read  # pyright: ignore[reportPrivateUsage]
@@ -63,7 +63,7 @@ def test_signs_that_windows_forbids_are_refused_there(monkeypatch: pytest.Monkey
 
 
 def windows_lock(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """`jobs.lock` as it is on Windows, on a `msvcrt` that locks as that does: the byte at the position."""
+    """`file_lock` as it is on Windows, on a `msvcrt` that locks as that does: the byte at the position."""
 
     fcntl: Any = importlib.import_module("fcntl")
 
@@ -72,7 +72,7 @@ def windows_lock(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "platform", "win32")
-    spec = importlib.util.spec_from_file_location("windows_lock", lock.__file__)
+    spec = importlib.util.spec_from_file_location("windows_lock", file_lock.__file__)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -91,8 +91,8 @@ sys.stdin.read()
 
 
 def test_the_lock_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = windows_lock(monkeypatch)
-    taken = module.FolderLock(tmp_path)
+    monkeypatch.setattr(lock, "try_lock", windows_lock(monkeypatch).try_lock)
+    taken = lock.FolderLock(tmp_path)
     taken.acquire()
     assert '"pid"' in (tmp_path / "server.lock").read_text()
     taken.release()
@@ -102,8 +102,8 @@ def test_the_lock_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         stdout=subprocess.PIPE,
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        with pytest.raises(module.FolderInUse, match="pid"):
-            module.FolderLock(tmp_path).acquire()
+        with pytest.raises(lock.FolderInUse, match="pid"):
+            lock.FolderLock(tmp_path).acquire()
         other.communicate()
     taken.acquire()
     taken.release()

@@ -248,7 +248,8 @@ def read_extra_paths(path: Path) -> ExtraPaths:
     """The directories of an `extra_model_paths.yaml`. Relative paths are relative to the file.
 
     A kind's paths are lines of one text (`loras: |`), or a list; kinds without a section around them are read
-    as one. Raises InputError where the file is not such a YAML."""
+    as one. Raises InputError where the file is not such a YAML: paths that YAML reads as something else than
+    text (`true`, 2024, a date) are none."""
     try:
         found = yaml.safe_load(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -278,7 +279,7 @@ _SETTINGS = ("base_path", "is_default")
 
 
 def _section(path: Path, section: Mapping[str, object]) -> ExtraPaths:
-    base = path.parent / _expanded(str(section.get("base_path") or "."))
+    base = path.parent / _expanded(_text(path, "base_path", section.get("base_path")) or ".")
     found: dict[str, tuple[Path, ...]] = {}
     for key, value in section.items():
         if key not in _SETTINGS:
@@ -287,7 +288,7 @@ def _section(path: Path, section: Mapping[str, object]) -> ExtraPaths:
                 *found.get(kind, ()),
                 *(base / _expanded(line) for line in _lines(path, key, value)),
             )
-    if str(section.get("is_default") or False).lower() in ("false", "0", "no"):
+    if not _is_default(path, section.get("is_default")):
         return ExtraPaths(last=found)
     return ExtraPaths(first={kind: paths[::-1] for kind, paths in found.items()})  # each goes to the front
 
@@ -299,8 +300,25 @@ def _lines(path: Path, key: str, value: object) -> list[str]:
         raise InputError(
             f"{path}: {key} holds more than paths; expected `{key}: DIR`, or `{key}: |` and lines"
         )
-    lines = (line for entry in entries if entry is not None for line in str(entry).splitlines())
+    lines = (line for entry in entries for line in _text(path, key, entry).splitlines())
     return [text for line in lines if (text := line.strip()) and not text.startswith("#")]
+
+
+def _text(path: Path, key: str, value: object) -> str:
+    """What should be text, or is not there at all."""
+    if value is not None and not isinstance(value, str):
+        raise InputError(
+            f"{path}: {key} holds {value!r} ({type(value).__name__}), which is no path; expected "
+            f"`{key}: DIR`, in quotes where a folder is called so"
+        )
+    return value or ""
+
+
+def _is_default(path: Path, value: object) -> bool:
+    word = str(value or False).lower()
+    if word not in ("true", "1", "yes", "false", "0", "no"):
+        raise InputError(f"{path}: is_default holds {value!r}; expected true or false")
+    return word in ("true", "1", "yes")
 
 
 def _expanded(text: str) -> str:

@@ -16,6 +16,7 @@ from loraloom.cluster import shared_files
 from loraloom.cluster.digests import Digests
 from loraloom.cluster.shared_files import Cache, FileSource, NotTheSame, Offer
 from loraloom.errors import InputError
+from loraloom.file_lock import try_lock
 from loraloom.folders import ModelFolders
 from loraloom.workflow.implemented import implemented_schemas
 
@@ -121,6 +122,22 @@ def test_two_workers_of_a_node_fetch_a_file_once(tmp_path: Path) -> None:
 
     asyncio.run(both())
     assert head.pieces == 6
+
+
+def test_what_another_process_of_the_node_fetches_is_waited_for(tmp_path: Path) -> None:
+    head, cache = Head(tmp_path), node(tmp_path)
+    files = head.files()[:1]
+
+    async def waits() -> None:
+        with open(tmp_path / f"node/.{files[0]['digest']}.lock", "ab") as other:
+            assert try_lock(other)
+            fetching = asyncio.create_task(cache.provide(files, head.fetch))
+            await asyncio.sleep(0.2)
+            assert not fetching.done() and not head.pieces
+        await fetching
+
+    asyncio.run(waits())
+    assert head.pieces
 
 
 @pytest.mark.parametrize(

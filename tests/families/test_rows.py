@@ -30,7 +30,7 @@ def test_each_part_of_a_batch_with_its_own_loras(family: str, shelf: Shelf) -> N
     model = open_diffusion_model(shelf.folder / "diffusion_models" / shelf.network(narrow))
     memory = Memory("cpu", "fp32")
     network = memory.network(model)
-    placements = model.family.blueprint(model.weights.shapes).placements
+    placements = model.blueprint.placements
     linear = {placed.native for name, placed in placements.items() if name.endswith(".weight")}
     shapes = {name: s for name, s in model.weights.shapes.items() if len(s) == 2 and name in linear}
     first, second = plain_lora("first", shapes), plain_lora("second", shapes)

@@ -166,7 +166,7 @@ def test_names_reach_handles(tmp_path: Path) -> None:
 )
 def test_networks_in_diffusers_layout_are_the_same(tmp_path: Path, name: str, shapes: tiny.Shapes) -> None:
     original = open_diffusion_model(tiny.write(tmp_path / "native.safetensors", shapes))
-    blueprint = original.family.blueprint(original.weights.shapes)
+    blueprint = original.blueprint
     turned: dict[str, torch.Tensor] = {}
     for parameter, placement in blueprint.placements.items():
         whole = original.weights.read(placement.native)

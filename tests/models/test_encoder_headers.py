@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from loraloom.models.checkpoint import open_text_encoders
-from loraloom.models.encoder import text_blueprint
 from loraloom.models.residency.slots import find_slots
 from loraloom.weights.meta import build_unfilled
 from tests.published import Fixture, fixtures, write
@@ -34,6 +33,6 @@ def test_published_text_encoders_fit(tmp_path: Path, fixture: Fixture) -> None:
     kind = TYPE_OF_FILE.get(fixture.name, TYPES[fixture.family])
     (part,) = open_text_encoders((write(fixture, tmp_path),), kind).parts
     assert part.role == fixture.family
-    blueprint = text_blueprint(part.role, part.weights.shapes)
+    blueprint = part.blueprint
     slots = find_slots(build_unfilled(blueprint.build), blueprint, part.weights)
     assert len(slots) > 100

@@ -21,7 +21,6 @@ from loraloom.lora.file import read_lora
 from loraloom.lora.origin import base_of
 from loraloom.lora.place import place
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
-from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.names import Shapes
@@ -88,7 +87,7 @@ def test_recognised_once_or_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_every_weight_has_its_place(folder: Path, name: str) -> None:
     model = opened(name, folder)
-    blueprint = model.family.blueprint(model.weights.shapes)
+    blueprint = model.blueprint
     slots = find_slots(built(model, blueprint), blueprint, model.weights)
     for native, shape in model.weights.shapes.items():
         if is_unused(native, blueprint):
@@ -101,7 +100,7 @@ def test_every_weight_has_its_place(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_names_go_there_and_back(folder: Path, name: str) -> None:
     model = opened(name, folder)
-    native, blueprint = model.weights.shapes, model.family.blueprint(model.weights.shapes)
+    native, blueprint = model.weights.shapes, model.blueprint
     theirs = {key: tuple(value.shape) for key, value in built(model, blueprint).state_dict().items()}
     table = model.family.names.of_module(theirs)
     assert table is not None
@@ -158,9 +157,9 @@ def test_checkpoints_hold_encoders_and_autoencoder(
     assert text is not None and vae is not None
     assert tuple(part.role for part in text.parts) == encoders
     for part in text.parts:
-        blueprint = text_blueprint(part.role, part.weights.shapes)
+        blueprint = part.blueprint
         assert find_slots(build_unfilled(blueprint.build), blueprint, part.weights)
-    blueprint = vae.kind.blueprint(vae.weights.shapes)
+    blueprint = vae.blueprint
     assert find_slots(build_unfilled(blueprint.build), blueprint, vae.weights)
 
 
@@ -172,7 +171,7 @@ def test_every_key_of_an_autoencoder_is_placed(folder: Path, name: str) -> None:
     vae = open_autoencoder(write(AUTOENCODERS[name], folder))
     kinds = {"flux2": "flux2", "qwen_image_21": "qwen_image21", "qwen_image_vae": "wan"}
     assert vae.kind.name == next((kind for start, kind in kinds.items() if name.startswith(start)), "kl")
-    blueprint = vae.kind.blueprint(vae.weights.shapes)
+    blueprint = vae.blueprint
     assert find_slots(build_unfilled(blueprint.build), blueprint, vae.weights)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from loraloom.engine.likeness import likeness
 from loraloom.errors import Cancelled, InputError
+from loraloom.file_lock import try_lock
 from loraloom.nodes.training import train_lora
 from loraloom.workflow.api_format import parse_api
 from loraloom.workflow.implemented import implemented_schemas
@@ -27,6 +28,11 @@ class StoppedAt(PlainRun):
     """A run that is stopped after some steps."""
 
     last = -1
+    cancelled = False
+
+    def check_cancelled(self) -> None:
+        if self.cancelled:
+            raise Cancelled("stopped")
 
     def progress(self, value: float, total: float, preview: object | None = None) -> None:
         super().progress(value, total, preview)
@@ -106,6 +112,19 @@ def test_names_that_lead_elsewhere_are_refused(run: StoppedAt, tmp_path: Path) -
         with pytest.raises(InputError):
             trained(run, pictures=pictures)
     assert not (tmp_path / "thing").exists()
+
+
+def test_who_waits_for_another_training_of_its_folder_can_be_stopped(run: StoppedAt, tmp_path: Path) -> None:
+    run.last = 2
+    with pytest.raises(Cancelled):
+        trained(run)
+    (lock,) = (tmp_path / "training").glob("*/.lock")
+    with open(lock, "ab") as other:
+        assert try_lock(other)
+        run.last, run.steps, run.cancelled = -1, [], True
+        with pytest.raises(Cancelled):
+            trained(run)
+    assert not run.steps
 
 
 def test_trainings_never_run_together() -> None:

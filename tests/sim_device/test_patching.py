@@ -28,7 +28,7 @@ def lora_for(model: DiffusionModel, digest: str) -> PlainLora:
 
 
 def resident_of(model: DiffusionModel, dtype: torch.dtype, spare: bool) -> Resident:
-    blueprint = model.family.blueprint(model.weights.shapes)
+    blueprint = model.blueprint
     return Resident(
         blueprint, model.weights, dtype=dtype, device=torch.device(NAME), spare=lambda: (1 << 40) * spare
     )
@@ -94,7 +94,7 @@ def test_weights_are_rounded_once_as_on_the_cpu(
 ) -> None:
     lora, other = lora_for(model, "one"), lora_for(model, "two")
     stack = (*lora.at(0.7), *other.at(-0.3))
-    blueprint = model.family.blueprint(model.weights.shapes)
+    blueprint = model.blueprint
     there = resident_of(model, dtype, spare=True)
     cpu = Resident(blueprint, model.weights, dtype=dtype, device=torch.device("cpu"))
     there.apply(lora.at(1.0))

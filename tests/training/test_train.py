@@ -43,7 +43,7 @@ def _components(session: Session) -> dict[ComponentName, Component]:
 
 def _trained_weights(session: Session) -> dict[str, Tensor]:
     """Native name → weight with the adapter merged in by peft itself."""
-    placements = session.handles.model.family.blueprint(session.handles.model.weights.shapes).placements
+    placements = session.handles.model.blueprint.placements
     found: dict[str, Tensor] = {}
     for path, module in session.adapters["model"].modules.items():
         layer = cast("Any", module)  # peft's layer classes share these names, and no type says so
@@ -184,7 +184,7 @@ def test_diffusers_reads_its_dialect(make_settings: MakeSettings) -> None:
     trained = train(make_settings(), on_ready=lambda session, step: sessions.append(session))
     assert trained.diffusers is not None
     session = sessions[0]
-    blueprint = session.handles.model.family.blueprint(session.handles.model.weights.shapes)
+    blueprint = session.handles.model.blueprint
     theirs = blueprint.build()
     assert isinstance(theirs, UNet2DConditionModel)
     weights = session.handles.model.weights

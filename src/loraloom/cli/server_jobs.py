@@ -53,7 +53,7 @@ class ServerJobs:
         try:
             server._once("/v1/queue")
         except OSError as error:
-            raise InputError(f"{url} does not answer ({error}); is the server running?") from error
+            raise server._silent(error) from error
         except _Later:
             pass
         return server
@@ -96,9 +96,7 @@ class ServerJobs:
         try:
             return json.loads(self._once(path, body))
         except (OSError, ValueError, _Later) as error:
-            raise InputError(
-                f"{self.url} does not answer ({error}); name the server with --server"
-            ) from error
+            raise self._silent(error) from error
 
     def _queue(self, job_id: str, workflow: Mapping[str, JSON], cancel: threading.Event) -> None:
         """Queue a job under an id of ours: where the answer is lost, asking again does not queue it twice."""
@@ -136,10 +134,13 @@ class ServerJobs:
                 return self._once(path, body)
             except (OSError, _Later) as error:
                 if cancel.is_set() or time.monotonic() > until:
-                    raise InputError(
-                        f"{self.url} does not answer ({error}); is the server running?"
-                    ) from error
+                    raise self._silent(error) from error
             cancel.wait(_POLL_SECONDS)
+
+    def _silent(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.url} does not answer ({error}); is the server running, and is this its --server address?"
+        )
 
     def _once(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> bytes:
         is_file = isinstance(body, bytes)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from loraloom.jobs.lock import try_lock
+from loraloom.file_lock import try_lock
 
 _PREFIX = "loraloom-worker-"
 _LOCK = ".lock"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,12 +18,14 @@ from loraloom.atomic_file import SUFFIX, make_folder
 from loraloom.cluster.digests import Digests, digest_of
 from loraloom.confined import BadName, parts_of
 from loraloom.errors import InputError, LoraloomError
+from loraloom.file_lock import try_lock
 from loraloom.folders import DIRECTORIES, INPUT_KINDS, MODEL_SUFFIXES, PICTURE_FOLDERS, ModelFolders
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.needed_files import NeededFile, needed_files
 from loraloom.workflow.schema import NodeSchema
 
 PIECE_BYTES = 16 << 20
+_LOOK_SECONDS = 0.1
 
 Fetch = Callable[[str, int], Awaitable[bytes]]
 """(digest, offset) → the next PIECE_BYTES of a file of the head, fewer at its end."""
@@ -165,10 +166,8 @@ async def _copy(file: SharedFile, fetch: Fetch, write: Callable[[bytes], object]
 async def _alone(lock: Path) -> AsyncGenerator[None]:
     """Among the workers of a node."""
     with open(lock, "ab") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        while not try_lock(file):
+            await asyncio.sleep(_LOOK_SECONDS)
         yield
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from loraloom.atomic_file import make_folder
 from loraloom.errors import InputError
+from loraloom.file_lock import try_lock
 
 
 class FolderInUse(InputError):
@@ -55,28 +55,3 @@ class FolderLock:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def try_lock(file: IO[Any]) -> bool:
-        """Whether the lock of an open file was free, and now is its opener's until it is closed."""
-        # The byte lies far behind the text, so that others can read who the owner is.
-        file.seek(1 << 20)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def try_lock(file: IO[Any]) -> bool:
-        """Whether the lock of an open file was free, and now is its opener's until it is closed."""
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

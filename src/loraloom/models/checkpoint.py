@@ -128,7 +128,7 @@ def _imported(text: TextEncoders) -> TextEncoders:
 def _buildable(kind: KnownModel, source: WeightSource) -> WeightSource:
     """The source, whose network's class is imported meanwhile; what cannot be built is refused here."""
     with source.naming():
-        kind.blueprint(source.shapes)
+        source.worked_out(kind.blueprint)
     import_ahead([kind.module.path])
     return source
 

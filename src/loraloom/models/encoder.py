@@ -162,6 +162,13 @@ class EncoderKind:
         start = self.prefix
         return {name[len(start) :]: shape for name, shape in native.items() if name.startswith(start)}
 
+    def network(self, native: Shapes) -> Blueprint:
+        """The module; shapes by native name. Raises ModelFileError where they make no such encoder."""
+        try:
+            return self.blueprint(self.prefix, self.own(native))
+        except (KeyError, ValueError, IndexError, ArithmeticError) as error:
+            raise ModelFileError(f"not the weights of a {self.name} text encoder: {error}") from error
+
     def sizes_of(self, own: Shapes) -> tuple[int, tuple[str, ...]]:
         """Which sizes weights may be of: those of their width (2), else of their depth (1), else all (0); the
         number says how sure that is."""
@@ -192,17 +199,6 @@ def encoder_kind(name: str) -> EncoderKind:
         known = ", ".join(encoder_kinds())
         raise ModelFileError(f"no text encoder is called {name!r}; known are {known}")
     return kind
-
-
-def text_blueprint(role: str, shapes: Shapes) -> Blueprint:
-    """The module of a text encoder of this kind; shapes by native name.
-
-    Raises ModelFileError when they are not those of such an encoder."""
-    kind = encoder_kind(role)
-    try:
-        return kind.blueprint(kind.prefix, kind.own(shapes))
-    except (KeyError, ValueError, IndexError, ArithmeticError) as error:
-        raise ModelFileError(f"not the weights of a {role} text encoder: {error}") from error
 
 
 def tensors_under(header: Header, prefix: str, kind: EncoderKind) -> Iterator[NamedTensor]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from loraloom.models.autoencoder import AutoencoderKind
-from loraloom.models.family import Family
+from loraloom.models.encoder import encoder_kind
+from loraloom.models.family import Blueprint, Family
 from loraloom.models.latent_format import LatentFormat
 from loraloom.models.parts.lora_names import text_aliases
 from loraloom.sampling.types import Parametrisation
@@ -51,6 +52,10 @@ class DiffusionModel:
     options: Options = ()
 
     @property
+    def blueprint(self) -> Blueprint:
+        return self.weights.worked_out(self.family.blueprint)
+
+    @property
     def latent(self) -> LatentFormat:
         return self.family.latents
 
@@ -81,6 +86,10 @@ class TextPart:
 
     role: str
     weights: WeightSource
+
+    @property
+    def blueprint(self) -> Blueprint:
+        return self.weights.worked_out(encoder_kind(self.role).network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,10 @@ class Autoencoder:
     kind: AutoencoderKind
     weights: WeightSource
     options: Options = ()
+
+    @property
+    def blueprint(self) -> Blueprint:
+        return self.weights.worked_out(self.kind.blueprint)
 
     @property
     def latent_channels(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loraloom.errors import ModelFileError
 from loraloom.models.encoder import NamedTensor, named_shape
-from loraloom.models.known_model import Config, KnownModel, Module, count_blocks
+from loraloom.models.known_model import Blueprint, Config, KnownModel, Module, count_blocks
 from loraloom.models.names import Names, Shapes
 from loraloom.models.parts.encoder_layouts import as_named, open_clip_vision
 from loraloom.models.recognition import looks_like, native_shapes
@@ -47,6 +47,10 @@ class PictureEncoder:
     kind: PictureEncoderKind
     weights: WeightSource
 
+    @property
+    def blueprint(self) -> Blueprint:
+        return self.weights.worked_out(self.kind.blueprint)
+
 
 @dataclass(frozen=True, slots=True)
 class StyleModel:
@@ -54,6 +58,10 @@ class StyleModel:
 
     kind: KnownModel
     weights: WeightSource
+
+    @property
+    def blueprint(self) -> Blueprint:
+        return self.weights.worked_out(self.kind.blueprint)
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from loraloom.models.encoder import (
     encoder_kinds,
     named_shape,
     tensors_under,
-    text_blueprint,
 )
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.recipe import Candidate, choose
@@ -47,7 +46,7 @@ def text_encoders(files: Sequence[TensorFile], kind: str) -> TextEncoders:
 def _checked(part: TextPart) -> TextPart:
     """An encoder that can be built: what cannot is refused before anything is loaded."""
     with part.weights.naming():
-        text_blueprint(part.role, part.weights.shapes)
+        _ = part.blueprint
     return part
 
 

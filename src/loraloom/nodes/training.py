@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 import tomllib
 from collections.abc import Generator
@@ -18,6 +17,7 @@ import torch
 from loraloom.confined import parts_of, resolved
 from loraloom.engine.node import Files, NodeResult, NodeRun, Optional_, Text, node
 from loraloom.errors import Cancelled, InputError
+from loraloom.file_lock import try_lock
 from loraloom.folders import PICTURE_FOLDERS, ModelFolders
 from loraloom.runtime.output_files import SavedFile
 from loraloom.runtime.services import Services, services
@@ -149,14 +149,7 @@ def _alone(place: Path, run: NodeRun) -> Generator[None]:
     """One at a time for a folder, also among processes; waiting can be stopped."""
     place.mkdir(parents=True, exist_ok=True)
     with open(place / ".lock", "ab") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    run.check_cancelled()
-                    time.sleep(_LOOK_SECONDS)
+        while not try_lock(file):
+            run.check_cancelled()
+            time.sleep(_LOOK_SECONDS)
         yield

@@ -16,7 +16,6 @@ from loraloom.errors import InputError
 from loraloom.models.autoencoder import autoencoder_kinds
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_text_encoders
 from loraloom.models.diffusion_network import DiffusionNetwork
-from loraloom.models.encoder import text_blueprint
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.recognition import families
 from loraloom.models.residency.memory import Memory
@@ -80,7 +79,7 @@ def load_network(model: DiffusionModel, settings: RunSettings) -> LiveNetwork:
     """The frozen network, wrapped by its family's own adapter."""
     device = Memory(settings.device, settings.dtype).device
     dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
-    blueprint = model.family.blueprint(model.weights.shapes)
+    blueprint = model.blueprint
     module = Resident(blueprint, model.weights, dtype=dtype, device=device).module
     if settings.checkpointing:
         _recompute(module, model.family.blocks.values())
@@ -124,9 +123,7 @@ def load_text(text: TextEncoders, settings: RunSettings, roles: tuple[str, ...])
     """The text encoders of these roles, frozen, in float32."""
     device = Memory(settings.device, settings.dtype).device
     modules = {
-        part.role: Resident(
-            text_blueprint(part.role, part.weights.shapes), part.weights, dtype=torch.float32, device=device
-        ).module
+        part.role: Resident(part.blueprint, part.weights, dtype=torch.float32, device=device).module
         for part in text.parts
         if part.role in roles
     }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from loraloom.weights.formats import TensorInfo, formats
 from loraloom.weights.packed import Packed, joined
 from loraloom.weights.patch import Rows
 from loraloom.weights.tensor_file import TensorFile
+
+T = TypeVar("T")
+Shapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class WeightSource:
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = dict(entries)
-        self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType(
+        self.shapes: Shapes = MappingProxyType(
             {name: _joined_shape(entry) for name, entry in self._entries.items()}
         )
         self.dtypes: Mapping[str, torch.dtype] = MappingProxyType(
@@ -92,6 +95,7 @@ class WeightSource:
             for name, entry in entries.items()
         )
         self._hash = hash(self.identity)
+        self._worked_out: dict[Callable[[Shapes], object], object] = {}
 
     @classmethod
     def of_file(cls, file: TensorFile, prefix: str = "", rename: Rename | None = None) -> WeightSource:
@@ -112,6 +116,12 @@ class WeightSource:
         for source in sources:
             entries.update(source._entries)
         return cls(entries)
+
+    def worked_out(self, by: Callable[[Shapes], T]) -> T:
+        """What a function makes of the shapes, which it is asked once. by: a function that stays."""
+        if by not in self._worked_out:
+            self._worked_out[by] = by(self.shapes)
+        return cast(T, self._worked_out[by])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, WeightSource) and self.identity == other.identity

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from loraloom.errors import ModelFileError
 from loraloom.folders import ModelFolders
 from loraloom.models.checkpoint import open_text_encoders
-from loraloom.models.encoder import text_blueprint
 from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.residency.memory import Memory
 from loraloom.models.text.clip import ClipConfig, ClipText
@@ -46,7 +45,7 @@ class PlainMemory:
         return {part.role: self._modules[part] for part in encoders.parts}
 
     def _build(self, part: TextPart) -> nn.Module:
-        blueprint = text_blueprint(part.role, part.weights.shapes)
+        blueprint = part.blueprint
         with torch.device("meta"):
             module = blueprint.build()
         names = {name: blueprint.placements[name].native for name in module.state_dict()}

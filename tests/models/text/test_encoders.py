@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loraloom.errors import ModelFileError
-from loraloom.models.encoder import text_blueprint
+from loraloom.models.encoder import encoder_kind
 from loraloom.models.text.clip import ClipConfig, ClipText
 from loraloom.models.text.t5 import T5Config, T5Text, relative_buckets
 
@@ -46,7 +46,7 @@ def test_clip_equals_transformers(quick: bool) -> None:
     ).eval()
     randomise(theirs)
     role = "clip_l" if quick else "clip_g"
-    ours = text_blueprint(role, prefixed(theirs, role)).build().eval()
+    ours = encoder_kind(role).network(prefixed(theirs, role)).build().eval()
     assert isinstance(ours, ClipText)
     ours.load_state_dict(theirs.state_dict())
     tokens = torch.tensor([[97, 5, 6, 7, 98, 98], [97, 8, 98, 98, 98, 98]])
@@ -81,7 +81,7 @@ def test_t5_equals_transformers() -> None:
     ).eval()
     randomise(theirs)
     shapes = prefixed(theirs, "t5xxl")
-    blueprint = text_blueprint("t5xxl", shapes)
+    blueprint = encoder_kind("t5xxl").network(shapes)
     ours = blueprint.build().eval()
     assert isinstance(ours, T5Text)
     ours.load_state_dict({name: theirs.state_dict()[name] for name in ours.state_dict()})
@@ -107,11 +107,11 @@ def test_embeddings_may_be_stored_under_either_name() -> None:
         name.replace("transformer.shared", "transformer.encoder.embed_tokens"): s
         for name, s in shapes.items()
     }
-    placements = text_blueprint("t5xxl", renamed).placements
+    placements = encoder_kind("t5xxl").network(renamed).placements
     assert placements["shared.weight"].native == "t5xxl.transformer.encoder.embed_tokens.weight"
 
 
 @pytest.mark.parametrize("role", ["clip_l", "t5xxl", "gpt"])
 def test_other_weights_are_refused(role: str) -> None:
     with pytest.raises(ModelFileError, match=role):
-        text_blueprint(role, {"clip_l.transformer.text_model.x": (2, 2), "t5xxl.transformer.y": (1,)})
+        encoder_kind(role).network({"clip_l.transformer.text_model.x": (2, 2), "t5xxl.transformer.y": (1,)})

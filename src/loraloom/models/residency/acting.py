@@ -29,7 +29,7 @@ def acting(
     found: list[Around] = []
     if isinstance(freeu, FreeU):
         found.append(lambda module, rows: freeu.on(module))
-    if "tokens" in computing.fast and has_levels(model.family.blueprint(model.weights.shapes).config):
+    if "tokens" in computing.fast and has_levels(model.blueprint.config):
         merging = TokenMerging()
         found.append(lambda module, rows: merging.on(module))
     if unmerged is not None:

@@ -24,7 +24,6 @@ from loraloom.models.autoencoder_network import AutoencoderNetwork
 from loraloom.models.compiled import check_compiler, compile_blocks
 from loraloom.models.computing import USUAL, Computing
 from loraloom.models.diffusion_network import DiffusionNetwork, Joining
-from loraloom.models.encoder import text_blueprint
 from loraloom.models.family import Blueprint
 from loraloom.models.handles import KEEPS_REFERENCES, Autoencoder, DiffusionModel, TextEncoders, TextPart
 from loraloom.models.picture_encoders import PictureEncoder, StyleModel
@@ -135,7 +134,7 @@ class Memory:
         made into (`unmerged_of`), to be kept by the caller."""
         if any(beside) and unmerged is None:
             unmerged = self.unmerged_of(model, beside)
-        blueprint = model.family.blueprint(model.weights.shapes)
+        blueprint = model.blueprint
         width, pixels = hidden_width(model.weights.shapes), model.family.latents.pixels
         key = _key("network", model.weights, self.dtype, self._narrow(storage_of(model, self.device)))
 
@@ -144,7 +143,7 @@ class Memory:
 
         return DiffusionNetwork(
             family=model.family,
-            module=self._network_lease(model, blueprint),
+            module=self._network_lease(model),
             config=blueprint.config,
             parametrisation=model.current_parametrisation(),
             dtype=self.dtype,
@@ -163,11 +162,10 @@ class Memory:
 
     def unmerged_of(self, model: DiffusionModel, beside: tuple[Stack, ...]) -> Unmerged:
         """Stacks to run beside a model's weights."""
-        blueprint = model.family.blueprint(model.weights.shapes)
-        return Unmerged(blueprint.placements, model.weights, beside, model.family.end_to_end)
+        return Unmerged(model.blueprint.placements, model.weights, beside, model.family.end_to_end)
 
     def autoencoder(self, vae: Autoencoder) -> AutoencoderNetwork:
-        blueprint = vae.kind.blueprint(vae.weights.shapes)
+        blueprint = vae.blueprint
         storage = self._narrow("quantized")
         lease = self._lease("autoencoder", blueprint, vae.weights, (), self.dtype, storage)
         key = _key("autoencoder", vae.weights, self.dtype, storage)
@@ -189,12 +187,11 @@ class Memory:
 
     def picture_module(self, model: PictureEncoder | StyleModel) -> nn.Module:
         """A picture encoder or style model, loaded. Valid until the next call of this object."""
-        blueprint = model.kind.blueprint(model.weights.shapes)
-        return self._lease("pictures", blueprint, model.weights, (), *self._text_storage(model))()
+        return self._lease("pictures", model.blueprint, model.weights, (), *self._text_storage(model))()
 
     def resident_module(self, model: DiffusionModel) -> nn.Module:
         """The diffusers module behind `network`, patched. Valid until the next call of this object."""
-        return self._network_lease(model, model.family.blueprint(model.weights.shapes))()
+        return self._network_lease(model)()
 
     def release(self) -> None:
         """Let go of everything; networks that were handed out load again when next called."""
@@ -217,8 +214,7 @@ class Memory:
 
     def _text_part(self, part: TextPart, stack: Stack, beside: Collection[Hashable]) -> nn.Module:
         dtype, storage = self._text_storage(part)
-        blueprint = text_blueprint(part.role, part.weights.shapes)
-        return self._lease("text", blueprint, part.weights, stack, dtype, storage, beside)()
+        return self._lease("text", part.blueprint, part.weights, stack, dtype, storage, beside)()
 
     def _text_storage(self, part: TextPart | PictureEncoder | StyleModel) -> tuple[torch.dtype, Storage]:
         count = sum(torch.Size(shape).numel() for shape in part.weights.shapes.values())
@@ -232,9 +228,9 @@ class Memory:
         """How weights are stored where users want them as narrow as their file has them."""
         return "stored" if self.computing.narrow_weights and storage == "quantized" else storage
 
-    def _network_lease(self, model: DiffusionModel, blueprint: Blueprint) -> Callable[[], nn.Module]:
+    def _network_lease(self, model: DiffusionModel) -> Callable[[], nn.Module]:
         storage = self._narrow(storage_of(model, self.device))
-        return self._lease("network", blueprint, model.weights, model.stack, self.dtype, storage)
+        return self._lease("network", model.blueprint, model.weights, model.stack, self.dtype, storage)
 
     def _lease(
         self,

@@ -181,7 +181,7 @@ class Together:
                 new.setdefault(call.base, []).append((number, call))
         for rows in new.values():
             model = rows[0][1].model
-            placements = model.family.blueprint(model.weights.shapes).placements
+            placements = model.blueprint.placements
             stacks = [call.model.stack for _, call in rows]
             try:
                 ways = planned(stacks, placements, model.weights.shapes)
