@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loraloom.cli.base_header import base_components
-from loraloom.errors import InputError, LoraloomError
+from loraloom.errors import InputError, LoraloomError, ModelFileError
 from loraloom.jobs import frames
 from loraloom.jobs.worker import die_with_parent
 from loraloom.lora import keeping
@@ -49,7 +49,7 @@ class LibraryWorker:
         known: dict[str, Answer] = {
             "list": LibraryWorker.list, "inspect": LibraryWorker.inspect, "hashes": LibraryWorker.hashes,
             "bases": LibraryWorker.bases, "rename": LibraryWorker.rename, "note": LibraryWorker.note,
-            "preview": LibraryWorker.preview, "scan": LibraryWorker.scan,
+            "preview": LibraryWorker.preview, "scan": LibraryWorker.scan, "check": LibraryWorker.check,
         }  # fmt: skip
         return known[str(question["do"])](self, question, tail)
 
@@ -112,6 +112,15 @@ class LibraryWorker:
 
     def preview(self, question: Mapping[str, Any], tail: bytes) -> object:
         keeping.write_preview(Path(self._entry(question).path), tail)
+        return {}
+
+    def check(self, question: Mapping[str, Any], _tail: bytes) -> object:
+        """Whether a file that is in no folder yet is a LoRA. Raises ModelFileError that says what it is."""
+        path = Path(question["file"])
+        try:
+            read_lora(path)
+        except ModelFileError as error:
+            raise ModelFileError(str(error).replace(str(path), path.name)) from error
         return {}
 
     def _entry(self, question: Mapping[str, Any]) -> Entry:

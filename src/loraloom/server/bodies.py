@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from loraloom.atomic_file import explained
 from loraloom.errors import WorkflowError
 from loraloom.server.release import RELEASE
 from loraloom.workflow.graph import JSON
@@ -17,9 +19,7 @@ _LARGE = 100_000
 
 async def read_bytes(request: Request, limit: int) -> bytes:
     """The body; raises HTTPException 413 when it is longer than `limit`, before it is read."""
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > limit:
-        raise HTTPException(413, f"the body has {declared} bytes, at most {limit} are taken")
+    _check_length(request, limit)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -29,6 +29,25 @@ async def read_bytes(request: Request, limit: int) -> bytes:
         chunks.append(chunk)
     RELEASE.after(size)
     return b"".join(chunks)
+
+
+async def save_body(request: Request, path: Path, limit: int) -> None:
+    """Put the body into a new file, piece by piece. Raises HTTPException 413 as `read_bytes` does,
+    FileWriteError."""
+    _check_length(request, limit)
+    size = 0
+    with explained(path), open(path, "xb") as file:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise HTTPException(413, f"the body is longer than {limit} bytes")
+            await asyncio.to_thread(file.write, chunk)
+
+
+def _check_length(request: Request, limit: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        raise HTTPException(413, f"the body has {declared} bytes, at most {limit} are taken")
 
 
 async def read_object(request: Request, limit: int, *, empty: bool = False) -> dict[str, JSON]:

@@ -50,7 +50,7 @@ async def view(request: Request) -> Response:
 
 
 async def upload_image(request: Request) -> Response:
-    return await _upload(request, lambda upload, _form: _pieces(upload))
+    return await _upload(request, lambda upload, _form: pieces(upload))
 
 
 async def upload_mask(request: Request) -> Response:
@@ -90,7 +90,7 @@ async def _upload(
             name = _safe_name(filename, decoding.check(upload, state.settings.max_pixels))
             upload.seek(0)
             with paths.folder_inside(root, parts, make=True) as folder:
-                return _store(folder, root.joinpath(*parts), name, change(upload, fields), overwrite)
+                return store_file(folder, root.joinpath(*parts), name, change(upload, fields), overwrite)
 
         found = await decoding.in_turn(store)
     return Answer({"name": found, "subfolder": "/".join(parts), "type": kind})
@@ -122,12 +122,12 @@ def _safe_name(filename: str, kind: str) -> str:
     return (stem or "picture") + suffix
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
+def pieces(file: BinaryIO) -> Iterator[bytes]:
     while piece := file.read(_PIECE_BYTES):
         yield piece
 
 
-def _store(folder: Path, named: Path, name: str, content: Iterable[bytes], overwrite: bool) -> str:
+def store_file(folder: Path, named: Path, name: str, content: Iterable[bytes], overwrite: bool) -> str:
     """Write a file whole; the name that it has got. A file that is there already with this content stays."""
     stem, suffix = os.path.splitext(name)
     with part_file(folder, content, named=named) as part:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loraloom.server.answers import Answer
@@ -24,6 +24,13 @@ from loraloom.server.settings import ServerSettings
 
 COOKIE = "loraloom_token"
 _HARMLESS = frozenset({"GET", "HEAD"})
+_DOOR_POLICY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,29 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
         await send({"type": "websocket.close", "code": 1008, "reason": refusal.message[:100]})
         return
     headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
+    if refusal.status == 401 and Headers(scope=scope).get("sec-fetch-mode") == "navigate":
+        wrong = b"token=" in scope["query_string"] or COOKIE in Headers(scope=scope).get("cookie", "")
+        await HTMLResponse(_door(wrong), 401, {**(headers or {}), **_DOOR_POLICY})(scope, receive, send)
+        return
     await Answer({"error": refusal.message}, refusal.status, headers)(scope, receive, send)
+
+
+def _door(wrong: bool) -> str:
+    """A page that asks a person for the token. wrong: another one was shown."""
+    said = "That is not this server's token." if wrong else "This server asks for its token."
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>Token · Loraloom</title><style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 26rem; margin: 14vh auto; padding: 0 1.25rem }}
+input, button {{ font: inherit; padding: .5rem .75rem; width: 100%; margin: .25rem 0 .75rem }}
+* {{ box-sizing: border-box }}
+</style></head><body><main><h1>Loraloom</h1><p role="alert">{said}</p>
+<form method="get"><label for="token">Token</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<button>Open</button></form>
+<p>It is what loraloom serve was started with: --token, or LORALOOM_TOKEN.</p></main></body></html>
+"""
 
 
 def _hardened(send: Send) -> Send:

@@ -17,7 +17,7 @@ class ServerSettings:
     user_dir: the queue, the editor's settings and its saved workflows.
     allow_hosts, allow_origins: further values of those headers ("name", "https://name:port") that are ours.
     allow_webhooks: hosts in private networks that webhooks may call; others there are refused.
-    frontend: serve ComfyUI's editor at /, where it is installed. max_json, max_upload: bytes.
+    frontend: serve ComfyUI's editor at /, where it is installed. max_json, max_upload, max_lora: bytes.
     """
 
     output_dir: Path
@@ -34,6 +34,7 @@ class ServerSettings:
     frontend: bool = True
     max_json: int = 16 * 1024 * 1024
     max_upload: int = 100 * 1024 * 1024
+    max_lora: int = 8 * 1024**3
     max_pixels: int = 64_000_000
     max_nodes: int = 10_000
     version: str = ""

@@ -67,6 +67,10 @@ class Files:
             self._known[kind] = known
         return known[1]
 
+    def forget(self) -> None:
+        """List anew: files were added."""
+        self._known.clear()
+
 
 @dataclass(slots=True)
 class ServerState:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, cast
 
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from loraloom.atomic_file import write_file
+from loraloom.demo.files import MODELS
 from loraloom.errors import InputError
 from loraloom.server import prompts
 from loraloom.server.bodies import read_bytes, read_object
@@ -19,6 +22,7 @@ from loraloom.workflow.drawing import DrawSettings, graph_of, settings_of
 from loraloom.workflow.form import form_of
 from loraloom.workflow.graph import JSON
 from loraloom.workflow.implemented import known_schemas
+from loraloom.workflow.report import Problem
 from loraloom.workflow.sources import Found, workflows_of
 from loraloom.workflow.validate import validate
 
@@ -27,10 +31,12 @@ MAX_FORMS = 40
 
 
 class FormProblem(BaseModel):
-    """node, input: where, as far as it has a place."""
+    """node, input: where, as far as it has a place. url: where a missing file comes from, if it is said."""
 
     node: str | None
+    input: str | None = None
     message: str
+    url: str = ""
 
 
 class WorkflowForm(BaseModel):
@@ -77,6 +83,7 @@ class Choices(BaseModel):
     text_kinds: list[str]
     samplers: list[str]
     schedulers: list[str]
+    folder: str = Field("", description="The models folder, where files are looked for first.")
 
 
 def settings_from(body: dict[str, JSON]) -> DrawSettings:
@@ -130,6 +137,15 @@ def add(api: FastAPI, state: ServerState) -> None:
         known = await described(state, found.bases)
         return found.model_copy(update={"bases": known})
 
+    @api.post("/draw/demo", status_code=204, responses={400: {}, 507: {}})
+    async def demo() -> None:
+        """Put the small model that comes with Loraloom, and its LoRAs, into the models folder."""
+        roots = state.files.folders.roots
+        if not roots:
+            raise HTTPException(400, "this server has no models folder; start it with --models FOLDER")
+        await asyncio.to_thread(_put_demo, roots[0])
+        state.files.forget()
+
     @api.post("/workflows", responses={400: {}, 413: {}},
               openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {
                   "schema": {"type": "string"}}}}})  # fmt: skip
@@ -149,6 +165,7 @@ def choices_of(state: ServerState) -> Choices:
         text_kinds=_fixed(state, "DualCLIPLoader", "type"),
         samplers=_fixed(state, "KSampler", "sampler_name"),
         schedulers=_fixed(state, "KSampler", "scheduler"),
+        folder=str(next((root.absolute() for root in state.files.folders.roots), "")),
     )
 
 
@@ -161,6 +178,14 @@ async def described(state: ServerState, bases: list[Base]) -> list[Base]:
     except LibraryGone:
         return bases
     return [base.model_copy(update=said) for (base, _), said in zip(files, facts, strict=True)]
+
+
+def _put_demo(folder: Path) -> None:
+    """Files that are there already stay. Raises FileWriteError."""
+    for file in sorted(MODELS.rglob("*.safetensors")):
+        place = folder / file.relative_to(MODELS)
+        if not place.exists():
+            write_file(place, file.read_bytes())
 
 
 def _fixed(state: ServerState, class_type: str, name: str) -> list[str]:
@@ -191,5 +216,20 @@ def _form(found: Found, state: ServerState) -> WorkflowForm:
         prompt=cast("dict[str, Any]", report.graph.to_api()),
         sections=[asdict(section) for section in sections],
         settings=asdict(settings) if settings else None,
-        problems=[FormProblem(node=p.node_id, message=p.line()) for p in report.problems],
+        problems=[_problem(problem) for problem in report.problems],
     )
+
+
+def _problem(problem: Problem) -> FormProblem:
+    """A problem in a person's words: those of a missing file name its folder and what comes close."""
+    name = problem.extra_info.get("input_name")
+    found = FormProblem(
+        node=problem.node_id, input=name if isinstance(name, str) else None, message=problem.line()
+    )
+    lost = problem.missing
+    if lost is None:
+        return found
+    close = f" Its name is most like {' and '.join(lost.nearest[:2])}." if lost.nearest else ""
+    said = f"“{lost.name}” is not in the folder {lost.folder}. Put it there, or choose another below.{close}"
+    known = lost.url if lost.url and lost.url.startswith(("https://", "http://")) else ""
+    return found.model_copy(update={"message": said, "url": known})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,12 +11,16 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from loraloom.atomic_file import make_folder
 from loraloom.server import paths
-from loraloom.server.bodies import read_bytes
+from loraloom.server.bodies import read_bytes, save_body
 from loraloom.server.decoding import in_turn
+from loraloom.server.file_routes import pieces, store_file
 from loraloom.server.pictures import as_png, picture_beside, thumbnail
 from loraloom.server.state import ServerState
 from loraloom.workflow.graph import JSON
+
+_ENDINGS = (".safetensors", ".sft")
 
 
 class LoraEntry(BaseModel):
@@ -83,6 +89,26 @@ def lora_path(state: ServerState, name: str) -> Path:
     return path
 
 
+def _file_name(name: str) -> str:
+    """The name for a LoRA that is sent; HTTPException 400 for one that no LoRA has."""
+    parts = paths.parts_of(name)
+    if not parts or Path(parts[-1]).suffix.lower() not in _ENDINGS:
+        last = parts[-1][:100] if parts else ""
+        raise HTTPException(
+            400,
+            f"{last!r} does not end in .safetensors. A pickle (.pt, .ckpt, .bin) can run code when it is "
+            "opened and is never read: loraloom models convert makes a safetensors file of one.",
+        )
+    return parts[-1]
+
+
+def _stored(file: Path, folder: Path) -> str:
+    """Copy a file into a folder; the name that it has got there."""
+    make_folder(folder)
+    with open(file, "rb") as content:
+        return store_file(folder, folder, file.name, pieces(content), overwrite=False)
+
+
 def add(api: FastAPI, state: ServerState) -> None:
     _add_reading(api, state)
     _add_changing(api, state)
@@ -129,6 +155,26 @@ def _add_reading(api: FastAPI, state: ServerState) -> None:
 
 
 def _add_changing(api: FastAPI, state: ServerState) -> None:
+    @api.post("/loras", status_code=201, responses={400: {}, 413: {}, 507: {}},
+              openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {
+                  "schema": {"type": "string"}}}}})  # fmt: skip
+    async def put(request: Request, name: str) -> Done:
+        """Add a file to the library: the body is a LoRA as safetensors. Of its name only the last part
+        counts; where that is taken by another file it gets a number."""
+        file_name = _file_name(name)
+        folder = next(iter(state.files.folders.searched("loras")), None)
+        if folder is None:
+            raise HTTPException(400, "this server has no models folder; start it with --models FOLDER")
+        folder = next(iter(state.files.folders.directories("loras")), folder)
+        with tempfile.TemporaryDirectory(prefix="lora-", dir=state.settings.temp_dir) as place:
+            received = Path(place, file_name)
+            await save_body(request, received, state.settings.max_lora)
+            await state.library.ask("check", file=str(received))
+            stored = await asyncio.to_thread(_stored, received, folder)
+        state.files.forget()
+        await state.library.ask("scan", directories=directories(state))
+        return Done(name=stored)
+
     @api.patch("/loras", responses={400: {}, 404: {}})
     async def change(name: str, to: LoraChange) -> Done:
         """Rename a file with all that lies beside it, or write its notes."""

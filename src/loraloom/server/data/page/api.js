@@ -47,6 +47,16 @@ export function query(values) {
   return found.toString();
 }
 
+const MODEL_FILE = /\.(safetensors|sft|gguf|ckpt|pth?|bin)$/i;
+
+/** What ComfyUI's interface objects to in one input, in a person's words where those are known. */
+function objection(node, found) {
+  const value = found.extra_info?.received_value;
+  if (found.type === "value_not_in_list" && typeof value === "string" && MODEL_FILE.test(value))
+    return `“${value}” is not in its folder. Choose another one, or put it there.`;
+  return `${node.class_type}: ${found.message}${found.details ? ` (${found.details})` : ""}`;
+}
+
 /** A refusal in words: from our own answers, pydantic's lists, and ComfyUI's error objects. */
 function words(status, body) {
   const said = body?.detail ?? body?.error ?? body;
@@ -56,7 +66,7 @@ function words(status, body) {
     const error = said.error ?? said;
     const lines = [];
     for (const node of Object.values(said.node_errors ?? body?.node_errors ?? {}))
-      for (const found of node.errors) lines.push(`${node.class_type}: ${found.message}${found.details ? ` (${found.details})` : ""}`);
+      for (const found of node.errors) lines.push(objection(node, found));
     if (!lines.length) lines.push([error.message, error.details].filter(Boolean).join(": "));
     return lines.filter(Boolean).join("\n") || `The server answered ${status}.`;
   }

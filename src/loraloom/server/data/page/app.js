@@ -3,13 +3,14 @@ import { html, render, useEffect } from "./html.js";
 import { Button, IconButton } from "./controls.js";
 import { Icon } from "./icons.js";
 import { Draw } from "./draw.js";
+import { DropPlace } from "./drop.js";
 import { Gallery } from "./gallery.js";
 import { Library } from "./library.js";
 import { Queue } from "./queue.js";
 import { Strengths } from "./strengths.js";
 import { Training } from "./training.js";
 import { loadLibrary } from "./library_state.js";
-import { connected, follow, queue } from "./queue_state.js";
+import { follow, lost, queue } from "./queue_state.js";
 import { attempt, dismiss, kept, loadChoices, notices, place, spoken, useStore } from "./state.js";
 
 const look = kept("loraloom.look", { theme: "auto" });
@@ -36,7 +37,7 @@ function wear({ theme }) {
 function App() {
   const { view } = useStore(place);
   const said = useStore(spoken);
-  const there = useStore(connected);
+  const gone = useStore(lost);
   const [key, title, View] = VIEWS.find(([name]) => name === view) ?? HIDDEN[view] ?? VIEWS[0];
   useEffect(() => {
     document.title = `${title} · Loraloom`;
@@ -50,11 +51,12 @@ function App() {
     <div class="shell">
       <${Nav} current=${key} />
       <main id="main" class=${`main view-${view}`} tabindex="-1">
-        ${!there && html`<div class="lost" role="alert"><${Icon} name="warning" />The connection to the server is lost; trying again …</div>`}
+        ${gone && html`<div class="lost" role="alert"><${Icon} name="warning" />${gone}</div>`}
         <${View} />
       </main>
     </div>
     <${Notices} />
+    <${DropPlace} />
     <div class="hidden-text" role="status" aria-live="polite">${said}</div>`;
 }
 

@@ -2,13 +2,15 @@
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Button, Check, IconButton, NumberField, Select, Slider, TextArea, baseLabel } from "./controls.js";
 import { Icon } from "./icons.js";
+import * as api from "./api.js";
 import { useCards } from "./cards.js";
 import { change, chooseBase, draft, drawDraft, freshSeed } from "./draft.js";
-import { library } from "./library_state.js";
+import { library, loadLibrary } from "./library_state.js";
 import { LoraStack } from "./lora_stack.js";
 import { STATES, pictureUrl, queue, show, shownJob, signOf } from "./queue_state.js";
 import { Result } from "./result.js";
-import { attempt, choices, useStore } from "./state.js";
+import { attempt, choices, loadChoices, tell, useStore } from "./state.js";
+import { openFiles } from "./drop.js";
 import { WordChip } from "./words.js";
 import { WorkflowDesk, openWorkflowFile, workflows } from "./workflow_form.js";
 
@@ -16,7 +18,6 @@ export function Draw() {
   const cards = useStore(queue);
   const chosen = useStore(shownJob);
   const opened = useStore(workflows);
-  const [over, setOver] = useState(false);
   const id = chosen ?? cards?.running[0]?.id ?? cards?.finished.find((card) => card.pictures.length)?.id;
   const [card] = useCards(id ? [id] : []);
   useEffect(() => {
@@ -28,22 +29,11 @@ export function Draw() {
     document.addEventListener("paste", paste);
     return () => document.removeEventListener("paste", paste);
   }, []);
-  const drop = (event) => {
-    event.preventDefault();
-    setOver(false);
-    const file = event.dataTransfer.files[0];
-    if (file) openWorkflowFile(file);
-  };
-  return html`<div class=${`desk ${over ? "over" : ""}`} onDragOver=${(e) => {
-    if (![...e.dataTransfer.types].includes("Files")) return;
-    e.preventDefault();
-    setOver(true);
-  }} onDragLeave=${(e) => e.currentTarget.contains(e.relatedTarget) || setOver(false)} onDrop=${drop}>
+  return html`<div class="desk">
     <h1 class="hidden-text">Draw</h1>
     <div class="desk-form">${opened ? html`<${WorkflowDesk} onQueued=${(job) => show(job)} />` : html`<${Form} receipts=${card?.receipts} />`}</div>
     <div class="desk-result"><${Result} card=${card} onShow=${show} /></div>
     <aside class="desk-recent" aria-label="Recent"><${Recent} cards=${cards} current=${id} /></aside>
-    ${over && html`<div class="drop-here"><${Icon} name="file" />Drop a workflow: JSON, a picture that carries one, or a page</div>`}
   </div>`;
 }
 
@@ -71,7 +61,7 @@ function Form({ receipts }) {
     }
   }}>
     <div class="form-scroll">
-      ${found.bases.length === 0 && html`<div class="callout warn"><strong>There is no base model yet.</strong><p class="small">Put a checkpoint (.safetensors) into the folder models/checkpoints and reload this page. loraloom demo shows where the small model is that comes with Loraloom.</p></div>`}
+      ${found.bases.length === 0 && html`<${NoBase} folder=${found.folder} />`}
       <${TextArea} label="Prompt" tall value=${d.prompt} onChange=${(prompt) => change({ prompt })} placeholder="What should the picture show?" />
       <${Words} prompt=${d.prompt} loras=${d.loras} />
       <${TextArea} label="Negative prompt" value=${d.negative} onChange=${(negative) => change({ negative })} placeholder="What it should not show" />
@@ -82,14 +72,37 @@ function Form({ receipts }) {
     </div>
     <div class="form-foot">
       <button class="button primary large grow" disabled=${busy || !d.base}><${Icon} name="draw" />Draw<kbd>Ctrl ↵</kbd></button>
-      <${IconButton} icon="file" label="Open a workflow: JSON, a picture that carries one, or a page" onClick=${() => file.current.click()} />
-      <input ref=${file} type="file" class="hidden-text" tabindex="-1" aria-label="Workflow file" accept=".json,.png,.webp,.jpg,.jpeg,.html,.htm,.md,.txt"
+      <${IconButton} icon="file" label="Open a file: a workflow (JSON, a picture that carries one, a page) or a LoRA" onClick=${() => file.current.click()} />
+      <input ref=${file} type="file" class="hidden-text" tabindex="-1" aria-label="Workflow or LoRA file" accept=".json,.png,.webp,.jpg,.jpeg,.html,.htm,.md,.txt,.safetensors"
         onChange=${(e) => {
-          if (e.target.files[0]) openWorkflowFile(e.target.files[0]);
+          openFiles(e.target.files);
           e.target.value = "";
         }} />
     </div>
   </form>`;
+}
+
+/** Nothing to draw with yet: how to come by it. */
+function NoBase({ folder }) {
+  const [busy, setBusy] = useState(false);
+  const demo = async () => {
+    setBusy(true);
+    const done = await attempt(async () => {
+      await api.post("v1/draw/demo");
+      await loadChoices();
+      await loadLibrary(true);
+      return true;
+    });
+    setBusy(false);
+    if (!done) return;
+    change({ prompt: draft.value.prompt || "a red rose" });
+    tell("The small model is there. It knows 119 things: try a cat, a pizza, a rocket, and a LoRA with it.", { seconds: 12 });
+  };
+  return html`<div class="callout warn" role="region" aria-label="No base model"><strong>There is no base model yet.</strong>
+    <p class="small breaks">Put one (.safetensors) into ${folder}/checkpoints, or start loraloom serve with --models and the folder of your models.</p>
+    <p class="small">Or begin with the small model that comes with Loraloom: pictures of 192 × 192 pixels, and two LoRAs.</p>
+    <div class="row wrap"><${Button} kind="small" icon="play" disabled=${busy} onClick=${demo}>Use the small model<//>
+      <${Button} kind="small" icon="again" onClick=${() => attempt(loadChoices)}>Look again<//></div></div>`;
 }
 
 /** Trigger words of the LoRAs in use: a click puts one into the prompt, or takes it out. */
@@ -105,7 +118,7 @@ function BaseFields({ d, found }) {
   const key = (base) => `${base.kind}/${base.name}`;
   const set = (index, name) => change({ text_encoders: d.text_encoders.map((now, i) => (i === index ? name : now)) });
   return html`<div class="stack">
-    <${Select} label="Base model" value=${`${d.base_kind}/${d.base}`} options=${found.bases.map((base) => ({ value: key(base), text: baseLabel(base) }))}
+    <${Select} label="Base model" value=${d.base && `${d.base_kind}/${d.base}`} empty=${found.bases.length ? undefined : "None yet"} options=${found.bases.map((base) => ({ value: key(base), text: baseLabel(base) }))}
       onChange=${(value) => chooseBase(found.bases.find((base) => key(base) === value))} />
     ${d.base_kind === "diffusion_models" && d.text_encoders.map((name, index) => html`<${Select} key=${index} label=${`Text encoder ${index + 1}`} value=${name} empty="Choose one" options=${found.text_encoders} onChange=${(chosen) => set(index, chosen)} />`)}
     ${(d.base_kind === "diffusion_models" || found.vaes.length > 0) && html`<${Select} label="VAE" value=${d.vae} empty=${d.base_kind === "checkpoints" ? "The base model's own" : "Choose one"} options=${found.vaes} onChange=${(vae) => change({ vae })} />`}

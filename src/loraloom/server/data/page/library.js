@@ -80,7 +80,7 @@ function Shelves() {
       </div>
     </div>
     ${!known.ready && html`<p class="soft">Reading the folder …</p>`}
-    ${known.ready && found.length === 0 && html`<${Empty} icon="library" title=${known.entries.length ? "No LoRA here" : "The library is empty"}>${known.entries.length ? "Try another word, or All." : "Put .safetensors files into the folder models/loras, then read it again."}<//>`}
+    ${known.ready && found.length === 0 && html`<${Empty} icon="library" title=${known.entries.length ? "No LoRA here" : "The library is empty"}>${known.entries.length ? "Try another word, or All." : "Drop .safetensors files on this page, or put them into the folder models/loras and read it again."}<//>`}
     ${found.length > 0 && html`<${VirtualList} key=${String(settings.tiles)} className="shelf" items=${found} asked=${[text, folder, kind, settings.fit, settings.sort].join("\n")} label="LoRAs" keyOf=${(entry) => entry.name}
       height=${settings.tiles ? 268 : 68} least=${settings.tiles ? 164 : 0} gap=${settings.tiles ? 14 : 4}
       row=${(entry) => html`<${settings.tiles ? Tile : Row} entry=${entry} family=${family} copies=${copies.get(entry.alike) ?? 0} />`} />`}

@@ -70,7 +70,7 @@ export function LoraPicker({ onClose }) {
       <div class="row between small soft"><span role="status">${found.length.toLocaleString()} ${found.length === 1 ? "LoRA" : "LoRAs"}${known.read < known.total ? `, ${known.read} of ${known.total} read` : ""}</span>
         ${(hidden > 0 || all) && html`<button type="button" class="link" onClick=${() => setAll(!all)}>${all ? "Only those that fit" : `Show ${hidden.toLocaleString()} that do not fit`}</button>`}</div>
       ${found.length === 0
-        ? html`<${Empty} icon="library" title="No LoRA here">${known.entries.length ? "Try another word." : "Put .safetensors files into the folder models/loras, then read it again."}<//>`
+        ? html`<${Empty} icon="library" title="No LoRA here">${known.entries.length ? "Try another word." : "Drop .safetensors files on this page, or put them into the folder models/loras and read it again."}<//>`
         : html`<${VirtualList} className="picker" items=${found} asked=${text} height=${62} label="LoRAs" keyOf=${(entry) => entry.name} row=${(entry) => {
             const on = chosen.some((lora) => lora.name === entry.name);
             return html`<button type="button" class="pick" aria-pressed=${on} onClick=${() => toggle(entry, on)}>

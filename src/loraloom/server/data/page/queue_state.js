@@ -6,7 +6,8 @@ export const queue = new Store(null);
 export const progress = new Store({});
 /** Counts what the server has told of trainings. */
 export const happened = new Store(0);
-export const connected = new Store(true);
+/** Why the server is not heard, in words; "" while it is. */
+export const lost = new Store("");
 export const STATES = { pending: "waiting", running: "being drawn", completed: "done", failed: "failed", cancelled: "cancelled", quarantined: "put aside" };
 
 /** The icon that stands for a card without a picture. */
@@ -19,6 +20,8 @@ export const show = (id) => shownJob.set(id);
 /** Events after which cards are read again. */
 const CHANGES = ["queue", "job", "completed", "failed", "cancelled", "requeued", "quarantined", "reset"];
 const MIN_MILLISECONDS = 150;
+const AGAIN_MILLISECONDS = 3000;
+const LOST = "The connection to the server is lost; trying again … If it was stopped, start loraloom serve again.";
 let asking = false;
 let again = false;
 
@@ -32,8 +35,9 @@ export async function refresh() {
     const found = await api.get("v1/cards");
     announce(queue.value, found);
     queue.set(found);
-  } catch {
-    connected.set(false);
+    if (stream.readyState === EventSource.OPEN) lost.set("");
+  } catch (error) {
+    lost.set(error.status ? error.message : LOST);
   } finally {
     await new Promise((done) => setTimeout(done, MIN_MILLISECONDS));
     asking = false;
@@ -58,10 +62,20 @@ function announce(before, after) {
 export const cardOf = (state, id) => state && [...state.running, ...state.waiting, ...state.finished].find((card) => card.id === id);
 export const isOver = (card) => card && !["pending", "running"].includes(card.status);
 
+let stream = null;
+
 export function follow() {
-  const stream = new EventSource("v1/events?previews=true");
-  stream.addEventListener("open", () => connected.set(true));
-  stream.addEventListener("error", () => connected.set(false));
+  stream = new EventSource("v1/events?previews=true");
+  stream.addEventListener("open", () => {
+    lost.set("");
+    refresh();
+  });
+  stream.addEventListener("error", () => {
+    lost.set(LOST);
+    if (stream.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+    refresh(); // says why, where the server answers
+    setTimeout(follow, AGAIN_MILLISECONDS);
+  });
   for (const kind of CHANGES) stream.addEventListener(kind, refresh);
   for (const kind of ["training", "reset"]) stream.addEventListener(kind, () => happened.set((count) => count + 1));
   stream.addEventListener("progress", (event) => {
@@ -69,7 +83,6 @@ export function follow() {
     const preview = said.preview ? `data:image/jpeg;base64,${said.preview}` : progress.value[said.job]?.preview;
     progress.set({ [said.job]: { value: said.value, max: said.max, preview } });
   });
-  refresh();
 }
 
 export const pictureUrl = (file, width) =>

@@ -14,7 +14,7 @@ export function Result({ card, onShow }) {
   const [comparing, setComparing] = useState(null);
   useEffect(() => setChosen(0), [card?.id]);
   if (!card) {
-    return html`<div class="stage"><${Empty} icon="picture" title="Nothing drawn yet">Write a prompt and press Draw. A workflow can be dropped anywhere on this page.<//></div>`;
+    return html`<div class="stage"><${Empty} icon="picture" title="Nothing drawn yet">Write a prompt and press Draw. Workflows, pictures that carry one, and LoRAs can be dropped anywhere on this page.<//></div>`;
   }
   const file = card.pictures[Math.min(chosen, card.pictures.length - 1)];
   const start = async (work) => {
@@ -87,10 +87,11 @@ function WithAndWithout({ job, name, file, size, onClose }) {
     if (other) spoken.set("The picture without the LoRA is there.");
     else refresh();
   }, [other?.filename]);
+  const frame = { aspectRatio: `${size.width} / ${size.height}` };
   return html`<${Sheet} wide title=${`With and without ${stem(name)}`} onClose=${onClose}>
     ${other
-      ? html`<div class="compare-frame"><${Compare} left=${file.url.replace(/^\//, "")} right=${other.url.replace(/^\//, "")} leftName="With" rightName="Without" width=${size.width} height=${size.height} /></div>
-        <p class="small soft">The same seed and settings. Move the seam with the mouse, a finger, or the arrow keys.</p>`
-      : card?.trouble ? html`<${Trouble} trouble=${card.trouble} />` : html`<div class="compare-frame"><${Stage} card=${card ?? { id: job, status: "pending", settings: size, pictures: [] }} /></div>`}
+      ? html`<div class="compare-frame"><${Compare} left=${file.url.replace(/^\//, "")} right=${other.url.replace(/^\//, "")} leftName="With" rightName="Without" width=${size.width} height=${size.height} /></div>`
+      : card?.trouble ? html`<${Trouble} trouble=${card.trouble} />` : html`<div class="compare-frame" style=${frame}><${Stage} card=${card ?? { id: job, status: "pending", settings: size, pictures: [] }} /></div>`}
+    <p class="small soft">The same seed and settings. Move the seam with the mouse, a finger, or the arrow keys.</p>
   <//>`;
 }

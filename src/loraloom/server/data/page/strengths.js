@@ -42,7 +42,7 @@ export function Strengths() {
       const card = cards[index];
       const step = running[id];
       return html`<li key=${id} class="stack tight">
-        <button type="button" class="strength" disabled=${!card} onClick=${() => {
+        <button type="button" class="strength" disabled=${!card} aria-label=${`${STRENGTHS[index] ? `Strength ${STRENGTHS[index]}` : `Without ${stem(name)}`}: go on with it`} onClick=${() => {
           show(id);
           go("/draw");
         }}>

@@ -24,7 +24,8 @@ const setValue = (node, input, value) =>
     const form = found[now.chosen];
     const entry = form.prompt[node];
     const prompt = { ...form.prompt, [node]: { ...entry, inputs: { ...entry.inputs, [input]: value } } };
-    found[now.chosen] = { ...form, prompt };
+    const problems = form.problems.filter((problem) => problem.node !== node || problem.input !== input);
+    found[now.chosen] = { ...form, prompt, problems };
     return { ...now, found };
   });
 
@@ -52,7 +53,7 @@ export function WorkflowDesk({ onQueued }) {
         <${IconButton} icon="close" label="Close this workflow" onClick=${() => workflows.set(null)} /></div>
       ${many && html`<${Select} label=${`${opened.found.length} workflows in this file`} value=${opened.chosen} options=${opened.found.map((one, index) => ({ value: index, text: one.title || `Workflow ${index + 1}` }))} onChange=${(chosen) => workflows.set((now) => ({ ...now, chosen }))} />`}
       ${form.damage && html`<div class="callout" role="alert"><strong>This workflow cannot be read.</strong><p class="small breaks">${form.damage}</p></div>`}
-      ${form.problems.length > 0 && html`<div class="callout warn"><strong>${form.problems.length === 1 ? "One thing to set right first" : `${form.problems.length} things to set right first`}</strong><ul class="stack tight small">${form.problems.slice(0, 12).map((problem, index) => html`<li key=${index} class="breaks">${problem.message}</li>`)}</ul></div>`}
+      ${form.problems.length > 0 && html`<div class="callout warn"><strong>${form.problems.length === 1 ? "One thing to set right first" : `${form.problems.length} things to set right first`}</strong><ul class="stack tight small">${form.problems.slice(0, 12).map((problem, index) => html`<li key=${index} class="breaks">${problem.message}${problem.url && html` It comes from <a href=${problem.url} target="_blank" rel="noopener noreferrer">${problem.url}</a>.`}</li>`)}</ul></div>`}
       ${form.settings && html`<${Button} kind="small" icon="edit" onClick=${() => {
         use(form.settings);
         workflows.set(null);
