@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is.
-settings.register_profile("loraloom", deadline=None)
+settings.register_profile("loraloom", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loraloom")
 
 NarrowFile: TypeAlias = Callable[[Callable[[Path], Path]], Path]

@@ -53,7 +53,7 @@ def worker_settings(tmp_path: Path) -> dict[str, Any]:
 def runner(tmp_path: Path) -> Iterator[SessionRunner]:
     found = make_runner(worker_settings(tmp_path))
     yield found
-    found.close()
+    found.free(models=True, results=True)
 
 
 def test_a_worker_imports_networks_before_its_first_job_and_loads_nothing(tmp_path: Path) -> None:
@@ -63,7 +63,6 @@ def test_a_worker_imports_networks_before_its_first_job_and_loads_nothing(tmp_pa
         "runner = make_runner(json.loads(sys.argv[1]))\n"
         "[t.join(120) for t in threading.enumerate() if t.name == 'loraloom-imports']\n"
         "print(json.dumps([sorted(sys.modules), runner._session.memory.resident_kinds]))\n"
-        "runner.close()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(worker_settings(tmp_path))],
@@ -144,5 +143,5 @@ def test_a_worker_leaves_no_folder_behind_however_it_ends(
         assert not list((tmp_path / "system").iterdir())
         Path(settings["temp_dir"]).mkdir(exist_ok=True)
     finally:
-        runner.close()
+        runner.free(models=True, results=True)
     assert Path(settings["temp_dir"]).is_dir()

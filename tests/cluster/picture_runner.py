@@ -85,9 +85,6 @@ class PictureRunner:
     def free(self, models: bool, results: bool) -> None:
         pass
 
-    def close(self) -> None:
-        pass
-
 
 def make(settings: Mapping[str, Any]) -> PictureRunner:
     return PictureRunner(settings)

@@ -7,20 +7,23 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from loraloom.jobs.frames import Frame
+from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.workflow.graph import JSON
+
+READY: Mapping[str, Any] = {"kind": "ready", "worker": {"devices": []}, "declared": None}
 
 
 class ScriptedPlace:
-    """Says that it is ready; then it says what a test lets it say."""
+    """Says that it is ready (or another greeting, or none); then it says what a test lets it say."""
 
-    def __init__(self) -> None:
+    def __init__(self, greeting: Mapping[str, Any] | None = READY) -> None:
         self.last_sign = time.monotonic()
         self.orders: list[Mapping[str, JSON]] = []
         self.reason = ""
         self._lost = False
-        self._said: asyncio.Queue[Frame | None] = asyncio.Queue()
-        self.say({"kind": "ready", "worker": {"devices": []}, "declared": None})
+        self._said: asyncio.Queue[Frame | BrokenFrame | None] = asyncio.Queue()
+        if greeting is not None:
+            self.say(greeting)
 
     async def start(self) -> ScriptedPlace:
         return self
@@ -38,8 +41,12 @@ class ScriptedPlace:
         """The ids of the jobs that it was told to run."""
         return [str(order["job"]) for order in self.orders if order["order"] == "run"]
 
-    def say(self, message: dict[str, Any]) -> None:
-        self._said.put_nowait((cast("dict[str, JSON]", message), b""))
+    def say(self, message: Mapping[str, Any]) -> None:
+        self._said.put_nowait((cast("dict[str, JSON]", dict(message)), b""))
+
+    def garble(self) -> None:
+        """Say something that is no frame."""
+        self._said.put_nowait(BrokenFrame("a frame holds list, expected an object"))
 
     def complete(self, number: int = -1, **more: Any) -> None:
         """The end of one of its jobs, by default the last."""
@@ -53,7 +60,10 @@ class ScriptedPlace:
         self.orders.append(message)
 
     async def receive(self) -> Frame | None:
-        return await self._said.get()
+        said = await self._said.get()
+        if isinstance(said, BrokenFrame):
+            raise said
+        return said
 
     async def ask(self, message: Mapping[str, JSON], seconds: float) -> JSON:
         raise TimeoutError

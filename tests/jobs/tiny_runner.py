@@ -159,9 +159,6 @@ class TinyRunner:
     def free(self, models: bool, results: bool) -> None:
         self._cache.clear()
 
-    def close(self) -> None:
-        pass
-
 
 def make(settings: Mapping[str, JSON]) -> TinyRunner:
     return TinyRunner(settings)

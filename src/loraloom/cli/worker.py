@@ -113,9 +113,6 @@ class SessionRunner:
         if models:
             self._session.memory.release()
 
-    def close(self) -> None:
-        self._session.close()
-
 
 def _failed(error: Exception, inside: Inside) -> Iterator[Event]:
     raise error

@@ -61,8 +61,6 @@ class Runner(Protocol):
         """Let go of resident models, or of kept results."""
         ...
 
-    def close(self) -> None: ...
-
 
 Job: TypeAlias = Mapping[str, JSON]
 """What an order says of a job: "job", its id; "request"; "previews"."""
@@ -82,7 +80,7 @@ class Worker:
         self._cancels: dict[str, threading.Event] = {}  # of the jobs that run
 
     def work(self, factory: Factory) -> None:
-        """Serve until the input ends."""
+        """Serve as long as there is input; its end ends the process, whatever it does."""
         first = frames.read(self._source)
         if first is None:
             return
@@ -91,14 +89,14 @@ class Worker:
             runner = factory(cast("Mapping[str, JSON]", first[0].get("settings") or {}))
         threading.Thread(target=self._listen, args=(runner,), name="loraloom-orders", daemon=True).start()
         self._send(({"kind": "ready", "worker": runner.describe(), "declared": runner.declared()}, b""))
-        while (order := self._orders.get())["order"] != "end":
+        while True:
+            order = self._orders.get()
             if order["order"] == "free":
                 runner.free(bool(order.get("models")), bool(order.get("results")))
             elif order["order"] == "run_together":
                 self._run(cast("list[Job]", order["jobs"]), partial(_together, runner, _rows(order)))
             else:
                 self._run([order], partial(_alone, runner))
-        runner.close()
 
     def _run(self, jobs: Sequence[Job], run: Run) -> None:
         """Run jobs and send what happens; each of them ends, whatever happens."""
@@ -133,8 +131,6 @@ class Worker:
                 jobs = cast("list[Job]", order.get("jobs") or [order])
                 self._cancels = {str(job["job"]): threading.Event() for job in jobs}
             self._orders.put(order)
-            if order["order"] == "end":
-                return
         os._exit(0)
 
     def _answer(self, runner: Runner, order: Mapping[str, JSON]) -> None:
@@ -199,7 +195,6 @@ def main() -> None:
     with uncollected():
         factory = cast("Factory", getattr(importlib.import_module(module), name))
     Worker(source, sink).work(factory)
-    sink.close()
 
 
 if __name__ == "__main__":
