@@ -91,6 +91,15 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         cluster_head.checked_address(text)
 
 
+@pytest.mark.parametrize("option", [["--cluster-address", "10.0.0.5"], ["--cluster-most", "2"]])
+def test_what_is_said_of_a_cluster_that_was_not_asked_for_is_not_overlooked(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code_of(["serve", "--port", "0", *option]) == 2
+    assert "add --cluster auto" in capsys.readouterr().err
+
+
 def test_devices_are_named_once() -> None:
     assert cluster_head.device_list(None) is None
     assert cluster_head.device_list("none") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,6 +11,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from loraloom.cluster import head as head_module
 from loraloom.cluster.head import REST_SECONDS, ClusterSettings, Head, lanes_of
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Request, Status
@@ -153,6 +157,100 @@ def test_workers_are_wanted_as_there_are_jobs_and_rest_when_there_are_none(tmp_p
         assert [*head.dispatcher.lanes] == lanes_of(NODE)
 
     play(tmp_path, test, most=4)
+
+
+def test_a_head_that_starts_anew_with_other_workers_runs_what_the_former_left(tmp_path: Path) -> None:
+    async def former(head: Recorded) -> None:
+        await head.say(kind="nodes", nodes=[NODE])
+        await head.ready(2)
+        for name in ("a", "b", "c"):
+            await head.dispatcher.submit(Request({}), job_id=name)
+        await until(lambda: len(head.dispatcher.running) == 2)
+
+    async def test(head: Recorded) -> None:
+        await head.say(kind="nodes", nodes=[{**NODE, "id": "abcdef", "host": "red", "workers": 1}])
+        await head.ready(1)
+        for _ in range(3):
+            await until(lambda: head.dispatcher.running)
+            (job,) = head.dispatcher.running
+            said = {"kind": "completed", "job": job, "executed": []}
+            await head.say(kind="said", worker=head.started[0], message=said, files=[])
+            await until(lambda job=job: job not in head.dispatcher.running)
+        jobs = await head.dispatcher.read(lambda s: s.jobs([*Status]))
+        assert {job.id: (job.status, job.deaths, job.losses) for job in jobs} == dict.fromkeys(
+            "abc", (Status.COMPLETED, 0, 0)
+        )
+        assert {job.place for job in jobs} == {"red-abcdef/0"}
+
+    play(tmp_path, former)
+    play(tmp_path, test)
+
+
+def test_while_the_queue_is_locked_by_somebody_else_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result and the loss of a machine come while nothing can be written, for longer than SQLite waits."""
+    monkeypatch.setattr("loraloom.jobs.database.BUSY_MILLISECONDS", 300)
+
+    async def test(head: Recorded) -> None:
+        await head.say(kind="nodes", nodes=[NODE])
+        await head.ready(2)
+        for name in ("a", "b"):
+            await head.dispatcher.submit(Request({}), job_id=name)
+        await until(lambda: len(head.dispatcher.running) == 2)
+        first, second = head.started
+        own = {lane.keeper.worker.name: next(iter(lane.lives))  # pyright: ignore
+               for lane in head.dispatcher.lanes.values()}  # fmt: skip
+        other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        said = {"kind": "completed", "job": own[first], "executed": []}
+        await head.say(kind="said", worker=first, message=said, files=[])
+        leaving = asyncio.create_task(head.say(kind="nodes", nodes=[]))
+        await asyncio.sleep(1.5)
+        assert not leaving.done()
+        other.execute("ROLLBACK")
+        other.close()
+        await leaving
+        assert not head.dispatcher.lanes
+        jobs = await head.dispatcher.read(lambda s: {j.id: j for j in s.jobs([*Status])})
+        assert jobs[own[first]].status is Status.COMPLETED
+        assert (jobs[own[second]].status, jobs[own[second]].losses) == (Status.PENDING, 1)
+
+    play(tmp_path, test)
+
+
+def test_a_driver_that_stands_still_costs_no_job_an_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loraloom.cluster.remote_worker._UNHEARD_SECONDS", 0.2)
+
+    async def test(head: Recorded) -> None:
+        await head.say(kind="nodes", nodes=[NODE])
+        await head.ready(2)
+        job = await head.dispatcher.submit(Request({}))
+        await until(lambda: head.dispatcher.running)
+        await asyncio.sleep(0.3)
+        for lane in head.dispatcher.lanes.values():
+            await lane.keeper.kill()  # as a lane does whose worker gave no sign of life for too long
+        await until(lambda: not head.dispatcher.running)
+        found = await head.dispatcher.read(lambda s: s.get(job.id))
+        assert (found.losses, found.deaths) == (1, 0)
+
+    play(tmp_path, test)
+
+
+def test_a_driver_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "_TICK_SECONDS", 0.05)
+    receive = head_module._receive  # pyright: ignore[reportPrivateUsage]
+
+    async def test() -> None:
+        with pytest.raises(TimeoutError, match="said nothing"):
+            await receive(asyncio.StreamReader(), 4)
+        ended = asyncio.StreamReader()
+        ended.feed_eof()
+        assert await receive(ended, 4) is None
+
+    asyncio.run(test())
 
 
 def test_a_server_without_a_cluster_imports_nothing_of_it() -> None:

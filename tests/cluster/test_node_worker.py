@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.picture_runner import prompt
 
 from loraloom import __version__
+from loraloom.cluster import shared_files
 from loraloom.cluster.digests import digest_of
 from loraloom.cluster.node_worker import NodeWorker
 from loraloom.cluster.ray_node import NODE_VARIABLE
@@ -149,6 +150,34 @@ def test_a_file_that_the_head_cannot_give_is_said_in_words(
         await played.run("j", HAT, hat(tmp_path))
         message = (await played.until("failed"))[-1]["error"]["message"]
         assert "/models/hat.safetensors" in message and "\x1b" not in message and "\n" not in message
+
+    play(tmp_path, monkeypatch, test)
+
+
+def test_what_a_job_made_is_kept_in_pieces_until_the_head_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_files, "PIECE_BYTES", 100)
+
+    async def test(played: Played) -> None:
+        await played.run("j", prompt(1, 0.1, "Köln 猫/a b"))
+        async with asyncio.timeout(60):
+            while not any(files for _, _, _, files in (await played.worker.receive(played.seen))[1]):
+                await asyncio.sleep(0.02)
+        _, said = await played.worker.receive(played.seen)
+        (number, files), *_ = [(number, files) for number, _, _, files in said if files]
+        assert [entry["subfolder"] for entry, _ in files] == ["Köln 猫", ""]
+        for _ in range(2):  # what did not arrive is asked for again
+            for which, (_, size) in enumerate(files):
+                pieces = [await played.worker.read((number, which), at) for at in range(0, size, 100)]
+                assert (
+                    len(pieces) > 1 and b"".join(pieces)[:4] == b"\x89PNG" and sum(map(len, pieces)) == size
+                )
+        await played.worker.receive(number)
+        with pytest.raises(OSError, match=str(number)):
+            await played.worker.read((number, 0), 0)
+        (scratch,) = (tmp_path / "scratch").iterdir()
+        assert not [*scratch.rglob("*.png")] and not [*(scratch / "leaving").iterdir()]
 
     play(tmp_path, monkeypatch, test)
 

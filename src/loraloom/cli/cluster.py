@@ -103,7 +103,7 @@ def worker_command(
     environment = ray_environment(token, **{NODE_VARIABLE: json.dumps(node), **visible})
     sys.stderr.write(f"{len(chosen)} workers ({', '.join(chosen)}) for {head}\n")
     try:
-        _until_stopped(RayNode(arguments, environment, sys.stderr.write))
+        _until_stopped(RayNode(arguments, environment, sys.stderr.write, head=head))
     finally:
         sweep()
 
@@ -134,7 +134,11 @@ def status_command(
     console.print(table)
     console.print(f"{len(found['nodes'])} other machines, {found['per_minute']:g} jobs a minute")
     if found["error"]:
-        console.print(found["error"])
+        console.print(found["error"], markup=False)
+    elif not found["nodes"]:
+        console.print(
+            "others join a server that was started with --cluster: loraloom cluster worker HOST:PORT"
+        )
 
 
 @cluster_app.command("drain")

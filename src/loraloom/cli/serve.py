@@ -173,6 +173,8 @@ def serve_command(
     asked = None
     if cluster is not None:
         asked = cluster_head.ClusterOptions(cluster, cluster_address, cluster_port, cluster_most).checked()
+    elif cluster_address is not None or cluster_most:
+        raise InputError("--cluster-address and --cluster-most are for a cluster; add --cluster auto")
     here = cluster_head.device_list(devices)
     several = cluster is not None or (here is not None and len(here) > 1)
     lock = FolderLock(settings.user_dir)

@@ -2,7 +2,7 @@
 
 It may end at any moment, as Ray ends programs that lose their cluster: the server goes on and starts another.
 Orders: start, to, ask, kill (each for a worker), want. What it says: ready, nodes, and of a worker said,
-alive, answer, ended.
+alive, answer, ended; and every second that it is there (beat).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -31,8 +31,9 @@ from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImp
 from loraloom import __version__
 from loraloom.cluster.node_worker import POLL_SECONDS, NodeWorker, Said
 from loraloom.cluster.ray_node import SLOT
-from loraloom.cluster.shared_files import FileSource
+from loraloom.cluster.shared_files import PIECE_BYTES, FileSource
 from loraloom.jobs import frames
+from loraloom.jobs.publishing import discard
 from loraloom.jobs.worker import die_with_parent
 from loraloom.workflow.graph import JSON
 
@@ -52,6 +53,7 @@ class Driver:
         self._offered: dict[str, str] = {}
         self._in_order: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._workers: dict[str, Any] = {}
+        self._heard: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._alive: frozenset[str] = frozenset()
         self._files = 0
@@ -63,7 +65,8 @@ class Driver:
         self._source = remote.options(num_cpus=0, scheduling_strategy=here).remote()
         self._say({"kind": "ready"})
         watching = asyncio.create_task(self._watch_nodes())
-        while (order := await orders.get()) is not None and not watching.done():
+        watching.add_done_callback(lambda _: orders.put_nowait(None))
+        while (order := await orders.get()) is not None:
             task = asyncio.create_task(self._do(order))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -103,13 +106,14 @@ class Driver:
         try:
             await actor.start.remote()
             await self._listen(name, actor)
-        except _GivenUp:
-            pass
+        except _GivenUp as error:
+            self._say({"kind": "ended", "worker": name, "reason": str(error), "lost": error.lost})
         except RayError as error:
             await self._ended(name, str(order["node"]), error)
         finally:
             self._workers.pop(name, None)
             self._in_order.pop(name, None)
+            self._heard.pop(name, None)
             await asyncio.to_thread(_kill, actor)
 
     async def _pass_on(self, order: Mapping[str, Any]) -> None:
@@ -147,41 +151,79 @@ class Driver:
     # ---- What workers say ----
 
     async def _listen(self, name: str, actor: Any) -> None:
-        seen, heard = 0, time.monotonic()
+        seen = 0
+        self._heard[name] = time.monotonic()
         while True:
             try:
-                async with asyncio.timeout(POLL_SECONDS + SILENCE_SECONDS):
-                    silent, said = await actor.receive.remote(seen)
+                seen = await self._hear(name, actor, seen)
             except (ActorUnavailableError, TimeoutError) as error:
-                if time.monotonic() - heard < SILENCE_SECONDS:
-                    await asyncio.sleep(0.5)
-                    continue
-                reason = f"nothing was heard of its machine for {time.monotonic() - heard:.0f} s"
-                self._say({"kind": "ended", "worker": name, "reason": reason, "lost": True})
-                raise _GivenUp from error
-            heard = time.monotonic()
-            self._say({"kind": "alive", "worker": name, "silent": silent})
-            for number, message, tail, files in cast("list[Said]", said):
-                seen = number
-                if message["kind"] == "ended":
-                    self._say({"kind": "ended", "worker": name, "reason": message["reason"], "lost": False})
-                    return
-                names: list[JSON] = [[entry, self._stage(content)] for entry, content in files]
-                self._say({"kind": "said", "worker": name, "message": message, "files": names}, tail)
+                silent = time.monotonic() - self._heard[name]
+                if silent > SILENCE_SECONDS:
+                    raise _GivenUp(f"nothing was heard of its machine for {silent:.0f} s", True) from error
+                await asyncio.sleep(0.5)
 
-    def _stage(self, content: bytes) -> str:
-        """Write a file, whole and flushed, under a passing name; that name."""
+    async def _hear(self, name: str, actor: Any, seen: int) -> int:
+        """Pass on what a worker said after the message `seen`; the number of the last one. What was not
+        passed on is kept there."""
+        silent, said = await self._answer(name, actor.receive.remote(seen))
+        self._say({"kind": "alive", "worker": name, "silent": silent})
+        for number, message, tail, files in cast("list[Said]", said):
+            if message["kind"] == "ended":
+                raise _GivenUp(str(message["reason"]), False)
+            pieces = [self._pieces(name, actor, (number, i), size) for i, (_, size) in enumerate(files)]
+            staged = await self._staged(pieces)
+            names: list[JSON] = [[entry, path] for (entry, _), path in zip(files, staged, strict=True)]
+            self._say({"kind": "said", "worker": name, "message": message, "files": names}, tail)
+            seen = number
+        return seen
+
+    async def _answer(self, name: str, asked: Any) -> Any:
+        """What a worker answers. Raises TimeoutError."""
+        async with asyncio.timeout(POLL_SECONDS + SILENCE_SECONDS):
+            found = await asked
+        self._heard[name] = time.monotonic()
+        return found
+
+    async def _pieces(self, name: str, actor: Any, file: tuple[int, int], size: int) -> AsyncGenerator[bytes]:
+        for offset in range(0, size, PIECE_BYTES):
+            yield await self._answer(name, actor.read.remote(file, offset))
+            self._say({"kind": "alive", "worker": name, "silent": 0.0})
+
+    async def _staged(self, files: Sequence[AsyncGenerator[bytes]]) -> list[str]:
+        """The passing names of files, all or none."""
+        names: list[str] = []
+        try:
+            for pieces in files:
+                names += [await self._stage(pieces)]
+        except BaseException:
+            discard([(name, "") for name in names])
+            raise
+        return names
+
+    async def _stage(self, pieces: AsyncGenerator[bytes]) -> str:
+        """Write a file, whole and flushed, under a passing name; that name. Raises _GivenUp where it cannot
+        be written."""
         self._files += 1
         path = self._staging / f"{os.getpid()}-{self._files}.part"
-        with open(path, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(path, "xb") as file:
+                async for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                raise _GivenUp(f"what it made cannot be written here ({error})", False) from error
+            raise
         return str(path)
 
     async def _ended(self, name: str, node: str, error: Exception) -> None:
+        # It ends by itself where it is not asked for long: then this side was the one that stood still.
+        unasked = time.monotonic() - self._heard.get(name, time.monotonic()) > SILENCE_SECONDS
         await asyncio.sleep(2 * _NODES_SECONDS)  # by then it is known whether the whole node has gone
-        lost = node not in self._alive or isinstance(error, ActorUnavailableError) or "node" in str(error)
+        gone = node not in self._alive or isinstance(error, ActorUnavailableError) or "node" in str(error)
+        lost = unasked or gone
         said = str(error).strip().splitlines() or [type(error).__name__]
         reason = "its machine is not heard of any more" if lost else f"its process ended ({said[-1].strip()})"
         self._say({"kind": "ended", "worker": name, "reason": reason, "lost": lost})
@@ -197,6 +239,7 @@ class Driver:
             if nodes != former:
                 self._say({"kind": "nodes", "nodes": cast("JSON", nodes)})
                 former = nodes
+            self._say({"kind": "beat"})
             await asyncio.sleep(_NODES_SECONDS)
 
     def _say(self, message: Mapping[str, JSON], tail: bytes = b"") -> None:
@@ -206,7 +249,11 @@ class Driver:
 
 
 class _GivenUp(Exception):
-    """The worker is not heard of any more, which is said already."""
+    """Why nothing more is expected of a worker. lost: its machine is not heard of any more."""
+
+    def __init__(self, reason: str, lost: bool) -> None:
+        super().__init__(reason)
+        self.lost = lost
 
 
 def _nodes() -> list[dict[str, JSON]]:

@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from loraloom.cluster.incoming import Incoming
-from loraloom.cluster.ray_node import DEFAULT_PORT, NodeLimits, RayNode, head_arguments, ray_environment
+from loraloom.cluster.ray_node import (
+    DEFAULT_PORT,
+    NodeLimits,
+    RayNode,
+    head_arguments,
+    in_words,
+    ray_environment,
+)
 from loraloom.cluster.remote_worker import RemoteWorker
 from loraloom.cluster.shared_files import Offer
 from loraloom.errors import LoraloomError
 from loraloom.jobs import frames
 from loraloom.jobs.dispatcher import Dispatcher
-from loraloom.jobs.frames import BrokenFrame
+from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.job import Status
 from loraloom.jobs.notices import Limits
 from loraloom.jobs.publishing import Places
@@ -28,6 +35,10 @@ from loraloom.workflow.graph import JSON
 AUTO = "auto"
 _LONGEST_PAUSE = 15.0
 _SILENCE_SECONDS = 60.0
+_TICK_SECONDS = 5.0
+_FIRST_TICKS, _TICKS = 24, 12
+"""After how many a driver is ended that says nothing, before and after it has reached Ray. They are counted,
+as time also passes while this process stands still."""
 _SCALE_SECONDS = 5.0
 REST_SECONDS = 60.0
 """How long there is nothing to do before Ray's autoscaler may take machines away."""
@@ -68,6 +79,7 @@ class Head:
     nodes: dict[str, Mapping[str, Any]] = field(default_factory=lambda: dict[str, Mapping[str, Any]]())
     trouble: str | None = "Ray has not started yet"
     _workers: dict[str, RemoteWorker] = field(default_factory=lambda: dict[str, RemoteWorker]())
+    _node: RayNode | None = None
     _process: asyncio.subprocess.Process | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=lambda: list[asyncio.Task[None]]())
     _incoming: Incoming = field(init=False)
@@ -88,8 +100,9 @@ class Head:
         if self.settings.address == AUTO:
             settings = self.settings
             arguments = head_arguments(settings.own_address, settings.port, settings.limits)
-            node = RayNode(arguments, ray_environment(settings.token), settings.log)
-            self._tasks.append(asyncio.create_task(node.keep()))
+            environment = ray_environment(settings.token)
+            self._node = RayNode(arguments, environment, settings.log, own_port=settings.port)
+            self._tasks.append(asyncio.create_task(self._node.keep()))
         self._tasks.append(asyncio.create_task(self._keep_driver()))
         if self.settings.most:
             self._tasks.append(asyncio.create_task(self._keep_scaling()))
@@ -133,13 +146,17 @@ class Head:
         logging = asyncio.create_task(self._forward(process.stderr, latest))
         had_cluster = False
         try:
-            while (frame := await frames.receive(process.stdout)) is not None:
+            while (
+                frame := await _receive(process.stdout, _TICKS if had_cluster else _FIRST_TICKS)
+            ) is not None:
                 had_cluster = True
                 await self._heard(*frame)
         finally:
             logging.cancel()
         what = "lost Ray" if had_cluster else f"cannot reach Ray at {address}"
-        self._note(f"the cluster's driver {what} ({' '.join(latest[-3:])[-400:].strip() or 'no word'})")
+        ours = None if self._node is None else self._node.trouble
+        why = in_words(latest, address) if ours is None else f"Ray does not run here: {ours}"
+        self._note(f"the cluster's driver {what} ({why})")
         return had_cluster
 
     async def _forward(self, source: asyncio.StreamReader, latest: list[str]) -> None:
@@ -163,6 +180,8 @@ class Head:
     async def _heard(self, message: Mapping[str, Any], tail: bytes) -> None:
         if message["kind"] == "ready":
             self.trouble = self._wanted = None
+        elif message["kind"] == "beat":
+            return
         elif message["kind"] == "nodes":
             await self._see({str(node["id"]): node for node in message["nodes"]})
         elif (worker := self._workers.get(str(message["worker"]))) is not None:
@@ -249,6 +268,18 @@ class Head:
         process = self._process
         if process is not None and process.stdin is not None and not process.stdin.is_closing():
             process.stdin.write(frames.encode(order))
+
+
+async def _receive(source: asyncio.StreamReader, ticks: int) -> Frame | None:
+    """A frame; None at the end. Raises TimeoutError."""
+    receiving = asyncio.ensure_future(frames.receive(source))
+    try:
+        for _ in range(ticks):
+            if (await asyncio.wait([receiving], timeout=_TICK_SECONDS))[0]:
+                return receiving.result()
+    finally:
+        receiving.cancel()
+    raise TimeoutError(f"it said nothing for {ticks * _TICK_SECONDS:g} s")
 
 
 def lanes_of(node: Mapping[str, Any]) -> list[str]:

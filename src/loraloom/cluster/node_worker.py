@@ -1,8 +1,8 @@
 """What runs on a node for each worker: the worker process of a single machine, relayed.
 
 An actor, of which Ray is told by the driver; it knows nothing of Ray itself. What the worker says is kept
-until the head has it, so that a connection that breaks for a moment loses nothing. Files that a run made
-travel with the message that names them.
+until the head has it, so that a connection that breaks for a moment loses nothing. So are files that a run
+made, which the head fetches in pieces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast
 from loraloom import __version__
 from loraloom.cluster.ray_node import NODE_VARIABLE
 from loraloom.cluster.scratch import Scratch
-from loraloom.cluster.shared_files import Cache, NotTheSame
+from loraloom.cluster.shared_files import Cache, NotTheSame, piece_of
 from loraloom.confined import parts_of, resolved
 from loraloom.errors import LoraloomError
 from loraloom.folders import model_folders
@@ -34,8 +34,8 @@ LEASE_SECONDS = 60.0
 POLL_SECONDS = 5.0
 _TOGETHER = 64
 
-Made: TypeAlias = "list[tuple[dict[str, JSON], bytes]]"
-"""The files that a message names: (as ComfyUI names a result, content)."""
+Made: TypeAlias = "list[tuple[dict[str, JSON], int]]"
+"""The files that a message names: (as ComfyUI names a result, bytes)."""
 Said: TypeAlias = "tuple[int, dict[str, JSON], bytes, Made]"
 """Number, message, tail, files."""
 
@@ -62,6 +62,8 @@ class NodeWorker:
         self._worker: WorkerProcess | None = None
         self._preparing: tuple[JSON, asyncio.Task[None]] | None = None
         self._kept: deque[Said] = deque()
+        self._leaving = self._scratch / "leaving"
+        self._leaving.mkdir()
         self._count = 0
         self._news = asyncio.Event()
         self._asked = time.monotonic()
@@ -82,7 +84,7 @@ class NodeWorker:
         elif message["order"] == "cancel" and self._preparing and self._preparing[0] == message["job"]:
             self._preparing[1].cancel()
             self._preparing = None
-            self._keep(({"kind": "cancelled", "job": message["job"], "node": None, "executed": []}, b""), [])
+            self._keep(({"kind": "cancelled", "job": message["job"], "node": None, "executed": []}, b""))
         elif self._worker is not None:
             await self._worker.send(message)
 
@@ -96,7 +98,7 @@ class NodeWorker:
                 await self._worker.send(message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job cannot run here
             self._preparing = None
-            self._keep(({"kind": "failed", "job": message["job"], "error": describe(error)}, b""), [])
+            self._keep(({"kind": "failed", "job": message["job"], "error": describe(error)}, b""))
 
     async def _fetch(self, digest: str, offset: int) -> bytes:
         try:
@@ -104,7 +106,7 @@ class NodeWorker:
         except Exception as error:
             cause = getattr(error, "cause", None) or error  # Ray's own text is a traceback of the head
             raise NotTheSame(f"the head cannot give a file of this job ({cause})") from error
-        self._keep(({"kind": "fetching"}, b""), [])  # so that the head sees that it goes on
+        self._keep(({"kind": "fetching"}, b""))  # so that the head sees that it goes on
         return piece
 
     async def ask(self, message: dict[str, JSON], seconds: float) -> JSON:
@@ -118,7 +120,9 @@ class NodeWorker:
         for a little."""
         self._asked = time.monotonic()
         while self._kept and self._kept[0][0] <= seen:
-            self._kept.popleft()
+            number, _, _, files = self._kept.popleft()
+            for which in range(len(files)):
+                self._made((number, which)).unlink(missing_ok=True)
         if not self._kept:
             self._news.clear()
             try:
@@ -128,6 +132,12 @@ class NodeWorker:
                 pass
         silent = 0.0 if self._worker is None else time.monotonic() - self._worker.last_sign
         return silent, [self._kept[i] for i in range(min(_TOGETHER, len(self._kept)))]
+
+    async def read(self, file: tuple[int, int], offset: int) -> bytes:
+        """A piece of a file that a message names. file: (number of the message, which of its files). Raises
+        OSError."""
+        self._asked = time.monotonic()
+        return await asyncio.to_thread(piece_of, self._made(file), offset)
 
     async def end(self) -> None:
         """End the process and delete what it left."""
@@ -140,14 +150,12 @@ class NodeWorker:
     async def _relay(self, worker: WorkerProcess) -> None:
         try:
             while (frame := await worker.receive()) is not None:
-                self._keep(frame, self._files(frame[0]))
+                self._keep(frame)
         except (BrokenFrame, LoraloomError, OSError) as error:
             await worker.kill()
-            self._keep(
-                ({"kind": "ended", "reason": f"it sent something that cannot be read ({error})"}, b""), []
-            )
+            self._keep(({"kind": "ended", "reason": f"it sent something that cannot be read ({error})"}, b""))
             return
-        self._keep(({"kind": "ended", "reason": await worker.gone()}, b""), [])
+        self._keep(({"kind": "ended", "reason": await worker.gone()}, b""))
         self._folder.end()
 
     async def _watch(self, worker: WorkerProcess) -> None:
@@ -156,10 +164,15 @@ class NodeWorker:
         await self.end()
         os._exit(1)
 
-    def _keep(self, frame: Frame, files: Made) -> None:
-        self._count += 1
-        self._kept.append((self._count, *frame, files))
+    def _keep(self, frame: Frame) -> None:
+        """Raises LoraloomError or OSError for files that cannot be meant, or moved."""
+        number = self._count + 1
+        self._kept.append((number, *frame, self._files(frame[0], number)))
+        self._count = number
         self._news.set()
+
+    def _made(self, file: tuple[int, int]) -> Path:
+        return self._leaving / "-".join(map(str, file))
 
     def _own(self, settings: Mapping[str, JSON]) -> dict[str, JSON]:
         folders = {f"{kind}_dir": str(self._scratch / kind) for kind in ("output", "temp", "input")}
@@ -170,16 +183,16 @@ class NodeWorker:
         own = {name: self._node[name] for name in chosen if name in self._node} | {"models": self._models}
         return {**settings, **folders, **own}
 
-    def _files(self, message: Mapping[str, JSON]) -> Made:
-        """The files that the end of a node names, which leave this node."""
+    def _files(self, message: Mapping[str, JSON], number: int) -> Made:
+        """The files that the end of a node names, moved to where they are fetched from."""
         ui = message.get("ui") if message.get("kind") == "node_finished" else None
         made: Made = []
         for entry in named_files(ui):
             root = self._scratch / str(entry["type"])
             path = resolved(root, parts_of(f"{entry.get('subfolder', '')}/{entry['filename']}".lstrip("/")))
             if path.is_file():
-                made.append((entry, path.read_bytes()))
-                path.unlink()
+                path.replace(self._made((number, len(made))))
+                made.append((entry, self._made((number, len(made))).stat().st_size))
         return made
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +34,12 @@ _LONGEST_PAUSE = 15.0
 _STEADY_SECONDS = 60.0
 _SECONDS_TO_END = 10.0
 _TOKEN_CHARACTERS = 32
-_REFUSED = "InvalidAuthToken"
+_REFUSED, _UNANSWERED, _OTHER_VERSION = "InvalidAuthToken", "Failed to connect to GCS", "Version mismatch"
 _REFUSAL = (
     "as it shows no secret or another one: copy user/cluster.token from the head and name it by --token-file"
 )
+_STARTED = "Ray runtime started"
+_LATEST_LINES = 20
 # How soon Ray calls a node dead that does not answer, and how soon a node gives its head up. Seconds, not
 # minutes: a lease costs nothing but the work that is done twice. Workers have the priority that they have on
 # a single machine, where Ray would give them the lowest.
@@ -46,6 +51,7 @@ _RAY = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_worker_niceness": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",  # "patch" would refuse 3.11.9 beside 3.11.8
 }
 
 
@@ -113,15 +119,50 @@ def cluster_token(file: Path) -> str:
     return token
 
 
+def in_words(said: Sequence[str], head: str) -> str:
+    """Why Ray ended, by the lines that it said last. head: the address of Ray's head."""
+    text = " ".join(" ".join(said).split())
+    if _REFUSED in text:
+        return f"Ray's head at {head} refuses this machine, {_REFUSAL}"
+    if _UNANSWERED in text:
+        return (
+            f"nothing answers as Ray's head at {head}: is it running, and can its port be reached from here?"
+        )
+    if _OTHER_VERSION in text:
+        return text[text.rindex(_OTHER_VERSION) :][:500] + "; install the same versions on all machines"
+    return " ".join(said[-3:])[-400:].strip() or "no word"
+
+
+def port_taken(port: int) -> bool:
+    """Whether another program listens on a port of this machine."""
+    with socket.socket() as own:
+        if sys.platform != "win32":  # there it would let two programs listen
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            own.bind(("", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
 class RayNode:
-    """Keeps a Ray node running."""
+    """Keeps a Ray node running. trouble: why it does not run."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], log: Callable[[str], object]
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Callable[[str], object],
+        *,
+        head: str = "",
+        own_port: int | None = None,
     ) -> None:
+        """head: the address of the head that it joins. own_port: where it is the head itself."""
         self._arguments, self._environment, self._log = arguments, environment, log
+        self._head, self._own_port = head, own_port
         self._process: asyncio.subprocess.Process | None = None
         self._refused = False
+        self.trouble: str | None = "it has not started yet"
 
     async def keep(self) -> None:
         """Start it, and start it again when it has ended, after pauses that grow; until cancelled."""
@@ -129,12 +170,19 @@ class RayNode:
         while True:
             begun = time.monotonic()
             try:
-                reason = await self._once()
+                reason = self._without_port() or await self._once()
             finally:
                 await self._end()
             failures = 0 if time.monotonic() - begun > _STEADY_SECONDS else failures + 1
-            self._log(f"the Ray node has ended: {reason}; it is started again\n")
+            if reason != self.trouble:
+                self._log(f"Ray does not run here: {reason}; it is started again\n")
+            self.trouble = reason
             await asyncio.sleep(min(_LONGEST_PAUSE, 2.0**failures))
+
+    def _without_port(self) -> str | None:
+        if self._own_port is None or not port_taken(self._own_port):
+            return None
+        return f"port {self._own_port} is in use by another program; choose another by --cluster-port"
 
     async def _once(self) -> str:
         self._process = await asyncio.create_subprocess_exec(
@@ -148,14 +196,18 @@ class RayNode:
             env=self._environment,
             start_new_session=True,
         )
-        latest = ""
-        while self._process.stdout and (line := await self._process.stdout.readline()):
-            latest = line.decode("utf-8", "replace")
-            if _REFUSED in latest:
+        latest: deque[str] = deque(maxlen=_LATEST_LINES)
+        while self._process.stdout and (data := await self._process.stdout.readline()):
+            line = data.decode("utf-8", "replace")
+            latest.append(line)
+            if _STARTED in line:
+                self.trouble = None
+            if _REFUSED in line:
                 self._say_refused()
-            elif _worth_saying(latest):
-                self._log(latest)
-        return f"exit code {await self._process.wait()}, {latest.strip()[:500]}"
+            elif _worth_saying(line):
+                self._log(line)
+        await self._process.wait()
+        return in_words([*latest], self._head)
 
     def _say_refused(self) -> None:
         """Once, where Ray says it every second and names no option of ours."""
@@ -180,9 +232,8 @@ class RayNode:
 
 
 def _worth_saying(line: str) -> bool:
-    return any(
-        word in line for word in ("ERR", "Error", "error", "rror:", "unexpectedly", "Ray runtime started")
-    )
+    told = any(word in line for word in (_UNANSWERED, _OTHER_VERSION))  # by the reason of the end
+    return not told and any(word in line for word in ("ERR", "rror", "unexpectedly", _STARTED))
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from loraloom.jobs.publishing import discard
 from loraloom.workflow.graph import JSON
 
 Send = Callable[[Mapping[str, JSON]], None]
+_UNHEARD_SECONDS = 30.0
+"""Of a worker that is ended after so long it is not known whether itself or the way to it was to blame."""
 _FINAL = ("completed", "failed", "cancelled")
 
 
@@ -27,7 +29,7 @@ class RemoteWorker:
     def __init__(self, send: Send, incoming: Incoming, offer: Offer | None = None) -> None:
         """send: gives an order to the driver. offer: files of this machine that jobs name."""
         self.name = uuid.uuid4().hex
-        self.last_sign = time.monotonic()
+        self.last_sign = self._heard = time.monotonic()
         self._send, self._incoming, self._offer = send, incoming, offer
         self._said: asyncio.Queue[Frame | Exception | None] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[JSON]] = {}
@@ -99,7 +101,7 @@ class RemoteWorker:
     async def kill(self) -> None:
         if self.alive:
             self._send({"order": "kill", "worker": self.name})
-            self.ended("it was ended", lost=False)
+            self.ended("it was ended", lost=time.monotonic() - self._heard > _UNHEARD_SECONDS)
 
     async def gone(self) -> str:
         return self._reason or "it ended"
@@ -108,6 +110,7 @@ class RemoteWorker:
 
     def heard(self, message: Mapping[str, Any], tail: bytes) -> None:
         """Something that the driver says of this worker."""
+        self._heard = time.monotonic()
         match message["kind"]:
             case "alive":
                 self.last_sign = time.monotonic() - float(message["silent"])

@@ -182,6 +182,11 @@ class FileSource:
 
     def read(self, digest: str, offset: int) -> bytes:
         """A piece. Raises KeyError for what was not offered, and OSError."""
-        with open(self._paths[digest], "rb") as file:
-            file.seek(offset)
-            return file.read(PIECE_BYTES)
+        return piece_of(self._paths[digest], offset)
+
+
+def piece_of(path: str | Path, offset: int) -> bytes:
+    """The next PIECE_BYTES of a file, fewer at its end. Raises OSError."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(PIECE_BYTES)

@@ -23,6 +23,7 @@ from loraloom.jobs.store import JobEvent, LeaseOver, Store
 from loraloom.workflow.graph import JSON
 
 _FAULT_PAUSE_SECONDS = 1.0
+_OWN_PAUSE_SECONDS = 5.0
 
 Result = TypeVar("Result")
 
@@ -212,7 +213,11 @@ class Lane:
         """The worker's next message about its job; raises _WorkerEnded when there will be none."""
         receiving = asyncio.ensure_future(worker.receive())
         try:
+            looked = time.monotonic()
             while not (await asyncio.wait([receiving], timeout=1.0))[0]:
+                looked, former = time.monotonic(), looked
+                if looked - former > _OWN_PAUSE_SECONDS:
+                    continue  # this process stood still: what the worker said meanwhile is still to be read
                 if reason := self._overdue(worker):
                     await worker.kill()
                     raise _WorkerEnded(reason)

@@ -1,0 +1,68 @@
+"""Processes of a cluster that stand still for longer than a lease and go on, as on a machine that swaps."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+import time
+from collections.abc import Generator
+
+import psutil
+import pytest
+from tests.cluster.harness import Machine, TestCluster
+from tests.cluster.picture_runner import prompt
+
+from loraloom.cluster.node_worker import LEASE_SECONDS
+from loraloom.jobs.notices import Limits
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has every address of 127.0.0.0/8"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
+    folder = tmp_path_factory.mktemp("still")
+    machines = [Machine("a", "127.0.0.13"), Machine("b", "127.0.0.14")]
+    with TestCluster(folder, machines, "127.0.0.12", port=18304, ray_port=6398).running(300) as found:
+        yield found
+
+
+def process(cluster: TestCluster, which: str, worker: str) -> psutil.Process:
+    """The process that is called so, of the worker that runs the job where it is a node's."""
+    if which in ("worker", "actor"):
+        nodes = cluster.call("/v1/workers")["nodes"]
+        (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][-6:]}/")]
+        (found,) = cluster.workers_of(next(m for m in cluster.machines if m.address == address))
+        return found if which == "worker" else psutil.Process(found.ppid())
+    assert cluster.server is not None
+    tree = cluster.tree(cluster.server)
+    return tree[0] if which == "head" else next(p for p in tree if "loraloom.cluster.driver" in p.cmdline())
+
+
+@pytest.mark.parametrize("which", ["worker", "actor", "driver", "head"])
+def test_what_stood_still_does_nothing_twice(cluster: TestCluster, which: str) -> None:
+    cluster.until(lambda: cluster.idle() == 2, 240)
+    job = str(cluster.submit(prompt(3, 20.0, which)))
+    cluster.until(lambda: cluster.job(job)["status"] == "running", 60)
+    (worker,) = [w["name"] for w in cluster.workers() if w["job"] == job]
+    others = [str(cluster.submit(prompt(number, 1.0, f"{which}-other"))) for number in range(4)]
+    still = process(cluster, which, worker)
+    still.send_signal(signal.SIGSTOP)
+    time.sleep((Limits().silence if which == "worker" else LEASE_SECONDS) + 15)
+    if still.is_running():
+        still.send_signal(signal.SIGCONT)
+    ended = cluster.done(job, 240)
+    assert ended["status"] == "completed" and ended["attempts"] <= 2, ended
+    # Of a worker whose machine is heard of and that says nothing, the job may be the cause.
+    assert ended["worker_deaths"] <= (which == "worker"), ended
+    assert {cluster.done(other)["status"] for other in others} == {"completed"}
+    cluster.until(lambda: cluster.idle() == 2, 240)
+    time.sleep(5)  # what stood still may say more now
+    assert len([*(cluster.folder / "output").glob(f"{which}_*.png")]) == 1
+    assert len([*(cluster.folder / "output").glob(f"{which}-other_*.png")]) == 4
+    assert not [*cluster.folder.glob("output/.incoming*/*")]
