@@ -9,14 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from loraloom.cluster import head as head_module
 from loraloom.cluster.head import REST_SECONDS, ClusterSettings, Head, lanes_of
+from loraloom.cluster.remote_worker import RemoteWorker
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.job import Request, Status
+from loraloom.jobs.notices import Notice
 from loraloom.jobs.publishing import Places
 from loraloom.jobs.writer import StoreThread
 from loraloom.workflow.graph import JSON
@@ -50,6 +52,12 @@ class Recorded(Head):
     @property
     def started(self) -> list[str]:
         return [str(order["worker"]) for order in self.orders if order["order"] == "start"]
+
+    def jobs(self) -> dict[str, str]:
+        """The job that each worker runs."""
+        lanes = [*self.dispatcher.lanes.values()]
+        workers = [cast("RemoteWorker", lane.keeper.worker).name for lane in lanes]
+        return {name: live.job.id for name, lane in zip(workers, lanes, strict=True) if (live := lane.live)}
 
     async def ready(self, count: int) -> None:
         await until(lambda: len(self.started) == count)
@@ -199,8 +207,7 @@ def test_while_the_queue_is_locked_by_somebody_else_nothing_is_lost(
             await head.dispatcher.submit(Request({}), job_id=name)
         await until(lambda: len(head.dispatcher.running) == 2)
         first, second = head.started
-        own = {lane.keeper.worker.name: next(iter(lane.lives))  # pyright: ignore
-               for lane in head.dispatcher.lanes.values()}  # fmt: skip
+        own = head.jobs()
         other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         said = {"kind": "completed", "job": own[first], "executed": []}
@@ -235,6 +242,51 @@ def test_a_driver_that_stands_still_costs_no_job_an_attempt(
         await until(lambda: not head.dispatcher.running)
         found = await head.dispatcher.read(lambda s: s.get(job.id))
         assert (found.losses, found.deaths) == (1, 0)
+
+    play(tmp_path, test)
+
+
+def test_every_job_has_its_own_events_in_order_and_its_webhook(tmp_path: Path) -> None:
+    """Two jobs whose workers talk at the same time, also one that was told to stop."""
+
+    async def test(head: Recorded) -> None:
+        heard: list[Notice] = []
+        head.dispatcher.listen(heard.append)
+        await head.say(kind="nodes", nodes=[NODE])
+        await head.ready(2)
+        for name in ("a", "b"):
+            await head.dispatcher.submit(Request({}, webhook=f"http://127.0.0.1/{name}"), job_id=name)
+        await until(lambda: len(head.dispatcher.running) == 2)
+        worker = {job: name for name, job in head.jobs().items()}
+
+        async def say(job: str, kind: str, **more: Any) -> None:
+            message = {"kind": kind, "job": job, "node": "1", "display": "1", **more}
+            await head.say(kind="said", worker=worker[job], message=message, files=[])
+
+        for value in (1, 2):
+            for job in ("a", "b"):
+                await say(job, "progress", value=value, max=9)
+        await until(lambda: len([n for n in heard if n.kind == "progress"]) == 4)
+        assert await head.dispatcher.cancel("b")
+        await say("b", "progress", value=3, max=9)
+        await say("b", "cancelled", executed=[])
+        await say("b", "progress", value=4, max=9)
+        made = {"parent": None, "class_type": "X", "cached": False, "ui": {"text": ["a"]}}
+        await say("a", "node_finished", **made)
+        await say("a", "completed", executed=["1"])
+        await until(lambda: not head.dispatcher.running)
+        told: dict[str, list[Any]] = {"a": [], "b": []}
+        for notice in heard:
+            if notice.job is not None and notice.kind not in ("queue", "worker"):
+                told[notice.job.id].append(notice.payload.get("value", notice.kind))
+        assert told == {
+            "a": ["started", 1, 2, "node_finished", "completed"],
+            "b": ["started", 1, 2, 3, "cancelled"],
+        }
+        due = await head.dispatcher.read(lambda s: s.due_deliveries(time.time()))
+        assert {(job, url) for job, url, _ in due} == {(j, f"http://127.0.0.1/{j}") for j in ("a", "b")}
+        cancels: list[Any] = [order["message"] for order in head.orders if order["order"] == "to"]
+        assert [m for m in cancels if m["order"] == "cancel"] == [{"order": "cancel", "job": "b"}]
 
     play(tmp_path, test)
 

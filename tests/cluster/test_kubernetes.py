@@ -116,6 +116,43 @@ def test_volumes_that_are_mounted_are_there(spec: dict[str, Any]) -> None:
         assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == volumes
 
 
+def test_the_volumes_are_claimed_and_the_images_user_may_write_to_them(spec: dict[str, Any]) -> None:
+    first, second, fill = yaml.safe_load_all((FILE.parent / "volumes.yaml").read_text("utf-8"))
+    assert {first["kind"], second["kind"], fill["kind"]} == {"PersistentVolumeClaim", "Pod"}
+    modes = {claim["metadata"]["name"]: claim["spec"]["accessModes"] for claim in (first, second)}
+    (user,) = re.findall(r"^ARG UID=(\d+)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    pods = [group["template"]["spec"] for group in groups(spec)]
+    for pod in [*pods, fill["spec"]]:
+        assert pod["securityContext"]["fsGroup"] == int(user)
+        for volume in pod["volumes"]:
+            assert volume["persistentVolumeClaim"]["claimName"] in modes
+    shared = {v["persistentVolumeClaim"]["claimName"] for v in pods[1]["volumes"]}
+    assert all(modes[name] == ["ReadWriteMany"] for name in shared)
+    head = {m["mountPath"] for m in pods[0]["containers"][0]["volumeMounts"]}
+    assert head == {
+        *re.findall(r'^VOLUME \["(.+)", "(.+)"\]', (ROOT / "Dockerfile").read_text("utf-8"), re.M)[0]
+    }
+
+
+def test_what_the_page_names_is_there(spec: dict[str, Any]) -> None:
+    page = (ROOT / "docs/cluster.md").read_text("utf-8")
+    for name in re.findall(r"examples/kubernetes/[\w.]+", page):
+        assert (ROOT / name).is_file()
+    asked = re.search(r"kubectl create secret generic (\w+) (.*)", page.replace("\\\n", " "))
+    assert asked is not None
+    keys = {*re.findall(r"--from-literal=(\w+)=", asked[2])}
+    refs = [entry["valueFrom"]["secretKeyRef"] for group in groups(spec)
+            for entry in group["template"]["spec"]["containers"][0]["env"]
+            if "secretKeyRef" in entry.get("valueFrom", {})]  # fmt: skip
+    assert {ref["name"] for ref in refs} == {asked[1]} and {ref["key"] for ref in refs} == keys
+    images = {group["template"]["spec"]["containers"][0]["image"] for group in groups(spec)}
+    assert images <= {*re.findall(r"docker build -t (\S+)", page)}
+    ports = {port["containerPort"] for port in head_container(spec)["ports"]}
+    name = yaml.safe_load(FILE.read_text("utf-8"))["metadata"]["name"]
+    forwarded = re.search(rf"port-forward service/{name}-head-svc (\d+):(\d+)", page)
+    assert forwarded is not None and int(forwarded[2]) in ports
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the scripts are bash's")
 def test_the_scripts_pass_rays_options_on_as_kuberay_says_them(spec: dict[str, Any], tmp_path: Path) -> None:
     for name in ("ray", "loraloom"):
