@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,3 +48,12 @@ def test_nothing_that_a_terminal_acts_upon_is_left(text: str) -> None:
     assert not {ord(letter) for letter in shown} & ACTED_UPON
     assert visible(shown) == shown
     assert "\x1b" not in re.sub(r"\x1b\[[0-9;]*m", "", visible_log(text))
+
+
+@given(
+    st.recursive(st.none() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=5)
+)
+def test_any_json_keeps_its_value_and_holds_nothing_that_is_acted_upon(value: Any) -> None:
+    written = visible_json(json.dumps(value, ensure_ascii=False))
+    assert json.loads(written) == value
+    assert not ACTED_UPON & {ord(letter) for letter in written}

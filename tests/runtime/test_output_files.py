@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loraloom.confined import parts_of
 from loraloom.errors import InputError
@@ -76,3 +78,31 @@ def test_two_processes_never_take_one_name(tmp_path: Path) -> None:
     files = list(tmp_path.glob("x_*_.png"))
     assert len(files) == 100
     assert not list(tmp_path.glob(".*"))
+
+
+PREFIXES = st.lists(
+    st.sampled_from(
+        ["a", "ü", "..", ".", "/", "\\\\", "%width%", "%year%", "%x%", "con", "\0", ":", " ", "_00009_"]
+    )
+    | st.text(max_size=2),
+    max_size=6,
+).map("".join)
+
+
+@settings(max_examples=80)
+@given(prefix=PREFIXES, size=st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_any_prefix_is_refused_or_gives_two_files_inside(
+    prefix: str, size: tuple[int, int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "prefixes" / "out"
+    folder = OutputFolder(root)
+    try:
+        first, second = (folder.save(prefix, ".png", content, size=size) for content in (b"1", b"2"))
+    except InputError:
+        return
+    assert (first.path.read_bytes(), second.path.read_bytes()) == (b"1", b"2")
+    for saved in (first, second):
+        assert saved.path.resolve().is_relative_to(root.resolve())
+        assert saved.path == root.joinpath(*saved.subfolder.split("/"), saved.path.name)
+        parts_of(f"{saved.subfolder}/{saved.path.name}" if saved.subfolder else saved.path.name)
+    assert [*root.parent.iterdir()] == [root]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loraloom.errors import InputError
 from loraloom.training.settings import Settings
-from loraloom.training.toml import read_toml
+from loraloom.training.toml import parse, read_toml, toml_text
 
 GOOD = """
 name = "x"
@@ -108,3 +112,32 @@ def test_what_is_read(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_toml(tmp_path / "none.toml", Settings)
+
+
+KEYS = st.text(max_size=5) | st.sampled_from(
+    ["name", "data", "adapter", "run", "model", "optimizer", "samples"]
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"), max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+TABLES = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5) | KEYS, VALUES, max_size=4)
+
+
+@settings(max_examples=80)
+@given(TABLES)
+def test_what_is_written_as_toml_is_read_again(stated: dict[str, Any]) -> None:
+    assert tomllib.loads(toml_text(stated)) == stated
+
+
+@settings(max_examples=80)
+@given(TABLES)
+def test_any_settings_are_read_or_refused_in_words(stated: dict[str, Any]) -> None:
+    try:
+        parse(stated, Settings, Path())
+    except InputError as error:
+        assert str(error)
