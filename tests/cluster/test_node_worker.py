@@ -182,6 +182,15 @@ def test_what_a_job_made_is_kept_in_pieces_until_the_head_has_it(
     play(tmp_path, monkeypatch, test)
 
 
+def test_a_head_of_another_version_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NODE_VARIABLE, json.dumps({"scratch": str(tmp_path)}))
+    with pytest.raises(ValueError, match=f"this node has Loraloom {__version__}, the head 9.9.9"):
+        NodeWorker("tests.cluster.picture_runner:make", {}, "9.9.9", None)
+    assert [*tmp_path.iterdir()] == [], "it left nothing"
+
+
 def test_the_folder_of_a_worker_goes_with_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,8 @@ def in_words(said: Sequence[str], head: str) -> str:
         )
     if _OTHER_VERSION in text:
         return text[text.rindex(_OTHER_VERSION) :][:500] + "; install the same versions on all machines"
-    return " ".join(said[-3:])[-400:].strip() or "no word"
+    whole = [line.strip() for line in said if line[:1].strip()]  # of a traceback, what was raised
+    return whole[-1][-400:] if whole else "no word"
 
 
 def port_taken(port: int) -> bool:
@@ -162,7 +163,7 @@ class RayNode:
         self._head, self._own_port = head, own_port
         self._process: asyncio.subprocess.Process | None = None
         self._refused = False
-        self.trouble: str | None = "it has not started yet"
+        self.trouble: str | None = "it is still starting"
 
     async def keep(self) -> None:
         """Start it, and start it again when it has ended, after pauses that grow; until cancelled."""
@@ -232,8 +233,9 @@ class RayNode:
 
 
 def _worth_saying(line: str) -> bool:
-    told = any(word in line for word in (_UNANSWERED, _OTHER_VERSION))  # by the reason of the end
-    return not told and any(word in line for word in ("ERR", "rror", "unexpectedly", _STARTED))
+    if not line[:1].strip() or _UNANSWERED in line or _OTHER_VERSION in line:
+        return False  # of a traceback, or told by the reason of the end
+    return any(word in line for word in ("ERR", "rror", "unexpectedly", _STARTED))
 
 
 def main() -> None:
