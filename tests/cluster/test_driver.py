@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("ray")
 
+from ray.exceptions import ActorDiedError, RayTaskError  # pyright: ignore[reportMissingImports]
+
 from loraloom.cluster import driver
 from loraloom.cluster.driver import Driver
 from loraloom.jobs import frames
@@ -99,6 +101,16 @@ def test_where_nothing_can_be_written_the_worker_is_given_up_in_words(
     end, said = play(tmp_path, Actor())
     assert "No space left on device" in str(end) and not end.lost and not said
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_node_of_another_version_is_not_called_lost(tmp_path: Path) -> None:
+    text = "ValueError: this node has Loraloom 9.9.9, the head 0.1.0; install the same"
+    raised = RayTaskError("NodeWorker.__init__", f"Traceback\n{text}", ValueError(text), "ray", 1, "10.0.0.6")
+    sink = io.BytesIO()
+    asyncio.run(Played(sink, tmp_path)._ended("w", "n", ActorDiedError(raised)))  # pyright: ignore[reportPrivateUsage]
+    frame = frames.read(io.BytesIO(sink.getvalue()))
+    assert frame is not None
+    assert (frame[0]["reason"], frame[0]["lost"]) == (text, False)
 
 
 def test_a_worker_that_is_not_heard_of_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

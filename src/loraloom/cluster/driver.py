@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 # Ray is an extra: types are checked where it is not installed, too.
 import ray  # pyright: ignore[reportMissingImports]
 from ray.exceptions import (  # pyright: ignore[reportMissingImports]
+    ActorDiedError,
     ActorUnavailableError,
     RayError,
 )
@@ -39,6 +40,7 @@ from loraloom.workflow.graph import JSON
 
 SILENCE_SECONDS = 30.0
 """A worker that does not answer for so long is given up."""
+_NOT_BEGUN = "raised in its creation task"
 _NODES_SECONDS = 1.0
 _NODES_TIMEOUT = 30.0
 
@@ -219,12 +221,15 @@ class Driver:
         return str(path)
 
     async def _ended(self, name: str, node: str, error: Exception) -> None:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, ActorDiedError) and _NOT_BEGUN in str(error):
+            self._say({"kind": "ended", "worker": name, "reason": said[-1].strip(), "lost": False})
+            return
         # It ends by itself where it is not asked for long: then this side was the one that stood still.
         unasked = time.monotonic() - self._heard.get(name, time.monotonic()) > SILENCE_SECONDS
         await asyncio.sleep(2 * _NODES_SECONDS)  # by then it is known whether the whole node has gone
         gone = node not in self._alive or isinstance(error, ActorUnavailableError) or "node" in str(error)
         lost = unasked or gone
-        said = str(error).strip().splitlines() or [type(error).__name__]
         reason = "its machine is not heard of any more" if lost else f"its process ended ({said[-1].strip()})"
         self._say({"kind": "ended", "worker": name, "reason": reason, "lost": lost})
 
