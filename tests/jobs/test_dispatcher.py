@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from loraloom.workflow.graph import JSON
 class Queue:
     """A dispatcher over a folder, with what it has told."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self, dispatcher: Dispatcher, log: Sequence[str] = ()) -> None:
+        self.dispatcher, self.log = dispatcher, log
         self.notices: list[Notice] = []
         self._news = asyncio.Event()
         dispatcher.listen(self._hear)
@@ -72,7 +72,7 @@ async def queue(
     log: list[str] = []
     how = WorkerSettings(f"tests.jobs.tiny_runner:{factory}", {"output": str(folder / "output")}, log.append)
     dispatcher = Dispatcher(store, how, limits=limits, paused=paused, previews=previews)
-    found = Queue(dispatcher)
+    found = Queue(dispatcher, log)
     await dispatcher.start()
     try:
         yield found
@@ -291,6 +291,19 @@ def test_a_worker_that_cannot_start_leaves_jobs_waiting(tmp_path: Path) -> None:
                     await asyncio.sleep(0.05)
             assert "could not start" in str(q.dispatcher.worker_info["error"])
             assert (await q.dispatcher.call(lambda s: s.get(job.id))).status is Status.PENDING
+
+    play(test())
+
+
+def test_a_worker_that_cannot_follow_its_settings_says_why_in_a_sentence(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with queue(tmp_path, factory="refusing") as q:
+            async with asyncio.timeout(20):
+                while "error" not in q.dispatcher.worker_info:
+                    await asyncio.sleep(0.05)
+            said = "the worker could not start: there is no usable CUDA device"
+            assert q.dispatcher.worker_info["error"] == said
+            assert said + "\n" in q.log and "Traceback" not in "".join(q.log)
 
     play(test())
 

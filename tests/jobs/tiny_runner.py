@@ -19,6 +19,7 @@ from loraloom.engine.node import NodeResult, NodeRun, NodeType, Optional_, Socke
 from loraloom.engine.run import run
 from loraloom.engine.together import Start, Told, run_together
 from loraloom.engine.validation import own_checks
+from loraloom.errors import InputError
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import problem
 from loraloom.turns import Turns
@@ -171,6 +172,10 @@ def slow(settings: Mapping[str, JSON]) -> TinyRunner:
 
 def broken(settings: Mapping[str, JSON]) -> TinyRunner:
     raise RuntimeError("no such device")
+
+
+def refusing(settings: Mapping[str, JSON]) -> TinyRunner:
+    raise InputError("there is no usable CUDA device")
 
 
 def prompt(kind: str = "Number", **inputs: JSON) -> dict[str, JSON]:

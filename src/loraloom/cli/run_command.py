@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loraloom.cli.console import say
+from loraloom.cli.device_check import check_devices
 from loraloom.cli.display import Display
 from loraloom.cli.environment import Environment, SessionOptions
 from loraloom.cli.settings import (
@@ -82,6 +83,7 @@ def run_command(
         changes = Changes(loras or (), assignments or (), seed)
         graphs = environment.preparation.prepare(source, workflow, changes)
         if dry_run:
+            check_devices([device], dtype, options.computing)
             _say_ready(graphs, as_json)
             return
         display = Display(quiet=as_json)

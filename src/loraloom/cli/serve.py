@@ -12,6 +12,7 @@ import typer
 
 from loraloom import __version__
 from loraloom.cli import cluster_head
+from loraloom.cli.device_check import check_devices
 from loraloom.cli.settings import (
     AttentionOption,
     BatchOption,
@@ -150,6 +151,9 @@ def serve_command(
     settings.check()
     if insecure and token is None:
         sys.stderr.write(f"WARNING: everybody who can reach {listen}:{port} may run jobs and read results.\n")
+    here = cluster_head.device_list(devices)
+    chosen = computing(attention, narrow_weights, compiled, fast)
+    check_devices([device] if here is None else here, dtype, chosen)
     worker_settings: dict[str, JSON] = {
         "models": None if models is None else [str(m.absolute()) for m in models],
         "custom_nodes": [str(d.absolute()) for d in custom_nodes or ()],
@@ -162,7 +166,7 @@ def serve_command(
         "dtype": dtype,
         "vram": vram,
         "storage": storage,
-        "computing": asdict(computing(attention, narrow_weights, compiled, fast)),
+        "computing": asdict(chosen),
         "compat": compat,
         "strict_lora": strict_lora,
         "cache": cache,
@@ -175,7 +179,6 @@ def serve_command(
         asked = cluster_head.ClusterOptions(cluster, cluster_address, cluster_port, cluster_most).checked()
     elif cluster_address is not None or cluster_most:
         raise InputError("--cluster-address and --cluster-most are for a cluster; add --cluster auto")
-    here = cluster_head.device_list(devices)
     several = cluster is not None or (here is not None and len(here) > 1)
     lock = FolderLock(settings.user_dir)
     lock.acquire(_LOCK_WAIT_SECONDS)

@@ -22,7 +22,7 @@ from loraloom.errors import WorkflowError
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import problem
 from loraloom.models.autoencoder import autoencoder_kinds
-from loraloom.models.computing import Computing
+from loraloom.models.computing import computing_of
 from loraloom.models.encoder import encoder_kinds
 from loraloom.models.library_class import import_ahead
 from loraloom.models.recognition import families
@@ -116,11 +116,6 @@ class SessionRunner:
 
 def _failed(error: Exception, inside: Inside) -> Iterator[Event]:
     raise error
-
-
-def computing_of(said: Mapping[str, Any]) -> Computing:
-    """As the server's settings, which have no tuples, say it."""
-    return Computing(said["attention"], said["narrow_weights"], said["compiled"], tuple(said["fast"]))
 
 
 def _classes() -> Iterator[str]:

@@ -96,6 +96,9 @@ class WorkerKeeper:
 
     async def _greeted(self, worker: Place, frame: Frame) -> str | None:
         said = frame[0]
+        if said.get("kind") == "refused":
+            await worker.kill()
+            return str(said.get("reason"))
         if said.get("kind") != "ready":
             await worker.kill()
             return f"its first message is {str(said.get('kind'))[:40]!r}, expected 'ready'"

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import IO, Any, Protocol, TypeAlias, cast
 
 from loraloom.engine.events import Event
+from loraloom.errors import LoraloomError
 from loraloom.jobs import frames
 from loraloom.jobs.frames import Frame
 from loraloom.jobs.job import Request
@@ -80,13 +81,18 @@ class Worker:
         self._cancels: dict[str, threading.Event] = {}  # of the jobs that run
 
     def work(self, factory: Factory) -> None:
-        """Serve as long as there is input; its end ends the process, whatever it does."""
+        """Serve as long as there is input, whose end ends the process, whatever it does; not at all where the
+        settings cannot be followed."""
         first = frames.read(self._source)
         if first is None:
             return
         threading.Thread(target=self._beat, name="loraloom-heartbeat", daemon=True).start()
-        with uncollected():
-            runner = factory(cast("Mapping[str, JSON]", first[0].get("settings") or {}))
+        try:
+            with uncollected():
+                runner = factory(cast("Mapping[str, JSON]", first[0].get("settings") or {}))
+        except LoraloomError as error:
+            self._send(({"kind": "refused", "reason": str(error)}, b""))
+            return
         threading.Thread(target=self._listen, args=(runner,), name="loraloom-orders", daemon=True).start()
         self._send(({"kind": "ready", "worker": runner.describe(), "declared": runner.declared()}, b""))
         while True:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from loraloom.errors import InputError
 
@@ -48,3 +49,8 @@ class Computing:
 
 USUAL = Computing()
 """The same picture as ever, by the fastest way that is known to give it."""
+
+
+def computing_of(said: Mapping[str, Any]) -> Computing:
+    """As JSON, which has no tuples, says it (`dataclasses.asdict`)."""
+    return Computing(said["attention"], said["narrow_weights"], said["compiled"], tuple(said["fast"]))
