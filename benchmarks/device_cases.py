@@ -21,7 +21,7 @@ from loraloom.models.attention import attention
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.computing import AttentionName, Computing
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency import residents as residents_module
 from loraloom.models.residency.memory import Memory
 from loraloom.models.residency.storage import weights_bytes
 from loraloom.sampling.guidance import CFG
@@ -140,7 +140,7 @@ def layers(asked: Asked, name: str, shares: tuple[float, ...] = (2.0, 0.5, 0.25,
     """The network alone: LoRAs, attention, and less memory than it needs. The narrow one is also held to what
     the CPU computes."""
     if asked.is_narrow:
-        memory_module.MARGIN = 1 << 20  # the usual one is larger than the model
+        residents_module.MARGIN = 1 << 20  # the usual one is larger than the model
     model = opened(asked.folder / MODELS[name][0].place)
     side, steps = (16, 3) if asked.is_narrow else (128, 4)
     case, meter = case_of(model, side, steps), Meter(asked.device)
@@ -173,7 +173,7 @@ def layers(asked: Asked, name: str, shares: tuple[float, ...] = (2.0, 0.5, 0.25,
     size = weights_bytes(model.weights, memory.dtype, "quantized")
     memory.release()
     for share in shares if memory.device.type != "cpu" else ():
-        budget = int(share * size) + 2 * memory_module.MARGIN + (0 if asked.is_narrow else 1 << 30)
+        budget = int(share * size) + 2 * residents_module.MARGIN + (0 if asked.is_narrow else 1 << 30)
         held = Memory(asked.device, asked.dtype, budget=budget)
         for what in ("load, ", "") if share < 2 else ("",):
             found = row(f"{share:.0%} of the weights fit: {what}{steps} steps", held, model)

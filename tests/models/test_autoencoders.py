@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from loraloom.errors import InputError
+from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.autoencoder import autoencoder_kinds
+from loraloom.models.autoencoder_network import AutoencoderNetwork
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.models.residency.memory import Memory
 from tests.families import autoencoders as narrow
@@ -66,3 +67,31 @@ def test_each_kind_is_a_file_of_its_name() -> None:
     folder = Path(__file__).parents[2] / "src/loraloom/models/autoencoders"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     assert files == set(autoencoder_kinds())
+
+
+def test_memory_that_runs_out_while_room_is_made_ends_in_tiles_or_is_told(tmp_path: Path) -> None:
+    """Weights that come and go to make room are allocations, too."""
+    memory = Memory("cpu", "fp32")
+    vae = open_autoencoder(narrow.write_ae(tmp_path / "vae.safetensors"))
+    latent = torch.from_numpy(FIGURES["ae|latent"])[:1]
+    wanted, asked, tiles = memory.autoencoder(vae).decode(latent), list[int](), list[int]()
+
+    def network(fails: int) -> AutoencoderNetwork:
+        def has_room(needed: int) -> bool:
+            asked.append(needed)
+            if len(asked) <= fails:
+                raise torch.OutOfMemoryError("1 GB")
+            return True
+
+        module = memory.autoencoder(vae)._module  # pyright: ignore[reportPrivateUsage]
+        config = vae.kind.blueprint(vae.weights.shapes).config
+        asked.clear()
+        return AutoencoderNetwork(
+            vae.kind, module, config, torch.float32, memory.device, has_room, say_tiles=tiles.append
+        )
+
+    torch.testing.assert_close(network(1).decode(latent), wanted, rtol=0, atol=0.1)
+    assert tiles == [512]
+    with pytest.raises(OutOfMemory, match="tiles of 128 pixels"):
+        network(99).decode(latent)
+    assert len(asked) == 4  # the smallest tiles ask, too

@@ -9,7 +9,7 @@ import torch
 
 from loraloom.models.checkpoint import open_autoencoder
 from loraloom.models.handles import Autoencoder
-from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency import residents as residents_module
 from loraloom.models.residency.activations import DECODER_MAPS, picture_bytes
 from loraloom.nodes import inpainting
 from loraloom.runtime.services import services
@@ -92,7 +92,7 @@ def test_tiles_are_as_large_as_memory_allows(
     monkeypatch.setattr(network, "_decode", seen)
     for pixels, largest in ((320 * 320, 40 * 40), (256 * 256, 32 * 32), (0, 16 * 16)):
         room = picture_bytes(width, pixels, 4, DECODER_MAPS)
-        monkeypatch.setattr(memory_module, "available_memory", lambda device, room=room: room)
+        monkeypatch.setattr(residents_module, "available_memory", lambda device, room=room: room)
         sizes.clear()
         assert network.decode(samples).shape == picture.shape
         assert max(sizes) == largest

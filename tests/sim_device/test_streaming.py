@@ -12,7 +12,7 @@ from torch import Tensor
 from loraloom.errors import OutOfMemory
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency import residents as residents_module
 from loraloom.models.residency.memory import Memory
 from loraloom.models.residency.storage import weights_bytes
 from loraloom.sampling.guidance import CFG
@@ -32,7 +32,7 @@ STEPS = 3
 
 @pytest.fixture(autouse=True)
 def small_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_module, "MARGIN", MARGIN)
+    monkeypatch.setattr(residents_module, "MARGIN", MARGIN)
 
 
 @pytest.fixture(scope="module", params=["sd15", "flux"])
@@ -59,9 +59,9 @@ def styled(model: DiffusionModel) -> DiffusionModel:
     return model.with_lora(plain_lora("one", shapes).at(0.3)[0])
 
 
-def result(memory: Memory, model: DiffusionModel) -> Tensor:
+def result(memory: Memory, model: DiffusionModel, rows: int = 1) -> Tensor:
     network = memory.network(model)
-    x = torch.randn(1, model.latent.channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(rows, model.latent.channels, 8, 8, generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     cond = Cond(torch.randn(1, 7, 64, generator=generator), torch.randn(1, 64, generator=generator))
     with torch.inference_mode():

@@ -102,3 +102,26 @@ def test_quantised_weights_that_a_lora_widens_count_as_wide(sim: Sim, tmp_path: 
     del resident
     memory.release()
     assert sim["live"] == before
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 1.3, 2.0, 5.0])
+def test_low_rank_loras_beside_quantised_weights_count(sim: Sim, tmp_path: Path, share: float) -> None:
+    """Beside those that stay, that are fetched, and that are kept wide."""
+    narrow_model("flux", tmp_path, double=4, single=8)
+    model = open_diffusion_model(tmp_path / "flux.safetensors", "fp8_e4m3fn")
+    matrices = {name: shape for name, shape in model.weights.shapes.items() if len(shape) == 2}
+    one, *others = (plain_lora(name, matrices) for name in ("one", "two", "three", "four"))
+    many = model.with_lora(one.at(0.1)[0])
+    for lora in others:
+        many = many.with_lora(lora.at(0.1)[0])
+    size = weights_bytes(model.weights, torch.float32, torch.float8_e4m3fn)
+    budget, before = int(share * size) + MARGIN + ACTIVATIONS, sim["live"]
+    memory, cpu = Memory(NAME, "fp32", budget=budget), Memory("cpu", "fp32")
+    sim.reset()
+    for made in (many, model, many):
+        torch.testing.assert_close(result(memory, made), result(cpu, made), rtol=1e-4, atol=1e-4)
+        held = sim["live"] - before
+        assert held <= memory.resident_bytes <= budget
+    assert sim["peak"] - before <= budget
+    memory.release()
+    assert sim["live"] == before

@@ -70,7 +70,17 @@ def test_a_share_that_was_set_for_torch_counts_as_the_device(
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError("MPS backend out of memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("x"),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("HIP error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`"),
+    ],
 )
 def test_errors_of_allocators_are_known(error: Exception) -> None:
     assert is_allocation_failure(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from loraloom.models.tiny_autoencoder import tiny_decoder_blueprint
 from loraloom.weights.capacity import is_allocation_failure
 from loraloom.weights.source import WeightSource
 from loraloom.weights.tensor_file import TensorFile
+
+Made = TypeVar("Made")
 
 TILES = (512, 256, 128)
 """Sides of tiles in pixels, from the size that costs least time."""
@@ -111,11 +114,11 @@ class AutoencoderNetwork:
             needed = picture_bytes(
                 self._kind.width(self._config), tile**2 or pixels, self._dtype.itemsize, maps
             )
-            if not smallest and not self._has_room(needed):
-                continue
-            if tile:
-                self._say_tiles(tile)
             try:
+                if not self._until_it_fits(partial(self._has_room, needed)) and not smallest:
+                    continue
+                if tile:
+                    self._say_tiles(tile)
                 return self._until_it_fits(partial(tiled, tile) if tile else whole)
             except (RuntimeError, MemoryError) as error:
                 if not is_allocation_failure(error):
@@ -126,7 +129,7 @@ class AutoencoderNetwork:
                     ) from error
         raise AssertionError("the smallest tiles either succeed or raise")
 
-    def _until_it_fits(self, make: Callable[[], Tensor]) -> Tensor:
+    def _until_it_fits(self, make: Callable[[], Made]) -> Made:
         """What `make` gives, tried again while something else can leave the memory."""
         while True:
             try:

@@ -8,6 +8,7 @@ from loraloom.engine.node import Files, NodeRun, Socket, node
 from loraloom.models.upscaling import Upscaler, open_upscaler
 from loraloom.nodes.sockets import Image
 from loraloom.runtime.services import services
+from loraloom.weights.capacity import clear_about_memory
 
 UpscaleModel = Annotated[Upscaler, Socket("UPSCALE_MODEL")]
 MODULE = "comfy_extras.nodes_upscale_model"
@@ -30,4 +31,5 @@ def load_upscale_model(model_name: Annotated[str, Files("upscale_models")], *, r
 )
 def upscale_with_model(upscale_model: UpscaleModel, image: Image, *, run: NodeRun) -> Image:
     """Enlarge pictures by the factor of an upscale model."""
-    return upscale_model(image[..., :3], services(run).memory.device)
+    with clear_about_memory("enlarging this picture"):
+        return upscale_model(image[..., :3], services(run).memory.device)

@@ -118,6 +118,10 @@ class LiveText:
         """Role → module."""
         return {part.role: self.modules[part.role] for part in encoders.parts}
 
+    def text_gives_way(self, encoders: TextEncoders) -> bool:
+        """Nothing leaves."""
+        return False
+
 
 def load_text(text: TextEncoders, settings: RunSettings, roles: tuple[str, ...]) -> LiveText:
     """The text encoders of these roles, frozen, in float32."""

@@ -26,7 +26,8 @@ _ALLOCATORS_SAY = (
     "can't allocate memory",  # the CPU's, on POSIX
     "not enough memory: you tried to allocate",  # the CPU's, on Windows
     "out of memory",
-    "cublas_status_alloc_failed",
+    "_status_alloc_failed",  # cuBLAS, cuDNN and their kin
+    "cublas_status_not_initialized",  # where there is no memory for cuBLAS itself
 )
 
 
@@ -58,11 +59,22 @@ def _held_by_torch(module: Any, device: torch.device) -> tuple[int, int]:
 
 
 def is_allocation_failure(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had. Accelerators raise torch.OutOfMemoryError; the
-    allocator of the CPU, Metal's and cuBLAS raise a plain RuntimeError, with their own words for it."""
+    """Whether an error says that memory could not be had. Accelerators raise torch.OutOfMemoryError, their
+    drivers torch.AcceleratorError; the allocator of the CPU, Metal's and cuBLAS raise a plain RuntimeError.
+    All but the first are known by their words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _ALLOCATORS_SAY)
+
+
+def give_back(device: torch.device) -> None:
+    """Return to the device what torch keeps of it for later, and the workspaces of cuBLAS, one of tens of
+    megabytes for each stream that has multiplied: they are had again when they are needed."""
+    if device.type == "cpu":
+        return
+    if device.type == "cuda":
+        torch._C._cuda_clearCublasWorkspaces()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+    torch.get_device_module(device).empty_cache()
 
 
 @contextmanager

@@ -137,6 +137,7 @@ class Format:
 
     name: one word. title: for messages. said: what ComfyUI calls it. shared: roles of which there is one for
     all rows. rounds_inputs: whether `product` rounds what it multiplies (as ComfyUI does for this format).
+    passing: bytes for each value that widening takes beside the result, whatever its type.
     """
 
     name: str = ""
@@ -144,6 +145,7 @@ class Format:
     said: tuple[str, ...] = ()
     shared: frozenset[str] = frozenset()
     rounds_inputs: bool = False
+    passing: int = 8
 
     def refuses(self, names: Mapping[str, TensorInfo]) -> str | None:
         """For formats that cannot be read: why, and what to take instead, where a file is of this format."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from loraloom.errors import ModelFileError
 from loraloom.weights.dtypes import DTYPES
-from loraloom.weights.formats import TensorInfo, formats
+from loraloom.weights.formats import Format, TensorInfo, formats
 from loraloom.weights.packed import Packed, joined
 from loraloom.weights.patch import Rows
 from loraloom.weights.tensor_file import TensorFile
@@ -176,6 +176,11 @@ class WeightSource:
             if packing is None
             else str(packing.settings.get("format", self._entry(native)[0].info.dtype))
         )
+
+    def packing(self, native: str) -> Format | None:
+        """How a quantised weight is packed."""
+        packing = self._entry(native)[0].info.packing
+        return None if packing is None else formats()[packing.format]
 
     def stays_packed(self, native: str) -> bool:
         """Whether `packed` has a quantised weight as it is stored."""

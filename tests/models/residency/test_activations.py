@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency import residents as residents_module
 from loraloom.models.residency.activations import DECODER_MAPS, ENCODER_MAPS, hidden_width, picture_bytes
 from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
@@ -109,7 +109,7 @@ def test_others_leave_for_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     memory.text(text)
     memory.autoencoder(vae).decode(torch.zeros(1, 4, 8, 8))
     free = [1 << 40]
-    monkeypatch.setattr(memory_module, "available_memory", lambda device: free[0])
+    monkeypatch.setattr(residents_module, "available_memory", lambda device: free[0])
 
     @torch.inference_mode()
     def step(batch: int = 1) -> None:

@@ -76,3 +76,16 @@ def test_where_memory_is_short_nothing_is_pinned(
     monkeypatch.setattr(device_weights, "available_memory", lambda device: 10)
     kept(source).pin("packed.weight")
     assert not pinned
+
+
+@pytest.mark.parametrize("native", ["plain.weight", "packed.weight"])
+def test_what_cannot_be_pinned_is_fetched_as_it_is(
+    source: WeightSource, native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system bounds such memory by other rules than free memory says."""
+
+    def refused(tensor: Tensor) -> Tensor:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Tensor, "pin_memory", refused)
+    kept(source).pin(native)

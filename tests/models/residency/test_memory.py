@@ -11,7 +11,7 @@ from torch import Tensor
 from loraloom.errors import InputError, OutOfMemory
 from loraloom.models.checkpoint import open_autoencoder, open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.residency import memory as memory_module
+from loraloom.models.residency import residents as residents_module
 from loraloom.models.residency.memory import Memory
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Network, SampleContext
@@ -70,19 +70,19 @@ def test_the_least_used_leaves_first_and_text_before_all(checkpoint: Path, tmp_p
     without_text = memory.resident_bytes
     memory.text(text)
     everything = memory.resident_bytes
-    memory.budget = everything + memory_module.MARGIN
+    memory.budget = everything + residents_module.MARGIN
     other = memory.autoencoder(
         open_autoencoder(tiny.write_vae(tmp_path / "vae.safetensors", dtype=torch.float16))
     )
     other.decode(torch.zeros(1, 4, 8, 8))
     assert memory.resident_kinds == ("network", "autoencoder", "autoencoder")
-    memory.budget = everything - without_text + memory_module.MARGIN
+    memory.budget = everything - without_text + residents_module.MARGIN
     memory.text(text)
     assert memory.resident_kinds == ("text",)
 
 
 def test_what_does_not_fit_is_refused_with_figures(checkpoint: Path) -> None:
-    memory = Memory("cpu", "fp32", budget=memory_module.MARGIN)
+    memory = Memory("cpu", "fp32", budget=residents_module.MARGIN)
     with pytest.raises(
         OutOfMemory, match=r"sd15\.safetensors: the network needs 0\.\d\d GB as float32.*available"
     ):

@@ -18,8 +18,9 @@ from loraloom.models.families.flux.family import FAMILY as FLUX
 from loraloom.models.families.krea2.family import FAMILY as KREA2
 from loraloom.models.families.sd15.family import FAMILY as SD15
 from loraloom.models.family import Placement
-from loraloom.models.residency.resident import Resident, Storage
+from loraloom.models.residency.resident import Resident
 from loraloom.models.residency.slots import Slot
+from loraloom.models.residency.values import Storage
 from loraloom.sampling.inputs import Inputs, Tokens
 from loraloom.weights.layers import PackedLayer, PackedLinear
 from loraloom.weights.patch import PatchUse, Stack

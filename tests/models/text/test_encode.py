@@ -38,6 +38,9 @@ class PlainMemory:
         self.runs = 0
         self._modules: dict[TextPart, nn.Module] = {}
 
+    def text_gives_way(self, encoders: TextEncoders) -> bool:
+        return False
+
     def text(self, encoders: TextEncoders) -> dict[str, nn.Module]:
         for part in encoders.parts:
             if part not in self._modules:

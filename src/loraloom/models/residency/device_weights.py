@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loraloom.weights.capacity import available_memory
+from loraloom.weights.capacity import available_memory, is_allocation_failure
 from loraloom.weights.packed import Packed
 from loraloom.weights.patch import Factors, Patch, Rows
 from loraloom.weights.source import WeightSource
@@ -83,17 +83,21 @@ class DeviceWeights:
 
     def pin(self, native: str) -> None:
         """Keep a weight in the host's memory where the device can fetch it by itself, if it is one that does
-        and there is room."""
+        and there is room, also by the system's own limit of such memory."""
         fetches = self._device.type in ("cuda", "xpu")
         is_new = native not in self._pinned and native not in self._pinned_packed
         if not fetches or not is_new:
             return
         if 2 * self._source.stored_bytes(native) >= available_memory(torch.device("cpu")):
             return
-        if not self._source.is_packed(native):
-            self._pinned[native] = self._source.map(native).pin_memory()
-        elif (packed := self._source.packed(native, mapped=True)) is not None:
-            self._pinned_packed[native] = packed.pinned()
+        try:
+            if not self._source.is_packed(native):
+                self._pinned[native] = self._source.map(native).pin_memory()
+            elif (packed := self._source.packed(native, mapped=True)) is not None:
+                self._pinned_packed[native] = packed.pinned()
+        except (RuntimeError, MemoryError) as error:
+            if not is_allocation_failure(error):
+                raise
 
     def pristine(self, native: str) -> Tensor | None:
         return self._pristine.get(native)

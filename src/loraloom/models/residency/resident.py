@@ -1,10 +1,7 @@
 """A module in memory, filled from a weight source and kept in step with a LoRA stack.
 
-There is one copy of every weight. Which LoRAs a native weight carries is its signature; when the wanted
-signature differs, that weight alone is rebuilt: read again from the file, patched in float32, rounded once.
-An empty signature therefore is the base, bit for bit. Weights that stay quantised are not touched where the
-algebra allows: their LoRAs run beside them. Where it does not, the one weight is widened and carries the
-change in the type to compute in; nothing is rounded into the storage format again.
+Which LoRAs a native weight carries is its signature; when the wanted signature differs, that weight alone is
+rebuilt (`values`). An empty signature therefore is the base, bit for bit.
 
 On other devices than the CPU all of this happens there (`device_weights`), and a module may be larger than
 what its weights may take: then some of them come when they are used (`streaming`).
@@ -13,7 +10,7 @@ what its weights may take: then some of them come when they are used (`streaming
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -25,35 +22,17 @@ from loraloom.models.family import Blueprint, from_shapes
 from loraloom.models.residency.device_weights import DeviceWeights
 from loraloom.models.residency.slots import find_slots, is_unused, keep_packed
 from loraloom.models.residency.streaming import Streaming, find_units
-from loraloom.models.residency.uses import (
-    Signature,
-    Uses,
-    factors_of,
-    is_factored,
-    joined,
-    patched,
-    signature_of,
-)
-from loraloom.weights.layers import PackedLayer, PackedLinear, join_low_rank
+from loraloom.models.residency.uses import Signature, Uses, signature_of
+from loraloom.models.residency.values import Storage, Values, stays_packed
+from loraloom.weights.layers import PackedLayer
 from loraloom.weights.meta import build_unfilled, complete
-from loraloom.weights.packed import narrowed
-from loraloom.weights.patch import Stack
+from loraloom.weights.patch import Patch, Stack
 from loraloom.weights.picture_layers import with_less_work
 from loraloom.weights.source import WeightSource
-
-Storage: TypeAlias = 'Literal["quantized", "stored", "multiplied"] | torch.dtype'
 
 Arithmetic: TypeAlias = Literal["native", "widened"]
 """How quantised weights are multiplied: as ComfyUI does for their format (for integers it rounds the inputs
 too), or with their values in the type to compute in."""
-
-
-def narrow_type(storage: Storage) -> torch.dtype | None:
-    """The 8-bit type that weights are rounded to."""
-    if isinstance(storage, torch.dtype):
-        return storage
-    return torch.float8_e4m3fn if storage == "multiplied" else None
-
 
 _UNKNOWN: Signature = (("being rebuilt", 0.0),)
 
@@ -86,8 +65,7 @@ class Resident:
         self.source = source
         self.dtype = dtype
         self.device = device
-        self.storage: Storage = storage
-        self._exact = frozenset(
+        exact = frozenset(
             placement.native
             for name, placement in blueprint.placements.items()
             if not set(blueprint.exact).isdisjoint(name.split("."))
@@ -97,16 +75,20 @@ class Resident:
             self._slots = keep_packed(
                 self.module,
                 find_slots(self.module, blueprint, source),
-                self._stays_packed,
+                lambda native: stays_packed(source, native, dtype, storage),
                 dtype,
                 native=arithmetic == "native",
             )
         self._packed = [layer for layer in self.module.modules() if isinstance(layer, PackedLayer)]
         self._applied: dict[str, Signature] = {}
-        self._mapped: set[str] = set()  # native weights that are the file's own pages: not to be written to
         self._stack: Stack | None = ()
         self._uses: dict[str, Uses] = {}
         self._kept = DeviceWeights(source, device, spare)
+        self._values = Values(
+            source, self._slots, exact, dtype=dtype, device=device, storage=storage, kept=self._kept
+        )
+        self._low_rank = 0  # bytes of what runs beside quantised weights, whether they stay or not
+        self._products = self._products_with({})
         self._absent: set[str] = set()  # native weights whose slots are empty
         self._sizes: dict[str, int] = {}  # of each weight on the device, when what stays was planned
         self.streaming: Streaming | None = None
@@ -126,7 +108,7 @@ class Resident:
         if room is None or self.device.type == "cpu":
             with _plain_tensors():
                 for native in self._slots:
-                    self._restore(native)
+                    self._values.restore(native)
             return
         self._absent = set(self._slots)
         self._arrange(room)
@@ -136,13 +118,15 @@ class Resident:
         that may leave is there."""
         if self.streaming is not None:
             self.streaming.close()
-        units, fixed = find_units(self._slots, self.size_of)
+        self._sizes = self._sizes_now()
+        units, fixed = find_units(self._slots, self._sizes.__getitem__)
         self.streaming = Streaming(units, fixed, self, self.device)
         if room - self._beside < self.streaming.least:
+            self._sizes = {}
             raise torch.OutOfMemoryError(f"{self.streaming.least / 1e9:.2f} GB are the least")
-        self._sizes = self._sizes_now()
         self.fill(self._absent - {native for unit in units for native in unit.natives})
-        self.fit(room)
+        making = max((self._values.making(*use) for use in self._uses.items()), default=0)
+        self.fit(max(room - making, self.streaming.least + self._beside))
 
     def fit(self, room: int) -> bool:
         """Hold at most so many bytes of weights from now on; False where they are too few for it."""
@@ -175,17 +159,19 @@ class Resident:
 
     @property
     def filling(self) -> int:
-        """Bytes that making a streamed weight takes beside its own place: as it is stored, or in float32
-        while it is patched."""
+        """Bytes that making a streamed weight takes beside its own place."""
         if self.streaming is None:
             return 0
-        return max((self._making(n) for unit in self.streaming.moving for n in unit.natives), default=0)
+        moving = (native for unit in self.streaming.moving for native in unit.natives)
+        return max((self._values.making(native, self._uses.get(native, [])) for native in moving), default=0)
 
-    def _making(self, native: str) -> int:
-        stored, is_packed = self.source.stored_bytes(native), self._slots[native][0].layer is not None
-        if native not in self._uses or (is_packed and not self._is_merged(native)):
-            return stored
-        return 4 * torch.Size(self.source.shapes[native]).numel() + is_packed * stored
+    @property
+    def working(self) -> int:
+        """Bytes that the largest of the products with quantised weights takes beside its output."""
+        if self.streaming is None:
+            return 0
+        narrow = (native for native in self._products if not self._values.is_wide(native))
+        return max((self._products[native] for native in narrow), default=0)
 
     def close(self) -> None:
         """Let go of the memory now, not when Python comes across the cycles."""
@@ -206,9 +192,7 @@ class Resident:
         for native in natives:
             self._absent.add(native)
             self._applied.pop(native, None)
-            self._kept.take_back(native)
-            for slot in self._slots[native]:
-                slot.empty(self._dtype_of(native))
+            self._values.empty(native)
 
     def pin(self, natives: Iterable[str]) -> None:
         """Prepare weights that are going to be filled again and again."""
@@ -218,22 +202,9 @@ class Resident:
     def _sizes_now(self) -> dict[str, int]:
         return {native: self.size_of(native) for native in self._slots}
 
-    def _is_merged(self, native: str) -> bool:
-        """Whether a quantised weight carries its changes widened, because they cannot run beside it."""
-        layers, uses = [slot.layer for slot in self._slots[native] if slot.layer], self._uses.get(native, [])
-        return bool(layers and uses) and not (is_factored(uses) and _can_be_beside(layers))
-
     def size_of(self, native: str) -> int:
         """Bytes of a native weight on the device with the present stack, without what runs beside it."""
-        slots, count = self._slots[native], torch.Size(self.source.shapes[native]).numel()
-        if self._is_merged(native):
-            return count * self.dtype.itemsize
-        if not slots[0].layer:
-            return count * self._dtype_of(native).itemsize
-        narrow = narrow_type(self.storage)
-        if narrow is not None and not self.source.is_packed(native):
-            return count * narrow.itemsize
-        return self.source.stored_bytes(native)
+        return self._values.size_of(native, self._uses.get(native, []))
 
     def _empty_module(self, blueprint: Blueprint) -> nn.Module:
         for native, shape in self.source.shapes.items():
@@ -255,7 +226,8 @@ class Resident:
     @property
     def _beside(self) -> int:
         """Bytes kept beside streamed or streamable weights."""
-        return self._kept.nbytes + sum(x.wide.nbytes for x in self._packed if x.wide is not None)
+        wide = sum(layer.wide.nbytes for layer in self._packed if layer.wide is not None)
+        return self._kept.nbytes + wide + self._low_rank
 
     def apply(self, stack: Stack, room: Callable[[], int] | None = None) -> int:
         """Make the weights those of the base with `stack`; the number of native weights rebuilt. room: bytes
@@ -271,8 +243,10 @@ class Resident:
                 self._sizes = {}  # so that it is planned later, should what follows fail
                 streaming.vacate()
         if self.device.type != "cpu":
-            self._kept.keep_patches(patch for uses in self._uses.values() for patch, _ in uses)
+            self._kept.keep_patches(self._patching(self._uses))
             self._kept.ask_anew()
+            self._low_rank = self._beside_bytes(self._uses)
+            self._products = self._products_with(self._uses)
         if allowed is not None:
             self._arrange(allowed)
         changed = [
@@ -288,30 +262,45 @@ class Resident:
         return len(changed)
 
     def coming(self, stack: Stack) -> int:
-        """Bytes that a stack takes on the device beyond what is there: factors, and quantised weights that it
-        widens."""
+        """Bytes that applying a stack takes on the device beyond what is there: factors, what runs beside
+        quantised weights, those that it widens, and the making of the largest."""
         if stack == self._stack or self.device.type == "cpu":
             return 0
-        wanted, before = self._wanted(stack), self._uses
-        factors = self._kept.coming(patch for uses in wanted.values() for patch, _ in uses)
-        try:
-            self._uses = wanted
-            now = {native: self.size_of(native) for native in wanted if native not in self._absent}
-        finally:
-            self._uses = before
-        return factors + sum(max(0, size - self._sizes.get(native, size)) for native, size in now.items())
+        wanted = self._wanted(stack)
+        coming = self._kept.coming(self._patching(wanted))
+        coming += max(0, self._beside_bytes(wanted) - self._low_rank)
+        making = 0
+        for native, uses in wanted.items():
+            if native not in self._absent and signature_of(uses) != self._applied.get(native):
+                size = self._values.size_of(native, uses)
+                coming += max(0, size - self._sizes.get(native, size))
+                making = max(making, self._values.making(native, uses))
+        return coming + making
+
+    def _patching(self, wanted: Mapping[str, Uses]) -> Iterable[Patch]:
+        """The patches that weights are rebuilt with: those of which nothing runs beside them."""
+        attached = self._values.is_attached
+        return (patch for native, uses in wanted.items() if not attached(native, uses) for patch, _ in uses)
+
+    def _products_with(self, wanted: Mapping[str, Uses]) -> dict[str, int]:
+        """What products with quantised weights take, of those that take anything."""
+        found = {native: self._values.working(native, wanted.get(native, [])) for native in self._slots}
+        return {native: size for native, size in found.items() if size}
+
+    def _beside_bytes(self, wanted: Mapping[str, Uses]) -> int:
+        return sum(self._values.beside_bytes(native, uses) for native, uses in wanted.items())
 
     def _change(self, native: str, uses: Uses | None) -> None:
         """Bring one native weight to what is wanted; after a failure it counts as unknown."""
         is_base = native not in self._applied
         self._applied[native] = _UNKNOWN
         if uses is not None and is_base:
-            self._set_aside(native)
+            self._values.set_aside(native)
         if uses is None:
-            self._restore(native)
+            self._values.restore(native)
             del self._applied[native]
         else:
-            self._rebuild(native, uses)
+            self._values.rebuild(native, uses)
             self._applied[native] = signature_of(uses)
 
     def _wanted(self, stack: Stack) -> dict[str, Uses]:
@@ -322,158 +311,6 @@ class Resident:
                     if native in self._slots:
                         wanted[native].extend((patch, use.strength) for patch in patches)
         return wanted
-
-    def _restore(self, native: str) -> None:
-        """Give all slots that a native weight feeds the file's values."""
-        slots = self._slots[native]
-        if slots[0].layer:
-            self._hold_packed(native)
-        elif self._is_mappable(native):
-            whole = self.source.map(native)
-            self._mapped.add(native)
-            for slot in slots:
-                slot.put(slot.cut(whole).reshape(slot.shape))
-        elif (pristine := self._kept.take_back(native)) is not None:
-            dtype = self._dtype_of(native)
-            for slot in slots:
-                slot.put(slot.cut(pristine).to(dtype).reshape(slot.shape).contiguous())
-        else:
-            dtype = self._dtype_of(native)
-            whole = self._unpatched(native, dtype, order=self._order_of(native, dtype))
-            self._write(native, whole, keep=True)
-
-    def _rebuild(self, native: str, uses: Uses) -> None:
-        """Give all slots that a native weight feeds the patched values."""
-        layers = [slot.layer for slot in self._slots[native] if slot.layer]
-        if layers and (factors := factors_of(uses)) is not None and _can_be_beside(layers):
-            if any(layer.packed is None for layer in layers):
-                self._hold_packed(native)
-            self._attach(native, factors)
-            return
-        memory = whole = self._unpatched(native, torch.float32, again=True)
-        uses = uses if self.device.type == "cpu" else self._kept.here(uses)
-        for patch, strength in joined(uses):
-            whole = patched(whole, patch, strength)
-        for slot in self._slots[native] if layers else ():
-            if layer := slot.layer:
-                layer.merge(slot.cut(whole).to(self.device, self.dtype, copy=True))
-        if not layers:
-            self._write(native, whole, keep=whole is memory)
-
-    def _unpatched(
-        self,
-        native: str,
-        dtype: torch.dtype,
-        *,
-        order: torch.memory_format = torch.contiguous_format,
-        again: bool = False,
-    ) -> Tensor:
-        """The file's values, where the weight is to be built, in memory that may be changed. order: of the
-        memory, on the CPU. again: they are likely to be asked for again."""
-        if self.device.type == "cpu":
-            memory = self._memory_for(native, dtype, order)
-            self.source.read_into(native, memory)
-            return memory
-        values = self._kept.values(native)
-        if again and not self.source.is_packed(native):
-            self._kept.set_aside(native, values)
-        is_kept = self._kept.pristine(native) is not None
-        return values.to(dtype, copy=is_kept, memory_format=torch.contiguous_format)
-
-    def _set_aside(self, native: str) -> None:
-        """Keep an unpatched weight on the device, if it is there whole, for the next change of its LoRAs."""
-        (slot, *others) = self._slots[native]
-        values = slot.tensor if not slot.layer else None
-        if values is None or others or slot.placement.rows or values.device.type != self.device.type:
-            return
-        if self.device.type != "cpu":
-            self._kept.set_aside(native, values)
-
-    def _write(self, native: str, whole: Tensor, *, keep: bool) -> None:
-        """Give the slots a weight's values; keep: they may stay in its memory, which is nobody else's."""
-        dtype = self._dtype_of(native)
-        pristine = self._kept.pristine(native)
-        for slot in self._slots[native]:
-            own = native not in self._mapped
-            if pristine is not None:
-                own = slot.tensor.data_ptr() != pristine.data_ptr()
-            slot.write(slot.cut(whole), dtype, self.device, in_place=own, keep=keep)
-        self._mapped.discard(native)
-
-    def _order_of(self, native: str, dtype: torch.dtype) -> torch.memory_format:
-        """The order in which the only slot of a weight wants its values."""
-        slot, *others = self._slots[native]
-        if others or slot.placement.rows or slot.shape != self.source.shapes[native]:
-            return torch.contiguous_format
-        return slot.order(dtype, self.device)
-
-    def _memory_for(self, native: str, dtype: torch.dtype, order: torch.memory_format) -> Tensor:
-        """Memory to build a native weight in: that of its only slot where it can be, else new."""
-        slots, shape = self._slots[native], self.source.shapes[native]
-        if len(slots) == 1 and native not in self._mapped and not slots[0].layer:
-            own = slots[0].tensor
-            fits = (
-                own.device.type == self.device.type == "cpu"
-                and own.dtype == dtype
-                and own.numel() == torch.Size(shape).numel()
-            )
-            if fits and own.is_contiguous(memory_format=order) and not slots[0].placement.rows:
-                return own.detach().view(shape)
-        return torch.empty(shape, dtype=dtype, memory_format=order)
-
-    def _dtype_of(self, native: str) -> torch.dtype:
-        stored = self.source.dtypes[native]
-        computing = torch.float32 if native in self._exact else self.dtype
-        return computing if stored.is_floating_point else stored
-
-    def _is_mappable(self, native: str) -> bool:
-        """Whether the file's own pages can serve as the weight."""
-        dtype = self._dtype_of(native)
-        is_as_needed = self.source.dtypes[native] == dtype and all(
-            slot.order(dtype, self.device) == torch.contiguous_format for slot in self._slots[native]
-        )
-        return self.device.type == "cpu" and is_as_needed and not self.source.is_packed(native)
-
-    def _stays_packed(self, native: str) -> bool:
-        """Whether a weight that has layers of its own is kept narrower than the type to compute in."""
-        if self.source.is_packed(native):
-            return self.source.stays_packed(native)
-        stored = self.source.dtypes[native]
-        if not stored.is_floating_point or stored.itemsize > 4:
-            return False
-        return narrow_type(self.storage) is not None or (self.storage == "stored" and stored != self.dtype)
-
-    def _hold_packed(self, native: str) -> None:
-        """Give a weight's layers its values as they are stored."""
-        packed, narrow = self._kept.packed(native), narrow_type(self.storage)
-        if packed is None and narrow is not None:
-            limit = torch.finfo(narrow).max
-            packed = narrowed(self.source.read(native, torch.float32).clamp_(-limit, limit).to(narrow))
-        elif packed is None:
-            packed = narrowed(self.source.map(native))
-        if self.storage == "multiplied":
-            packed = packed.multiplied()
-        for slot in self._slots[native]:
-            if layer := slot.layer:
-                layer.hold(packed.rows(slot.placement.rows).to(self.device))
-
-    def _attach(self, native: str, factors: Iterable[tuple[Tensor, Tensor, int]]) -> None:
-        """Put low-rank changes (down, up, first row) beside a compressed weight."""
-        rows = self.source.shapes[native][0]
-        for slot in self._slots[native]:
-            pairs: list[tuple[Tensor, Tensor]] = []
-            for down, up, first in factors:
-                whole = up.new_zeros(rows, up.shape[1])
-                whole[first : first + len(up)] = up
-                own = slot.cut(whole)
-                if bool(own.any()):
-                    pairs.append((down.to(self.device), own.to(self.device)))
-            if layer := slot.layer:
-                layer.low_rank = join_low_rank(pairs, self.dtype)
-
-
-def _can_be_beside(layers: Iterable[PackedLayer]) -> bool:
-    return all(isinstance(layer, PackedLinear) for layer in layers)
 
 
 @contextmanager

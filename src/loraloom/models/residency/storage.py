@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from loraloom.models.handles import DiffusionModel
-from loraloom.models.residency.resident import Storage, narrow_type
+from loraloom.models.residency.values import Storage, narrow_type
 from loraloom.weights.capacity import multiplies_fp8
 from loraloom.weights.source import WeightSource
 

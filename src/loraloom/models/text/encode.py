@@ -21,7 +21,7 @@ from loraloom.models.text.recipes import known_recipes
 from loraloom.models.text.run import TextMemory, TextModule, encoder_run, weighted
 from loraloom.models.text.tokens import Chunk, Picture, Tokens, WeightedToken, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
-from loraloom.weights.capacity import clear_about_memory
+from loraloom.weights.capacity import clear_about_memory, is_allocation_failure
 from loraloom.weights.source import WeightSource
 
 
@@ -237,7 +237,12 @@ def _even_out(tokens: dict[str, Tokens], clip: TextEncoders, uses: list[Use]) ->
 def _run(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> Encoded:
     """One encoder's output for a prompt."""
     with clear_about_memory("the text encoder"):
-        return _encoded(memory, clip, use, tokens)
+        while True:
+            try:
+                return _encoded(memory, clip, use, tokens)
+            except (RuntimeError, MemoryError) as error:
+                if not is_allocation_failure(error) or not memory.text_gives_way(clip):
+                    raise
 
 
 def _encoded(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> Encoded:

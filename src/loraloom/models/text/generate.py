@@ -23,6 +23,7 @@ from loraloom.models.text.causal_run import CausalRun, Read
 from loraloom.models.text.encode import prompt_tokens, recipe_of, templated, with_pictures
 from loraloom.models.text.run import TextMemory
 from loraloom.models.text.tokens import Chunk, rules_for
+from loraloom.weights.capacity import clear_about_memory
 
 SYSTEM_TURN = "<|im_start|>system\n{}<|im_end|>\n"
 _ANY_SYSTEM_TURN = re.compile(r"^<\|im_start\|>system\n.*?<\|im_end\|>\n", re.DOTALL)
@@ -86,6 +87,19 @@ def generate_text(
 
     drawing: None: always the likeliest token. said: told the number of tokens so far after each.
     Raises InputError where there is no language model, or none that sees pictures."""
+    with clear_about_memory("the language model"):
+        return _generated(memory, clip, question, folders, length, drawing, said)
+
+
+def _generated(
+    memory: TextMemory,
+    clip: TextEncoders,
+    question: Question,
+    folders: ModelFolders,
+    length: int,
+    drawing: Drawing | None,
+    said: Callable[[int], None],
+) -> str:
     use, part, kind = _speaker(clip)
     module = cast("CausalText", memory.text(clip)[use.encoder])
     if question.pictures and module.visual is None:

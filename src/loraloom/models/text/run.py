@@ -27,11 +27,13 @@ EMPTY_PROMPTS = 16
 
 
 class TextMemory(Protocol):
-    """What encoding needs of the memory: kind → the module with the LoRA stack applied."""
+    """What encoding needs of the memory: kind → the module with the LoRA stack applied; after an allocation
+    failed in these, whether more is free now."""
 
     @property
     def device(self) -> torch.device: ...
     def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]: ...
+    def text_gives_way(self, encoders: TextEncoders) -> bool: ...
 
 
 TextModule: TypeAlias = "ClipText | T5Text | CausalText"

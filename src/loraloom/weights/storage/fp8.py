@@ -29,6 +29,7 @@ STRIP = 1 << 18
 
 class _Float(Format):
     name = "fp8"
+    passing = 0
     title = "8-bit floats"
     said = tuple(FP8.values())
     shared = frozenset({"input_scale"})
