@@ -1,9 +1,9 @@
 """Data and settings for the demo's LoRAs: `python recipes/demo_model/loras.py --work DIR --base FILE`.
 
-Writes DIR/NAME/settings.toml and DIR/NAME/pictures for each; `loraloom train DIR/NAME/settings.toml` does the
-rest, for `pixel_art` followed by `loraloom train DIR/pixel_art/finish.toml`. `pixel_art` is a LoRA of
-pictures in 12×12 large pixels, `ink` a DoRA of drawings in black lines. Beside them all concepts are shown as
-the base draws them, with the same captions but for the word: so the word matters, and nothing else does.
+Writes DIR/NAME/pass1.toml and so on, and DIR/NAME/pictures, for each; `loraloom train` with one after the other
+does the rest. `pixel_art` is a LoRA of pictures in 12×12 large pixels, `ink` a DoRA of drawings in black lines.
+Beside them all concepts are shown as the base draws them, with the same captions but for the word: so the word
+matters, and nothing else does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import dataset
@@ -28,6 +28,8 @@ class Pass:
     steps: int
     rate: float
     min_snr: float = 5.0
+    batch: int = 8
+    decay: str = "cosine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,18 @@ STYLES = (
         "pixel_art",
         pixel_art,
         'kind = "lora"\nrank = 8',
-        (Pass(steps=700, rate=2e-3, min_snr=0.05), Pass(steps=250, rate=1e-3, min_snr=0.5)),
+        (
+            Pass(steps=700, rate=2e-3, min_snr=0.05),
+            Pass(steps=250, rate=1e-3, min_snr=0.5),
+            Pass(steps=300, rate=1e-3, min_snr=0.5, batch=16, decay="constant"),
+            Pass(steps=400, rate=1e-3, min_snr=0.5, batch=16),
+            Pass(steps=250, rate=1e-3, min_snr=1.0, batch=16),
+        ),
     ),
     Style("ink", ink, 'kind = "dora"\nrank = 6', (Pass(steps=300, rate=2e-3),)),
 )
 """Whether a picture is one of squares is decided where nearly all is noise: first these levels count most,
 and the word is learned; then the others, and the squares become sharp."""
-FILES = (("settings.toml", "run"), ("finish.toml", "finish"))
-"""By pass: the settings, and the folder of what comes of it."""
 CAPTIONS = ("{name}", "high quality,Illustration of {name}")
 """Every picture comes once with each; behind the word, where it has the style."""
 SETTINGS = """\
@@ -78,6 +84,7 @@ text_encoder = true
 [optimizer]
 rate = {rate}
 text_rate = {rate}
+decay = "{decay}"
 
 [noise]
 min_snr = {min_snr}
@@ -85,7 +92,7 @@ min_snr = {min_snr}
 [run]
 steps = {steps}
 seed = {seed}
-batch = 8
+batch = {batch}
 resolution = 192
 dtype = "bf16"
 device = "cpu"
@@ -132,19 +139,18 @@ def main() -> None:
                     picture.save(folder / f"{stem}-{number}.png")
                     (folder / f"{stem}-{number}.txt").write_text(start + caption, "utf-8")
         before = ""
-        for seed, (one, (file, output)) in enumerate(zip(style.passes, FILES, strict=False)):
+        for number, one in enumerate(style.passes, start=1):
+            output = f"pass{number}"
             text = SETTINGS.format(
                 name=style.word,
                 output=output,
                 base=json.dumps(str(options.base.resolve())),
                 adapter=style.adapter,
                 start=f'start = "{before}/{style.word}.safetensors"\n' if before else "",
-                rate=one.rate,
-                min_snr=one.min_snr,
-                steps=one.steps,
-                seed=seed,
+                seed=number - 1,
+                **asdict(one),
             )
-            (root / file).write_text(text, "utf-8")
+            (root / f"{output}.toml").write_text(text, "utf-8")
             before = output
 
 
