@@ -49,7 +49,7 @@ def main(folder: Path = PICTURES) -> None:
         studio.sheet("first", [with_it], Axis("", ("workflow.json as it is",)))
         studio.sheet("on-off", [with_it, without], Axis("", ("with the LoRA", "without it")))
         _words(studio)
-        studio.sheet("strengths", [studio.draw(s) for s in STRENGTHS], Axis("strength", STRENGTHS))
+        studio.sheet("strengths", [studio.draw(s, "1") for s in STRENGTHS], Axis("strength", STRENGTHS))
         few = ("0", "0.5", "1")
         cells = [studio.draw(model, clip) for model in few for clip in few]
         studio.sheet("two-strengths", cells, Axis("model", few), Axis("clip", few))
