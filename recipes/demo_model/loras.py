@@ -1,9 +1,9 @@
 """Data and settings for the demo's LoRAs: `python recipes/demo_model/loras.py --work DIR --base FILE`.
 
-Writes DIR/NAME/pass1.toml and so on, and DIR/NAME/pictures, for each; `loraloom train` with one after the other
-does the rest. `pixel_art` is a LoRA of pictures in 12×12 large pixels, `ink` a DoRA of drawings in black lines.
-Beside them all concepts are shown as the base draws them, with the same captions but for the word: so the word
-matters, and nothing else does.
+Writes DIR/NAME/pass1.toml and so on, and DIR/NAME/pictures, for each; `loraloom train` with one after the
+other does the rest. `pixel_art` is a LoRA of pictures in 12×12 large pixels, `ink` a DoRA of drawings in
+black lines. Beside them all concepts are shown as the base draws them, with the same captions but for the
+word: so the word matters, and nothing else does.
 """
 
 from __future__ import annotations
