@@ -54,7 +54,7 @@ def test_a_module_is_found_under_the_name_that_a_dialect_gives_it(
 
 
 GOOD = ("lora_unet_down_blocks_0_attentions_0_proj_in", "lora_te_text_model_encoder_layers_0_mlp_fc1")
-SHAPES = dict(zip(GOOD, ((8, 8), (12, 6)), strict=True))
+SHAPES: dict[str, tuple[int, int]] = dict(zip(GOOD, ((8, 8), (12, 6)), strict=True))
 NOWHERE = st.sets(st.sampled_from(["lora_unet_nowhere", "lora_te_nothing", "lora_unet_down_blocks_9_x"]))
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 import loraloom.training
 from loraloom.errors import InputError
 from loraloom.lora.file import read_lora
 from loraloom.lora.inspect import page_of
 from loraloom.training import kinds as package
-from loraloom.training.adapters import written
+from loraloom.training.adapters import inject, written
 from loraloom.training.kind import kinds
-from loraloom.training.session import open_session
+from loraloom.training.session import _left_out, open_session  # pyright: ignore[reportPrivateUsage]
 from loraloom.training.settings import AdapterSettings, Settings
 from loraloom.training.toml import parse
 from loraloom.training.train import train
@@ -126,3 +127,23 @@ def test_where_readers_apply_no_scale_it_is_in_the_factors(make_settings: MakeSe
     for _, tensors in written(adapter, "kohya"):
         assert {".lokr_w1", ".lokr_w2"} == tensors.keys()
         assert bool((tensors[".lokr_w1"] == 0.25).all())
+
+
+def test_layers_with_rows_of_zeros_are_no_layers_of_a_dora() -> None:
+    def network() -> nn.Sequential:
+        made = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)).requires_grad_(False)
+        made[1].weight.data[2] = 0.0
+        return made
+
+    torch.manual_seed(0)
+    base, x = network(), torch.randn(5, 3)
+    wanted = base(x)
+    dora = AdapterSettings(kind="dora", rank=1, targets=r"^\d$")
+    adapter = inject(base, dora, seed=0)
+    assert ([*adapter.modules], adapter.left_out) == (["0", "2"], ("1",))
+    assert torch.allclose(base(x), wanted, atol=1e-6)
+    assert [*inject(network(), AdapterSettings(rank=1, targets=r"^\d$"), seed=0).modules] == ["0", "1", "2"]
+    with pytest.raises(InputError, match="can train none of the 1 layers"):
+        inject(network(), AdapterSettings(kind="dora", rank=1, targets="^1$"), seed=0)
+    (said,) = _left_out({"model": adapter}, "dora")
+    assert said.startswith("1 layers of model stay as they are") and said.endswith("all zeros): 1")

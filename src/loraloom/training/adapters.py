@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,15 @@ UNet's attention blocks and CLIP's layers."""
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One network with its adapter. modules: diffusers' path → the peft layer there."""
+    """One network with its adapter. modules: diffusers' path → the peft layer there. left_out: layers that
+    were to be trained and cannot have such an adapter."""
 
     network: nn.Module
     modules: Mapping[str, nn.Module]
     settings: AdapterSettings
     scales: Mapping[str, tuple[int, float]] = field(default_factory=lambda: dict[str, tuple[int, float]]())
     """Path → (rank, alpha)."""
+    left_out: tuple[str, ...] = ()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by "path.name", in a stable order."""
@@ -86,17 +88,26 @@ def _beside_attention(path: str) -> bool:
 def inject(network: nn.Module, settings: AdapterSettings, seed: int, blocks: Iterable[str] = ()) -> Adapter:
     """Put a fresh adapter into a frozen network (see `find_targets`): it changes nothing until trained.
 
-    The base stays as it is; only the adapter's parameters require gradients, all float32."""
+    The base stays as it is; only the adapter's parameters require gradients, all float32. Raises
+    InputError where no layer can have one."""
     from peft import inject_adapter_in_model
 
-    targets = find_targets(network, settings, blocks)
+    found, kind = find_targets(network, settings, blocks), kinds()[settings.kind]
+    weights = ((path, cast(Tensor, network.get_submodule(path).weight)) for path in found)
+    left_out = tuple(path for path, weight in weights if not kind.can_train(weight))
+    targets = {path: scale for path, scale in found.items() if path not in left_out}
+    if not targets:
+        raise InputError(
+            f"adapter.kind {settings.kind!r} can train none of the {len(found)} layers that are chosen; "
+            "choose another kind, or others by adapter.targets"
+        )
     torch.manual_seed(seed)
     inject_adapter_in_model(_config(targets, settings), network, adapter_name=NAME)
     modules = {path: network.get_submodule(path) for path in targets}
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return Adapter(network, modules, settings, targets)
+    return Adapter(network, modules, settings, targets, left_out)
 
 
 def _config(targets: Mapping[str, tuple[int, float]], settings: AdapterSettings) -> PeftConfig:

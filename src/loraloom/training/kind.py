@@ -51,6 +51,10 @@ class Kind:
         peft's annotations want an int, its code does not."""
         raise NotImplementedError
 
+    def can_train(self, weight: Tensor) -> bool:
+        """Whether the layer of a weight can have such an adapter."""
+        return True
+
     def tensors(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A layer's trained parameters, by peft's names, as the tensors of its algebra by role."""
         return dict(trained)

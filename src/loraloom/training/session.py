@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from loraloom.errors import InputError
+from loraloom.lora.receipt import shorten
 from loraloom.models.family import Family
 from loraloom.models.residency.memory import Memory
 from loraloom.training.adapters import Adapter, inject
@@ -24,7 +26,7 @@ from loraloom.training.start import open_start, start_from
 @dataclass(frozen=True, slots=True)
 class Session:
     """What the loop works on. sizes: the bucket of each training and validation example, by digest. remarks:
-    on the data."""
+    on the data, and on layers that are left out."""
 
     settings: Settings
     handles: Handles
@@ -89,8 +91,26 @@ def open_session(settings: Settings) -> Session:
         found.training, [sizes[e.digest] for e in found.training], settings.run.batch, settings.run.seed
     )
     return Session(
-        settings, handles, live, found, sizes, latents, condition, adapters, plan, tuple(remarks(examples))
+        settings,
+        handles,
+        live,
+        found,
+        sizes,
+        latents,
+        condition,
+        adapters,
+        plan,
+        (*remarks(examples), *_left_out(adapters, settings.adapter.kind)),
     )
+
+
+def _left_out(adapters: Mapping[str, Adapter], kind: str) -> Iterator[str]:
+    for part, adapter in adapters.items():
+        if adapter.left_out:
+            yield (
+                f"{len(adapter.left_out)} layers of {part} stay as they are, as a {kind} cannot train them "
+                f"(rows of their weights are all zeros): {shorten([*adapter.left_out])}"
+            )
 
 
 def _buckets(examples: tuple[Example, ...], settings: Settings) -> dict[str, Size]:

@@ -23,6 +23,10 @@ class Dora(LowRankKind):
     def arguments(self) -> dict[str, str]:
         return super().arguments() | {"dora_wd": "True"}
 
+    def can_train(self, weight: Tensor) -> bool:
+        """A row of zeros alone has no direction: PEFT divides 0 by 0 there, and all that follows is NaN."""
+        return bool(weight.detach().flatten(1).ne(0).any(dim=1).all())
+
     def tensors(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return super().tensors(trained) | {"magnitude": trained["lora_magnitude_vector"].flatten()}
 
