@@ -91,6 +91,7 @@ def test_lora_off_order_and_removal(new_page: NewPage, http: httpx.Client) -> No
     page.get_by_role("button", name="Move ink up").click()
     names = page.locator(".lora-row a.lora-name").all_inner_texts()
     assert names == ["ink", "pixel_art"]
+    assert page.evaluate(FOCUSED) == "Move ink up"  # although it can go no further
     page.get_by_label("ink: on").uncheck(force=True)
     draw(page)
     card = http.get("/v1/cards").json()["finished"][0]
@@ -236,6 +237,39 @@ def test_colours_are_chosen_everywhere_and_kept(new_page: NewPage, size: str) ->
     page.get_by_role("button", name="Use the system's colours").wait_for()
     page.wait_for_timeout(300)
     watched.check(f"colours-{size}-dark")
+
+
+def test_notices_leave_the_button_free(new_page: NewPage) -> None:
+    page = new_page("phone").open("/draw")
+    button = page.get_by_role("button", name=re.compile("^Draw"))
+    button.wait_for()
+    lowest = page.evaluate("document.querySelector('.notices').getBoundingClientRect().bottom")
+    assert lowest <= button.bounding_box()["y"]
+
+
+RATIO = """selector => {
+  const {width, height} = document.querySelector(selector).getBoundingClientRect();
+  return width / height;
+}"""
+WIDTH = "selector => document.querySelector(selector).getBoundingClientRect().width"
+
+
+@pytest.mark.parametrize("size", ["phone", "wide"])
+def test_a_picture_stays_where_its_preview_was(new_page: NewPage, size: str) -> None:
+    watched = new_page(size, "dark")
+    page = set_up(watched, "a cat", steps=8)
+    page.get_by_label("Width", exact=True).fill("64")
+    page.get_by_label("Height", exact=True).fill("192")
+    page.get_by_label("Height", exact=True).press("Tab")
+    page.get_by_role("button", name=re.compile("^Draw")).click()
+    page.wait_for_selector(".stage .preview")
+    before = page.evaluate(WIDTH, ".stage .preview")
+    assert page.evaluate(RATIO, ".stage .preview") == pytest.approx(1 / 3, rel=0.02)
+    page.wait_for_selector("article.result img.picture:not(.preview)")
+    page.wait_for_function("() => document.querySelector('article.result img.picture').naturalWidth")
+    assert page.evaluate(RATIO, ".stage .picture") == pytest.approx(1 / 3, rel=0.02)
+    assert page.evaluate(WIDTH, ".stage .picture") == pytest.approx(before, abs=1)
+    watched.check(f"tall-{size}-dark")
 
 
 def test_names_are_text_never_markup(new_page: NewPage, http: httpx.Client) -> None:

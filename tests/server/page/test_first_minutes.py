@@ -119,6 +119,17 @@ def test_a_dropped_lora_is_in_the_drawing(new_page: NewPage, url: str, folder: P
     assert page.url.endswith("#/library")
 
 
+def test_a_long_name_fits_a_phone(new_page: NewPage, url: str, tmp_path: Path) -> None:
+    watched = new_page("phone")
+    page = watched.page
+    enter(page, url)
+    name = "a style with a name that says in many words what it is and for whom, version 2"
+    drop(page, (f"{name}.safetensors", write_small_lora(tmp_path / "a.safetensors", fill=9).read_bytes()))
+    page.locator(".lora-row", has_text="a style with").wait_for()
+    page.get_by_role("button", name=f"Remove {name}").scroll_into_view_if_needed()
+    watched.check("long-name-phone-light")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

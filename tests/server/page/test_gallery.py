@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,34 @@ def test_from_the_newest_to_the_form(new_page: NewPage, pictures: None) -> None:
     page.get_by_label("Prompt", exact=True).wait_for()
     assert page.get_by_label("Prompt", exact=True).input_value() == "an old one"
     assert page.get_by_label("Seed", exact=True).input_value() == "77"
+
+
+def test_arrows_step_through_the_pictures(new_page: NewPage, pictures: None) -> None:
+    page = new_page().open("/gallery")
+    page.get_by_role("button", name="new.png").click()
+    title = page.locator("dialog h2").first
+    assert title.inner_text() == "new.png"
+    for key, name in (("ArrowRight", "middle.png"), ("ArrowRight", "old.png"), ("ArrowLeft", "middle.png")):
+        page.keyboard.press(key)
+        page.wait_for_function("name => document.querySelector('dialog h2').innerText === name", arg=name)
+        page.locator("dialog .prompt-line").wait_for()
+    assert page.locator("dialog .prompt-line").inner_text() == "a middle one"
+    page.keyboard.press("Escape")
+    assert page.locator("dialog").count() == 0
+
+
+def test_pictures_that_are_scrolled_past_are_given_up(
+    new_page: NewPage, folder: Path, pictures: None
+) -> None:
+    many = folder / "output" / "many"
+    many.mkdir()
+    for index in range(300):
+        Image.new("RGB", (16, 16), (index % 256, 0, 0)).save(many / f"{index:03}.png")
+    page = new_page().open("/gallery")
+    picture = page.wait_for_selector(".tile img[src]", state="attached")
+    page.evaluate("document.querySelector('.wall').scrollTop = 1e9")
+    page.wait_for_function("i => !i.isConnected && !i.hasAttribute('src')", arg=picture)
+    shutil.rmtree(many)
 
 
 def test_a_picture_opens_as_a_workflow(new_page: NewPage, pictures: None) -> None:

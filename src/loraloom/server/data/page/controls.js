@@ -2,8 +2,9 @@
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "./html.js";
 import { Icon } from "./icons.js";
 
-export const IconButton = ({ icon, label, ...rest }) =>
-  html`<button type="button" class="icon-button" title=${label} aria-label=${label} ...${rest}><${Icon} name=${icon} /></button>`;
+/** off: does nothing for now, and keeps the keyboard's focus, which a disabled button would lose. */
+export const IconButton = ({ icon, label, off = false, onClick, ...rest }) =>
+  html`<button type="button" class="icon-button" title=${label} aria-label=${label} aria-disabled=${off ? "true" : undefined} onClick=${off ? undefined : onClick} ...${rest}><${Icon} name=${icon} /></button>`;
 
 export const Button = ({ icon, kind = "", children, ...rest }) =>
   html`<button type="button" class=${`button ${kind}`} ...${rest}>${icon && html`<${Icon} name=${icon} />`}${children}</button>`;
@@ -91,7 +92,7 @@ export const Check = ({ label, on, onChange }) =>
   html`<label class="check"><input type="checkbox" checked=${on} onChange=${(e) => onChange(e.target.checked)} />${label}</label>`;
 
 /** A modal sheet; closes by Escape, its button, and a click beside it. */
-export function Sheet({ title, onClose, wide, children, actions }) {
+export function Sheet({ title, onClose, onKeyDown, wide, children, actions }) {
   const dialog = useRef(null);
   const id = useId();
   useEffect(() => {
@@ -100,7 +101,7 @@ export function Sheet({ title, onClose, wide, children, actions }) {
     return () => before?.focus?.();
   }, []);
   return html`<dialog ref=${dialog} class=${`sheet ${wide ? "wide" : ""}`} aria-labelledby=${id}
-    onClose=${onClose} onClick=${(e) => e.target === dialog.current && dialog.current.close()}>
+    onClose=${onClose} onKeyDown=${onKeyDown} onClick=${(e) => e.target === dialog.current && dialog.current.close()}>
     <div class="sheet-head"><h2 id=${id} class="clip">${title}</h2><div class="row">${actions}<${IconButton} icon="close" label="Close" onClick=${() => dialog.current.close()} /></div></div>
     <div class="sheet-body">${children}</div>
   </dialog>`;
@@ -118,6 +119,24 @@ export function Compare({ left, right, leftName, rightName, width, height }) {
     <input type="range" min="0" max="100" value=${cut} aria-label=${`Seam between ${leftName} and ${rightName}`} aria-valuetext=${`${cut} % ${leftName}`} onInput=${(e) => setCut(Number(e.target.value))} />
     <span class="seam" aria-hidden="true"></span>
   </div>`;
+}
+
+const STILL_MILLISECONDS = 100;
+
+/** A picture in a long list: asked for once it has been there for a moment, given up when it is scrolled away. */
+export function Thumbnail({ src }) {
+  const picture = useRef(null);
+  useEffect(() => {
+    const image = picture.current;
+    const timer = setTimeout(() => {
+      image.src = src;
+    }, STILL_MILLISECONDS);
+    return () => {
+      clearTimeout(timer);
+      image.removeAttribute("src");
+    };
+  }, [src]);
+  return html`<img ref=${picture} alt="" />`;
 }
 
 export const Empty = ({ icon, title, children }) => html`<div class="empty"><${Icon} name=${icon} /><strong>${title}</strong><div class="small">${children}</div></div>`;

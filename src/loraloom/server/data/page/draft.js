@@ -101,7 +101,7 @@ export const without = (settings, name) =>
 export function addLora(name, entry) {
   if (draft.value.loras.some((lora) => lora.name === name)) return;
   change({ loras: [...draft.value.loras, { name, model: entry?.strength ?? 1, clip: null, on: true }] });
-  const words = entry?.triggers ?? [];
+  const words = (entry?.triggers ?? []).filter((word) => !holdsWord(draft.value.prompt, word));
   if (words.length) tell(`Its trigger words: ${words.join(", ")}. A click beside the prompt inserts them.`);
 }
 export const changeLora = (name, values) => change({ loras: draft.value.loras.map((lora) => (lora.name === name ? { ...lora, ...values } : lora)) });

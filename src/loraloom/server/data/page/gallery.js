@@ -1,6 +1,6 @@
 // All pictures: newest first, what is in them, the bin, and two side by side.
 import { html, useEffect, useMemo, useRef, useState } from "./html.js";
-import { Button, Compare, Empty, IconButton, Sheet, ago, bytes } from "./controls.js";
+import { Button, Compare, Empty, IconButton, Sheet, Thumbnail, ago, bytes } from "./controls.js";
 import { Icon } from "./icons.js";
 import * as api from "./api.js";
 import { again, use, vary } from "./draft.js";
@@ -86,9 +86,9 @@ export function Gallery() {
       const name = nameOf(picture);
       const on = picked.includes(name);
       return html`<button type="button" class="tile" aria-pressed=${picking ? on : undefined} aria-label=${`${name}, ${ago(picture.modified)}`} onClick=${() => (picking ? toggle(name) : setOpen(name))}>
-        <img src=${smallUrl(picture, 400)} alt="" loading="lazy" />${picking && html`<span class="tick"><${Icon} name=${on ? "check" : "plus"} /></span>`}</button>`;
+        <${Thumbnail} src=${smallUrl(picture, 400)} />${picking && html`<span class="tick"><${Icon} name=${on ? "check" : "plus"} /></span>`}</button>`;
     }} />`}
-    ${open !== null && place >= 0 && html`<${Viewer} key=${open} picture=${found[place]} bin=${bin} onClose=${() => setOpen(null)} onDelete=${() => discard([open])} onRestore=${() => bringBack([open])}
+    ${open !== null && place >= 0 && html`<${Viewer} picture=${found[place]} bin=${bin} onClose=${() => setOpen(null)} onDelete=${() => discard([open])} onRestore=${() => bringBack([open])}
       onStep=${(by) => found[place + by] && setOpen(nameOf(found[place + by]))} first=${place === 0} last=${place === found.length - 1} />`}
     ${comparing && html`<${TwoPictures} names=${picked} pictures=${list} onClose=${() => setComparing(false)} />`}
   </div>`;
@@ -104,11 +104,17 @@ function TwoPictures({ names, pictures, onClose }) {
 }
 
 function Viewer({ picture, bin, onClose, onDelete, onRestore, onStep, first, last }) {
-  const [facts, setFacts] = useState(null);
+  const [read, setRead] = useState({ name: "", facts: null });
   const name = nameOf(picture);
   useEffect(() => {
-    attempt(async () => setFacts(await api.get(`v1/pictures/facts?${api.query({ name })}`)));
+    let asked = true;
+    attempt(() => api.get(`v1/pictures/facts?${api.query({ name })}`)).then((facts) => asked && setRead({ name, facts }));
+    return () => {
+      asked = false;
+    };
   }, [name]);
+  const there = read.name === name; // the facts of this picture, or that there are none
+  const facts = there ? read.facts : null;
   const start = async (work) => {
     const card = await attempt(work);
     if (!card) return;
@@ -120,15 +126,15 @@ function Viewer({ picture, bin, onClose, onDelete, onRestore, onStep, first, las
     if (found) openWorkflows(found.workflows, picture.filename);
   };
   const s = facts?.settings;
-  return html`<${Sheet} wide title=${picture.filename} onClose=${onClose} actions=${html`<${IconButton} icon="left" label="Newer" disabled=${first} onClick=${() => onStep(-1)} /><${IconButton} icon="right" label="Older" disabled=${last} onClick=${() => onStep(1)} />`}>
-    <div class="viewer" onKeyDown=${(e) => {
-      if (e.key === "ArrowLeft" && !first) onStep(-1);
-      if (e.key === "ArrowRight" && !last) onStep(1);
-    }}>
-      <div class="viewer-picture"><a href=${fullUrl(picture)} target="_blank" rel="noopener"><img class=${facts && facts.width <= 256 ? "small-picture" : ""} src=${fullUrl(picture)} alt=${facts?.title || picture.filename} /></a></div>
+  return html`<${Sheet} wide title=${picture.filename} onClose=${onClose} actions=${html`<${IconButton} icon="left" label="Newer" off=${first} onClick=${() => onStep(-1)} /><${IconButton} icon="right" label="Older" off=${last} onClick=${() => onStep(1)} />`} onKeyDown=${(e) => {
+    if (e.key === "ArrowLeft" && !first) onStep(-1);
+    if (e.key === "ArrowRight" && !last) onStep(1);
+  }}>
+    <div class="viewer">
+      <div class="viewer-picture"><a href=${fullUrl(picture)} target="_blank" rel="noopener"><img key=${name} class=${facts && facts.width <= 256 ? "small-picture" : ""} src=${fullUrl(picture)} alt=${facts?.title || picture.filename} /></a></div>
       <div class="stack loose">
         ${facts?.title && html`<p class="prompt-line">${facts.title}</p>`}
-        <div class="row wrap">
+        ${there && html`<div class="row wrap">
           ${s && html`<${Button} icon="edit" kind="primary" onClick=${() => {
             use(s);
             go("/draw");
@@ -137,7 +143,7 @@ function Viewer({ picture, bin, onClose, onDelete, onRestore, onStep, first, las
           ${s && !bin && html`<${Button} icon="again" onClick=${() => start(() => again(s))}>Again<//><${Button} icon="vary" onClick=${() => start(() => vary(s, { ...picture, type: "output" }))}>Vary<//>`}
           <a class="button" href=${fullUrl(picture)} download=${picture.filename}><${Icon} name="download" />Save</a>
           ${bin ? html`<${Button} icon="again" onClick=${onRestore}>Bring back<//>` : html`<${Button} icon="trash" kind="danger" onClick=${onDelete}>To the bin<//>`}
-        </div>
+        </div>`}
         ${facts && html`<${Facts} facts=${[
           ["Drawn", new Date(facts.modified * 1000).toLocaleString()],
           ["Size", `${facts.width} × ${facts.height}, ${bytes(facts.size)}`],

@@ -1,6 +1,6 @@
 // The LoRA library: thousands of files, searched and sorted without waiting.
 import { html, useMemo, useState } from "./html.js";
-import { Button, Empty, IconButton, Select, bytes, stem } from "./controls.js";
+import { Button, Empty, IconButton, Select, Thumbnail, bytes, stem } from "./controls.js";
 import { Icon } from "./icons.js";
 import { addLora, draft } from "./draft.js";
 import { fits, library, loadLibrary, previewUrl, search } from "./library_state.js";
@@ -104,7 +104,7 @@ const use = (entry) => {
 };
 
 function Tile({ entry, family, copies }) {
-  return html`<article class="lora-tile"><a class="lora-picture" href=${address(entry)} tabindex="-1" aria-hidden="true">${entry.preview ? html`<img src=${previewUrl(entry, 400)} alt="" loading="lazy" />` : html`<span class="monogram">${stem(entry.name).slice(0, 2)}</span>`}</a>
+  return html`<article class="lora-tile"><a class="lora-picture" href=${address(entry)} tabindex="-1" aria-hidden="true">${entry.preview ? html`<${Thumbnail} src=${previewUrl(entry, 400)} />` : html`<span class="monogram">${stem(entry.name).slice(0, 2)}</span>`}</a>
     <div class="lora-about"><a class="lora-name clip block" href=${address(entry)} title=${entry.name}>${entry.title || stem(entry.name)}</a>
       <span class="tiny soft clip block">${entry.problem ? entry.problem.split(": ").slice(1).join(": ") : facts(entry)}</span>
       <span class="row between"><span class="row clip tile-marks"><${Marks} entry=${entry} family=${family} copies=${copies} />${!entry.problem && html`<span class="tiny soft clip">${entry.triggers.slice(0, 3).join(", ")}</span>`}</span>
@@ -112,7 +112,7 @@ function Tile({ entry, family, copies }) {
 }
 
 function Row({ entry, family, copies }) {
-  return html`<article class="lora-line"><span class="thumb">${entry.preview ? html`<img src=${previewUrl(entry)} alt="" loading="lazy" />` : html`<span class="monogram">${stem(entry.name).slice(0, 2)}</span>`}</span>
+  return html`<article class="lora-line"><span class="thumb">${entry.preview ? html`<${Thumbnail} src=${previewUrl(entry)} />` : html`<span class="monogram">${stem(entry.name).slice(0, 2)}</span>`}</span>
     <div class="grow"><a class="lora-name clip block" href=${address(entry)} title=${entry.name}>${entry.title || stem(entry.name)}</a><span class="tiny soft clip block">${folderOf(entry) ? `${folderOf(entry)} · ` : ""}${entry.problem || facts(entry)}</span></div>
     <span class="small soft clip line-words">${entry.triggers.slice(0, 4).join(", ")}</span><${Marks} entry=${entry} family=${family} copies=${copies} />
     <${IconButton} icon="plus" label=${`Draw with ${stem(entry.name)}`} disabled=${Boolean(entry.problem)} onClick=${() => use(entry)} /></article>`;

@@ -1,6 +1,6 @@
 // The LoRAs of a drawing: on and off, strengths, order, what each did.
 import { html, useState } from "./html.js";
-import { Button, Empty, IconButton, NumberField, Sheet, Slider, Switch, stem } from "./controls.js";
+import { Button, Empty, IconButton, NumberField, Sheet, Slider, Switch, Thumbnail, stem } from "./controls.js";
 import { Icon } from "./icons.js";
 import { addLora, change, changeLora, draft, moveLora, removeLora } from "./draft.js";
 import { fits, library, loadLibrary, previewUrl, search } from "./library_state.js";
@@ -32,8 +32,8 @@ function StackRow({ lora, index, last, entry, family, receipt }) {
     <div class="row">
       <${Switch} label=${`${name}: on`} on=${lora.on} onChange=${(on) => changeLora(lora.name, { on })} />
       <a class="grow clip lora-name" href=${`#/library/${encodeURIComponent(lora.name)}`} title=${lora.name}>${entry?.title || name}</a>
-      <${IconButton} icon="up" label=${`Move ${name} up`} disabled=${index === 0} onClick=${() => moveLora(lora.name, -1)} />
-      <${IconButton} icon="down" label=${`Move ${name} down`} disabled=${last} onClick=${() => moveLora(lora.name, 1)} />
+      <${IconButton} icon="up" label=${`Move ${name} up`} off=${index === 0} onClick=${() => moveLora(lora.name, -1)} />
+      <${IconButton} icon="down" label=${`Move ${name} down`} off=${last} onClick=${() => moveLora(lora.name, 1)} />
       <${IconButton} icon="close" label=${`Remove ${name}`} onClick=${() => removeLora(lora.name)} />
     </div>
     <${Slider} hideLabel label=${`Strength of ${name}`} value=${lora.model} low=${-1} high=${2} step=${0.05} numberLow=${-20} numberHigh=${20}
@@ -74,7 +74,7 @@ export function LoraPicker({ onClose }) {
         : html`<${VirtualList} className="picker" items=${found} asked=${text} height=${62} label="LoRAs" keyOf=${(entry) => entry.name} row=${(entry) => {
             const on = chosen.some((lora) => lora.name === entry.name);
             return html`<button type="button" class="pick" aria-pressed=${on} onClick=${() => toggle(entry, on)}>
-              <span class="thumb">${entry.preview ? html`<img src=${previewUrl(entry)} alt="" loading="lazy" />` : html`<${Icon} name="picture" />`}</span>
+              <span class="thumb">${entry.preview ? html`<${Thumbnail} src=${previewUrl(entry)} />` : html`<${Icon} name="picture" />`}</span>
               <span class="grow"><span class="clip block">${entry.title || stem(entry.name)}</span>
                 <span class="clip block tiny soft">${[entry.base, entry.rank && `rank ${entry.rank}`, entry.triggers.slice(0, 4).join(", ")].filter(Boolean).join(" · ") || entry.name}</span></span>
               <${Icon} name=${on ? "check" : "plus"} />

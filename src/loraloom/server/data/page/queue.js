@@ -80,9 +80,9 @@ function QueueRow({ card, index, cards }) {
       ${card.trouble && html`<${Trouble} trouble=${card.trouble} />`}
     </div>
     <div class="job-actions">
-      ${waits && html`<${IconButton} icon="first" label=${`Draw next: ${name}`} disabled=${index === 0} onClick=${() => move(0)} />
-        <${IconButton} icon="up" label=${`Earlier: ${name}`} disabled=${index === 0} onClick=${() => move(index - 1)} />
-        <${IconButton} icon="down" label=${`Later: ${name}`} disabled=${index === cards.length - 1} onClick=${() => move(index + 1)} />`}
+      ${waits && html`<${IconButton} icon="first" label=${`Draw next: ${name}`} off=${index === 0} onClick=${() => move(0)} />
+        <${IconButton} icon="up" label=${`Earlier: ${name}`} off=${index === 0} onClick=${() => move(index - 1)} />
+        <${IconButton} icon="down" label=${`Later: ${name}`} off=${index === cards.length - 1} onClick=${() => move(index + 1)} />`}
       ${(waits || runs) && html`<${IconButton} icon="close" label=${`Cancel: ${name}`} onClick=${() => act(`v1/jobs/${card.id}/cancel`)} />`}
       ${failed && html`<${IconButton} icon="again" label=${`Retry: ${name}`} onClick=${() => act(`v1/jobs/${card.id}/retry`)} />`}
       ${!waits && !runs && card.settings && html`<${IconButton} icon="edit" label=${`Use its settings: ${name}`} onClick=${() => {

@@ -59,19 +59,24 @@ function summary(card) {
   return [...parts, took, ago(card.created)].filter(Boolean).join(" · ");
 }
 
+const SMALL = 256;
+const kindOf = (s) => (s && s.width <= SMALL ? "small-picture" : "");
+/** What draw.css makes room of: as much as the picture will take, so that nothing moves when it is there. */
+const room = (s) => (s ? { "--ratio": s.width / s.height, "--most": `${s.width}px` } : {});
+
 function Stage({ card, file }) {
   const now = useStore(progress, (all) => all[card.id]);
   const paused = useStore(queue, (state) => state?.paused);
   const broken = useStore(queue, (state) => state?.worker.error);
   const next = useStore(queue, (state) => !state?.running.length && state?.waiting[0]?.id === card.id);
   const s = card.settings;
-  if (file) return html`<div class="stage"><a href=${file.url.replace(/^\//, "")} target="_blank" rel="noopener"><img class=${`picture ${s && s.width <= 256 ? "small-picture" : ""}`} src=${file.url.replace(/^\//, "")} alt=${card.title || "The picture"} width=${s?.width} height=${s?.height} /></a></div>`;
+  if (file) return html`<div class="stage"><a href=${file.url.replace(/^\//, "")} target="_blank" rel="noopener"><img class=${`picture ${kindOf(s)}`} src=${file.url.replace(/^\//, "")} alt=${card.title || "The picture"} style=${room(s)} width=${s?.width} height=${s?.height} /></a></div>`;
   if (isOver(card)) return html`<div class="stage"><${Empty} icon=${signOf(card)} title=${card.status === "completed" ? "Done, without a picture" : card.status === "cancelled" ? "Cancelled" : "No picture"} /></div>`;
   const step = now ?? card.step;
   const share = step?.max ? `${(100 * step.value) / step.max}%` : "0%";
   const words = card.status === "pending" ? (paused ? "The queue is paused" : next ? "Getting ready" : "Waiting for its turn") : step?.max > 1 ? `Step ${step.value} of ${step.max}` : "Getting ready";
   return html`<div class="stage">
-    ${now?.preview ? html`<img class="picture preview" src=${now.preview} alt="Preview of the unfinished picture" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : undefined }} />` : html`<div class="picture waiting" style=${{ aspectRatio: s ? `${s.width} / ${s.height}` : "1" }}><${Icon} name=${signOf(card)} /></div>`}
+    ${now?.preview ? html`<img class=${`picture preview ${kindOf(s)}`} src=${now.preview} alt="Preview of the unfinished picture" style=${room(s)} />` : html`<div class=${`picture waiting ${kindOf(s)}`} style=${room(s)}><${Icon} name=${signOf(card)} /></div>`}
     <div class="stage-foot stack tight"><div class="row between small numbers"><span>${words}</span><span class="soft">${step?.max > 1 ? `${Math.round((100 * step.value) / step.max)} %` : ""}</span></div>
       ${card.status === "pending" && paused && html`<${Button} kind="small" icon="play" onClick=${() => attempt(() => api.post("v1/queue/resume"))}>Resume the queue<//>`}
       ${broken && html`<p class="small warn-text breaks">The program that draws could not start: ${broken}</p>`}
