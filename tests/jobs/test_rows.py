@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loraloom.jobs import frames
@@ -20,6 +20,8 @@ GOOD: tuple[Any, ...] = (
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.integers(1, len(GOOD) - 1), Cell, max_size=4))
+@example({7: float("inf")})
+@example({1: float("inf"), 13: float("-inf")})
 def test_a_damaged_row_is_a_job_that_says_so(damage: dict[int, Any]) -> None:
     assert len(GOOD) == len(COLUMNS.split(","))
     job = read_row(tuple(damage.get(place, value) for place, value in enumerate(GOOD)))

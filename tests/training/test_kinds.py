@@ -131,9 +131,9 @@ def test_where_readers_apply_no_scale_it_is_in_the_factors(make_settings: MakeSe
 
 def test_layers_with_rows_of_zeros_are_no_layers_of_a_dora() -> None:
     def network() -> nn.Sequential:
-        made = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)).requires_grad_(False)
-        made[1].weight.data[2] = 0.0
-        return made
+        dead = nn.Linear(4, 4)
+        dead.weight.data[2] = 0.0
+        return nn.Sequential(nn.Linear(3, 4), dead, nn.Linear(4, 2)).requires_grad_(False)
 
     torch.manual_seed(0)
     base, x = network(), torch.randn(5, 3)

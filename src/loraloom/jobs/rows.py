@@ -41,7 +41,7 @@ def read_row(row: tuple[Any, ...]) -> Job:
             place=None if row[12] is None else str(row[12]),
             losses=int(row[13]),
         )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         return _unreadable(row, error)
 
 
