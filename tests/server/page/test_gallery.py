@@ -71,7 +71,7 @@ def test_arrows_step_through_the_pictures(new_page: NewPage, pictures: None) -> 
         page.locator("dialog .prompt-line").wait_for()
     assert page.locator("dialog .prompt-line").inner_text() == "a middle one"
     page.keyboard.press("Escape")
-    assert page.locator("dialog").count() == 0
+    page.locator("dialog").wait_for(state="detached")
 
 
 def test_pictures_that_are_scrolled_past_are_given_up(
