@@ -57,13 +57,15 @@ def test_a_worker_that_begins_badly_is_told_of_and_followed_by_another(
     tmp_path: Path, make: Callable[[], ScriptedPlace | OSError], said: str
 ) -> None:
     async def test() -> None:
-        async with cluster(tmp_path, 0, limits=Limits(start=0.2)) as (q, _):
+        log: list[str] = []
+        async with cluster(tmp_path, 0, limits=Limits(start=0.2), log=log.append) as (q, _):
             bad, good = make(), ScriptedPlace()
             q.dispatcher.add("w", in_turn(bad, good))
             job = await q.submit(request())
             await until(lambda: "error" in q.dispatcher.worker_info)
             error = q.dispatcher.worker_info["error"]
             assert str(error).startswith("the worker could not start: ") and said in str(error)
+            assert f"{error}\n" in log
             await until(lambda: good.jobs == [job.id])
             good.complete()
             assert (await q.done(job)).deaths == 0

@@ -65,3 +65,9 @@ def test_every_worker_gets_a_job_as_long_as_there_are_any() -> None:
         assert len({job for job, _ in chosen}) == len({seat for _, seat in chosen}) == len(chosen)
         lowest = min((w.priority for w in waiting if w.id in dict(chosen)), default=0)
         assert not seats or all(w.id in dict(chosen) for w in waiting if w.priority > lowest)
+
+
+def test_a_job_whose_model_is_there_goes_before_one_whose_is_not_though_its_loras_are_others() -> None:
+    flux = frozenset({"flux"})
+    waiting = [Waiting("1", needs=Needs(frozenset({"sdxl"}))), Waiting("2", needs=Needs(flux, ("b",)))]
+    assert Placement().choose(waiting, [Seat("w", Needs(flux, ("a",)))]) == [("2", "w")]
