@@ -88,7 +88,8 @@ async def cluster(
 ) -> AsyncGenerator[tuple[Queue, list[ScriptedPlace]]]:
     store = StoreThread(folder / "queue.db", max_pending=100, max_finished=100)
     log: list[str] = []
-    dispatcher = Dispatcher(store, [], **{"log": log.append, "places": places_in(folder), **more})
+    usual: dict[str, Any] = {"log": log.append, "places": places_in(folder)}
+    dispatcher = Dispatcher(store, [], **usual | more)
     found, places = Queue(dispatcher), [ScriptedPlace() for _ in range(workers)]
     for number, place in enumerate(places):
         dispatcher.add(f"w{number}", place.start)
