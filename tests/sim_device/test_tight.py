@@ -1,5 +1,5 @@
-"""Real LoRA files on quantised weights that are fetched, under small budgets, and text encoders whose
-allocations fail: the peak stays within the budget, and what comes out is the same."""
+"""Real LoRA files on quantised weights that are fetched, under small budgets; models in turns; batches; what
+fails or is stopped midway: the peak stays within the budget, and what comes out is the same."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from loraloom.folders import ModelFolders
 from loraloom.lora.component import Component
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import load_lora
+from loraloom.models.autoencoder_network import TILES
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import Autoencoder, DiffusionModel, TextEncoders
 from loraloom.models.residency.memory import Memory
@@ -26,7 +27,7 @@ from loraloom.weights.patch import PatchUse
 from loraloom.weights.quantise import quantise_file
 from tests import tiny_models as tiny
 from tests.sim_device.device import NAME, Sim
-from tests.sim_device.test_streaming import ACTIVATIONS, MARGIN, result
+from tests.sim_device.test_streaming import ACTIVATIONS, MARGIN, result, size_of, styled
 from tests.sim_device.test_streaming import small_margin as small_margin
 
 FORMATS = ("plain", "int8", "gguf:Q4_0", "fp8")
@@ -145,3 +146,108 @@ def test_allocations_that_fail_in_text_encoders(sim: Sim, three: Three) -> None:
                 errors += 1
         torch.testing.assert_close(encoded(), wanted)
     assert errors == 0
+
+
+def test_allocations_that_fail_while_a_picture_is_decoded(sim: Sim, three: Three) -> None:
+    """Beside a network that is fetched: the picture at once or in tiles, and both are whole afterwards."""
+    model, _, vae = three
+    budget = size_of(model) // 4 + MARGIN + 8 * ACTIVATIONS
+    memory = Memory(NAME, "fp32", budget=budget)
+    wanted_latent, latent = result(memory, model), torch.randn(2, 4, 8, 8)
+    sim.reset()
+    wanted = memory.autoencoder(vae).decode(latent)
+    count = sim["allocations"]
+    for number in range(0, count, max(1, count // 8)):
+        memory.release()
+        result(memory, model)
+        with sim.failing(number):
+            found = memory.autoencoder(vae).decode(latent)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(result(memory, model), wanted_latent)
+
+
+def test_a_picture_that_does_not_fit_at_once_comes_in_tiles(sim: Sim, three: Three) -> None:
+    _, _, vae = three
+    latent = torch.randn(1, 4, 40, 48, generator=torch.Generator().manual_seed(1))
+    memory = Memory(NAME, "fp32")
+    said: list[str] = []
+    memory.tell = said.append
+    before = sim["live"]
+    sim.reset()
+    wanted = memory.autoencoder(vae).decode(latent)
+    needed = sim["peak"] - before
+    memory.release()
+    assert not said
+    for secretly in (False, True):
+        with sim.limited(sim["live"] + needed * 3 // 4, secretly=secretly):
+            found = memory.autoencoder(vae).decode(latent)
+        *_, told = (text for text in said if "tiles" in text)
+        assert len(said) == 1 or secretly
+        tile = next(side for side in TILES if str(side) in told)
+        torch.testing.assert_close(found, memory.autoencoder(vae).decode_tiled(latent, tile, tile // 8))
+        memory.release()
+        said.clear()
+    torch.testing.assert_close(memory.autoencoder(vae).decode(latent), wanted)
+
+
+def test_two_models_in_turns(sim: Sim, files: dict[str, Path], three: Three) -> None:
+    models = (open_diffusion_model(files["fp8"]), three[0])
+    cpu = Memory("cpu", "fp32")
+    wanted = [result(cpu, styled(model)) for model in models]
+    for share in (0.1, 0.5):
+        gc.collect()
+        before = sim["live"]
+        budget = int(share * sum(map(size_of, models))) + MARGIN + 2 * ACTIVATIONS
+        memory = Memory(NAME, "fp32", budget=budget)
+        sim.reset()
+        for _ in range(2):
+            for model, expected in zip(models, wanted, strict=True):
+                assert off(result(memory, styled(model)), expected) < 1e-4
+        assert sim["peak"] - before <= budget
+        memory.release()
+        assert sim["live"] == before
+
+
+@pytest.mark.parametrize("to", ["plain", "fp8"])
+def test_a_run_that_is_stopped_midway(sim: Sim, files: dict[str, Path], to: str) -> None:
+    """Between two layers, wherever an error may come from; what was fetched is there for the next run."""
+    model = open_diffusion_model(files[to])
+    budget = size_of(model) // 5 + MARGIN + 2 * ACTIVATIONS
+    gc.collect()
+    before = sim["live"]
+    memory = Memory(NAME, "fp32", budget=budget)
+    wanted = [result(memory, one) for one in (model, styled(model))]
+    sim.reset()
+    for number, layer in enumerate(
+        ("transformer_blocks.1.attn.to_q", "single_transformer_blocks.1", "proj_out")
+    ):
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        hook = memory.resident_module(model).get_submodule(layer).register_forward_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            result(memory, (model, styled(model))[number % 2])
+        hook.remove()
+        for one, expected in zip((styled(model), model), wanted[::-1], strict=True):
+            assert torch.equal(result(memory, one), expected)
+    gc.collect()
+    assert sim["peak"] - before <= budget
+    memory.release()
+    assert sim["live"] == before
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_batches(sim: Sim, files: dict[str, Path], share: float) -> None:
+    """Of which as many rows are computed at once as there is room for."""
+    model = styled(open_diffusion_model(files["fp8"]))
+    rows = 6
+    wanted = result(Memory("cpu", "fp32"), model, rows=rows)
+    gc.collect()
+    before = sim["live"]
+    budget = int(share * size_of(model)) + MARGIN + 3 * ACTIVATIONS
+    memory = Memory(NAME, "fp32", budget=budget)
+    sim.reset()
+    assert off(result(memory, model, rows=rows), wanted) < 1e-4
+    assert sim["peak"] - before <= budget
+    memory.release()
