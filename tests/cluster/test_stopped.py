@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import signal
 import sys
 import time
 from collections.abc import Generator
@@ -52,10 +51,10 @@ def test_what_stood_still_does_nothing_twice(cluster: TestCluster, which: str) -
     (worker,) = [w["name"] for w in cluster.workers() if w["job"] == job]
     others = [str(cluster.submit(prompt(number, 1.0, f"{which}-other"))) for number in range(4)]
     still = process(cluster, which, worker)
-    still.send_signal(signal.SIGSTOP)
+    still.suspend()
     time.sleep((Limits().silence if which == "worker" else LEASE_SECONDS) + 15)
     if still.is_running():
-        still.send_signal(signal.SIGCONT)
+        still.resume()
     ended = cluster.done(job, 240)
     assert ended["status"] == "completed" and ended["attempts"] <= 2, ended
     # Of a worker whose machine is heard of and that says nothing, the job may be the cause.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import psutil
 import pytest
 
 from loraloom.jobs import worker_process
@@ -114,7 +113,7 @@ def test_answers_go_to_who_asked_and_signs_of_life_to_nobody() -> None:
 def test_a_process_that_has_gone_unseen_is_no_error_to_end() -> None:
     async def test() -> None:
         async with running("time.sleep(600)") as (worker, _):
-            os.kill(worker.pid, signal.SIGKILL)
+            psutil.Process(worker.pid).kill()
             await worker.kill()
             assert "signal 9" in await worker.gone()
 
