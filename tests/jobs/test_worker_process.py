@@ -89,8 +89,8 @@ say(kind="alive")
 say(kind="answer", to="somebody else", answer=1)
 say(kind="answer", to=asked["to"], answer=2)
 say(kind="answer", to=asked["to"], answer=3)
-say(kind="last")
 print("read", asked["order"], file=sys.stderr, flush=True)
+say(kind="last")
 read()
 """
 
@@ -115,6 +115,6 @@ def test_a_process_that_has_gone_unseen_is_no_error_to_end() -> None:
         async with running("time.sleep(600)") as (worker, _):
             psutil.Process(worker.pid).kill()
             await worker.kill()
-            assert "signal 9" in await worker.gone()
+            assert not worker.alive  # how it ended may be lost: asyncio and subprocess both wait for it
 
     asyncio.run(test())
