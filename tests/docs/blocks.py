@@ -73,7 +73,7 @@ def _blocks(page: str, lines: list[str]) -> Iterator[Block]:
         elif inside is not None:
             inside.append(line)
         else:
-            above = [*above, line] if line.startswith("<!--") else []
+            above = [*above, line] if line.lstrip().startswith("<!--") else []
     assert inside is None, f"{page}:{begun}: this block has no end"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from typing import Any
@@ -267,9 +268,13 @@ def chain(count: int) -> dict[str, GraphNode]:
 
 
 def test_a_chain_of_ten_thousand_nodes_in_a_second() -> None:
+    gc.collect()
+    gc.freeze()  # what other tests left is not looked through again and again
     started = time.process_time()
     report = validate(Graph(chain(10_000)), core_schemas(), lambda _: [])
-    assert time.process_time() - started < 1
+    took = time.process_time() - started
+    gc.unfreeze()
+    assert took < 1
     assert report.ok
 
 

@@ -73,7 +73,7 @@ def test_compiled_blocks_do_not_hide_changes(sd15: DiffusionModel, monkeypatch: 
                 block.compile(backend="eager")
 
     monkeypatch.setattr("loraloom.models.residency.memory.check_compiler", lambda device: None)
-    monkeypatch.setattr("loraloom.models.residency.memory.compile_blocks", compile_eagerly)
+    monkeypatch.setattr("loraloom.models.residency.residents.compile_blocks", compile_eagerly)
     memory = Memory("cpu", "fp32", computing=Computing(compiled=True))
     plain = run(memory.network(sd15))
     shapes = {name: s for name, s in sd15.weights.shapes.items() if ".attn" in name and len(s) == 2}
