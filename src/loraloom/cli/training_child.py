@@ -36,6 +36,8 @@ def stop_with_the_input() -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    # A shell that starts a server in the background has its children ignore it, and nothing could interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         stop_with_the_input()
         main()
