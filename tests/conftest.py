@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is.
-settings.register_profile("loraloom", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "loraloom", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)  # the same examples everywhere: what passes here passes there; `scripts/fuzz` looks for others
 settings.load_profile("loraloom")
 
 NarrowFile: TypeAlias = Callable[[Callable[[Path], Path]], Path]

@@ -31,7 +31,8 @@ def _speller(family: str, dialect: str) -> Speller:
 @cache
 def _names(family: str, kind: ComponentName) -> tuple[Names, list[Target]]:
     component: Component = tables.components(family)[kind]
-    return Names(component), sorted({*component.names.values()}, key=str)
+    there = {target for target in component.names.values() if target.weight in component.shapes}
+    return Names(component), sorted(there, key=str)
 
 
 @settings(max_examples=100)
@@ -113,7 +114,7 @@ def test_a_dora_is_finite_and_gives_rows_their_magnitude(
     assert delta.isfinite().all()
     axis = 0 if on_input else 1
     norms, moved = (weight + delta).norm(dim=axis), (weight + change).norm(dim=axis)
-    assert (norms[moved == 0] == 0).all()
+    assert (norms[(weight + change).abs().amax(dim=axis) == 0] == 0).all()
     sure = moved > 1.0
     wanted = magnitude.flatten()[sure]
     assert torch.allclose(norms[sure], wanted, rtol=1e-3, atol=1e-3 + 1e-6 * float(weight.abs().max()))
