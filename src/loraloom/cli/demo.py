@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from loraloom.workflow.graph import Graph
 
 PROMPT = "high quality,Illustration of a single red rose"
-GRID_PROMPTS = ("a red rose", "a cat", "a red apple", "a pizza")
+GRID_PROMPTS = ("a red rose", "a cat", "a pizza")
 GRID_STRENGTHS = ("0", "0.75", "1")
 
 
