@@ -54,12 +54,12 @@ def attention(name: AttentionName, device: torch.device) -> Callable[[], Abstrac
     return lambda: _Asked(name, compute)
 
 
-class _Asked(TorchFunctionMode):
-    """Sees each call of PyTorch's attention in this thread."""
+class AttentionCalls(TorchFunctionMode):
+    """Sees each call of PyTorch's attention in this thread, and computes it by `attend`."""
 
-    def __init__(self, name: str, compute: Compute | None) -> None:
-        super().__init__()
-        self._name, self._compute = name, compute
+    def attend(self, *args: Any, **kwargs: Any) -> Any:
+        """What scaled_dot_product_attention is to give for these arguments."""
+        raise NotImplementedError
 
     def __torch_function__(
         self,
@@ -70,9 +70,17 @@ class _Asked(TorchFunctionMode):
     ) -> Any:
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        return self._attend(*args, **(kwargs or {}))
+        return self.attend(*args, **(kwargs or {}))
 
-    def _attend(
+
+class _Asked(AttentionCalls):
+    """Has the kernel or the package that was asked for compute it."""
+
+    def __init__(self, name: str, compute: Compute | None) -> None:
+        super().__init__()
+        self._name, self._compute = name, compute
+
+    def attend(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         query: Tensor,
         key: Tensor,

@@ -7,14 +7,14 @@ of a training step of a small network. In float32 the same takes 0.1 to 0.8 of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from loraloom.models.attention import AttentionCalls
 
 NARROW = 32
 """Channels of a head up to which float32 is quicker."""
@@ -25,23 +25,15 @@ def attention_for_training(device: torch.device, dtype: torch.dtype) -> Abstract
     return _Widened() if device.type == "cpu" and dtype == torch.bfloat16 else nullcontext()
 
 
-class _Widened(TorchFunctionMode):
-    """Sees each call of PyTorch's attention in this thread."""
+class _Widened(AttentionCalls):
+    """Computes narrow heads in float32."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **given)
-        tensors = [t for t in (*args, *given.values()) if isinstance(t, Tensor) and t.is_floating_point()]
+    def attend(self, *args: Any, **kwargs: Any) -> Any:
+        compute = F.scaled_dot_product_attention
+        tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.is_floating_point()]
         if any(t.dtype != torch.bfloat16 or t.shape[-1] > NARROW for t in tensors[:3]):
-            return func(*args, **given)
-        wide: Tensor = func(*map(_float, args), **{name: _float(value) for name, value in given.items()})
+            return compute(*args, **kwargs)
+        wide = compute(*map(_float, args), **{name: _float(value) for name, value in kwargs.items()})
         return wide.to(torch.bfloat16)
 
 
