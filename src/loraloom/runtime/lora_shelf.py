@@ -7,19 +7,16 @@ is drawn: the file was just read, so it is in memory and the disk has nothing to
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from loraloom.background import Background
 from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import FileIdentity
 from loraloom.lora.component import Component, ComponentName
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
     from loraloom.models.handles import DiffusionModel, TextEncoders
 
 KEPT = 16
-
-LOWEST_PRIORITY = 19
-"""Of Unix: gets what others leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,7 @@ class LoraShelf:
         self._strict = strict
         self._loaded: OrderedDict[Hashable, Shelved] = OrderedDict()
         self._hashes = HashIndex()
-        self._measuring = ThreadPoolExecutor(1, "loraloom-receipts", _yield_to_others)
+        self._measuring = Background("loraloom-receipts")
 
     def load(self, path: Path, model: DiffusionModel, clip: TextEncoders | None) -> Shelved:
         """The LoRA of a file, placed on the weights of a model and, where given, of its text encoders."""
@@ -119,14 +113,7 @@ class LoraShelf:
 
     def close(self) -> None:
         """Begin to measure nothing more."""
-        self._measuring.shutdown(wait=False, cancel_futures=True)
-
-
-def _yield_to_others() -> None:
-    """Give this thread the lowest priority, where the system has priorities for threads."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        self._measuring.close()
 
 
 def named_parts(path: Path) -> set[ComponentName]:
