@@ -30,18 +30,30 @@ class Entry:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The latest step of a job, and the latest picture of what it is making: most steps bring none along.
+
+    at, preview_at: the places of both among all steps since the start of the server."""
+
+    notice: Notice
+    at: int
+    preview: bytes
+    preview_at: int
+
+
 @dataclass(slots=True)
 class EventLog:
-    """The latest entries, numbered, at most so many and of so many letters, and the latest progress. A stream
-    reads from where it stands, so that one that reads slowly costs nothing.
+    """The latest entries, numbered, at most so many and of so many letters, and the latest step of each job
+    that runs. A stream reads from where it stands, so that one that reads slowly costs nothing.
 
     epoch: tells the numbers of this server from those of the one before it.
     """
 
     epoch: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     last: int = 0
-    progress: Notice | None = None
-    progress_at: int = 0
+    steps: dict[str, Step] = field(default_factory=lambda: dict[str, Step]())
+    steps_at: int = 0
     queue_at: int = 0
     entries: deque[Entry] = field(default_factory=lambda: deque[Entry]())
     size: int = 0
@@ -51,18 +63,28 @@ class EventLog:
         """Take note of what the queue tells."""
         job = notice.job
         if notice.kind == "progress":
-            self.progress, self.progress_at = notice, self.progress_at + 1
+            self._step(notice)
         elif notice.kind in ("queue", "worker"):
             self.queue_at += 1
             if job is not None:
                 self._add("job", brief(job))
         elif job is not None:
             if job.status is not Status.RUNNING:
-                self.progress = None
+                self.steps.pop(job.id, None)
             said = {k: v for k, v in notice.payload.items() if k not in ("kind", "job")}
             at = time.time() if notice.event is None else notice.event.at
             self._add(notice.kind, {"job": job.id, "status": str(job.status), "at": at, **said})
         self._wake()
+
+    def _step(self, notice: Notice) -> None:
+        if notice.job is None:
+            return
+        self.steps_at += 1
+        former = self.steps.get(notice.job.id)
+        preview, preview_at = notice.preview, self.steps_at
+        if not preview and former is not None and former.notice.payload["node"] == notice.payload["node"]:
+            preview, preview_at = former.preview, former.preview_at
+        self.steps[notice.job.id] = Step(notice, self.steps_at, preview, preview_at)
 
     def tell(self, kind: str, data: Mapping[str, Any]) -> None:
         """Tell of something that is no job."""
@@ -117,7 +139,7 @@ async def stream(
     if position is None:
         position = log.last
         yield event("reset", {}, f"{log.epoch}-{position}")
-    queue_at, progress_at = -1, log.progress_at
+    queue_at, steps_at = -1, log.steps_at
     while True:
         news = log.news
         found = log.since(position)
@@ -130,9 +152,10 @@ async def stream(
         if log.queue_at != queue_at:
             queue_at = log.queue_at
             yield event("queue", await queue_state(dispatcher))
-        if log.progress is not None and log.progress_at != progress_at:
-            progress_at = log.progress_at
-            yield event("progress", progress(log.progress, previews))
+        seen, steps_at = steps_at, log.steps_at
+        for step in [step for step in log.steps.values() if step.at > seen]:
+            shown = step.preview if previews and step.preview_at > seen else b""
+            yield event("progress", progress(step.notice, shown))
         await asyncio.sleep(PAUSE_SECONDS)
         try:
             async with asyncio.timeout(HEARTBEAT_SECONDS):
@@ -148,14 +171,14 @@ async def queue_state(dispatcher: Dispatcher) -> dict[str, Any]:
     return {"pending": pending, "running": running, "paused": dispatcher.paused, "worker": worker}
 
 
-def progress(notice: Notice, previews: bool) -> dict[str, Any]:
-    """A step of a node, with its preview where there is one."""
+def progress(notice: Notice, preview: bytes) -> dict[str, Any]:
+    """A step of a node. preview: a JPEG of what it is making, empty for none."""
     said = notice.payload
     data: dict[str, Any] = {name: said[name] for name in ("node", "display", "value", "max")}
     if notice.job is not None:
         data["job"] = notice.job.id
-    if previews and notice.preview:
-        data["preview"] = base64.b64encode(notice.preview).decode()
+    if preview:
+        data["preview"] = base64.b64encode(preview).decode()
     return data
 
 

@@ -19,8 +19,8 @@ MAX_WAITING = 2_000
 
 @dataclass(slots=True)
 class Line:
-    """What a reader has not taken yet: all that lasts, and of the steps between only the last, as each may
-    hold a picture."""
+    """What a reader has not taken yet: all that lasts, and of the steps between only the last, with the
+    latest picture of them."""
 
     notices: deque[Notice] = field(default_factory=lambda: deque[Notice]())
     step: Notice | None = None
@@ -29,7 +29,8 @@ class Line:
 
     def put(self, notice: Notice) -> None:
         if notice.kind == "progress":
-            self.step = notice
+            kept = b"" if self.step is None else self.step.preview
+            self.step = notice if notice.preview or not kept else replace(notice, preview=kept)
         elif len(self.notices) >= MAX_WAITING:
             self.overflown = True
         else:
@@ -88,7 +89,7 @@ async def follow(dispatcher: Dispatcher, job_id: str, after: int) -> AsyncGenera
                 after = notice.event.sequence
                 yield _event(notice.event)
             elif notice.kind == "progress":
-                yield event("progress", progress(notice, previews=True))
+                yield event("progress", progress(notice, notice.preview))
             elif notice.kind == "cancelled" and notice.event is None:
                 yield event("cancelled", {})
             if notice.kind in _FINAL:
