@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 import tomllib
 from pathlib import Path
@@ -108,8 +109,8 @@ async def wait_for_steps(trainings: Trainings, name: str, more_than: int) -> int
     raise AssertionError(trainings.state(name))
 
 
-async def ended(trainings: Trainings, name: str) -> str:
-    until = time.monotonic() + 100
+async def ended(trainings: Trainings, name: str, seconds: float = 100) -> str:
+    until = time.monotonic() + seconds
     while trainings.state(name).status == "running" and time.monotonic() < until:
         await asyncio.sleep(0.1)
     return trainings.state(name).status
@@ -135,5 +136,25 @@ def test_a_run_stops_behind_its_step_and_goes_on_without_any_signal(
         await wait_for_steps(trainings, "long", step)
         await trainings.close()
         assert trainings.state("long").status == "stopped"
+
+    asyncio.run(run())
+
+
+def test_a_run_stops_whose_server_ignores_interrupts(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server does that a script started in the background, and its children with it."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    trainings = Trainings(tmp_path / "trainings", lambda kind, data: None)
+
+    async def run() -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            await trainings.start(plan)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        await trainings.stop("long")
+        assert await ended(trainings, "long", 30) == "stopped", trainings.state("long").error
+        await trainings.close()
 
     asyncio.run(run())
