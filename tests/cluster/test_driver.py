@@ -119,3 +119,15 @@ def test_a_worker_that_is_not_heard_of_is_lost(tmp_path: Path, monkeypatch: pyte
     actor.receive = Call(actor.silent)
     end, said = play(tmp_path, actor)
     assert end.lost and "nothing was heard" in str(end) and not said
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [("gpu-worker-x7", "gpu-worker-x7"), ("10.0.0.6", "blue"), ("", "blue"), ("a/b", "a-b")],
+)
+def test_a_node_is_called_as_it_was_started(given: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"NodeID": "n", "NodeManagerAddress": "10.0.0.6", "NodeManagerHostname": "blue", "Alive": True,
+            "NodeName": given, "Resources": {"loraloom": 2.0}}  # fmt: skip
+    monkeypatch.setattr(driver.ray, "nodes", lambda: [node, {**node, "Alive": False}])
+    (found,) = driver._nodes()  # pyright: ignore[reportPrivateUsage]
+    assert (found["host"], found["workers"]) == (host, 2)

@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from loraloom.cli.main import application
-from loraloom.cluster.ray_node import SLOT
+from loraloom.cluster.ray_node import NODE_VARIABLE, SLOT
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples/kubernetes/raycluster.yaml"
@@ -109,6 +109,16 @@ def test_everything_that_talks_to_ray_has_the_secret(spec: dict[str, Any]) -> No
         assert known["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "loraloom", "key": "cluster"}
 
 
+def test_pods_know_their_name_and_where_models_are_kept(spec: dict[str, Any]) -> None:
+    for group in groups(spec):
+        env = {entry["name"]: entry for entry in group["template"]["spec"]["containers"][0]["env"]}
+        assert env["POD_NAME"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+        node = json.loads(env[NODE_VARIABLE]["value"])
+        assert node.keys() == {"cache"} and Path(node["cache"]).parent == Path("/tmp"), (
+            "anybody may write there"
+        )
+
+
 def test_volumes_that_are_mounted_are_there(spec: dict[str, Any]) -> None:
     for group in groups(spec):
         pod = group["template"]["spec"]
@@ -164,7 +174,7 @@ def test_the_scripts_pass_rays_options_on_as_kuberay_says_them(spec: dict[str, A
         # So KubeRay joins them: the values as they are, for a shell to read.
         parameters = "  ".join(f"--{name}={value}" for name, value in group["rayStartParams"].items())
         environment = {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}", "POD_IP": "10.0.0.9",
+            "PATH": f"{tmp_path}:{os.environ['PATH']}", "POD_IP": "10.0.0.9", "POD_NAME": "gpu-x7",
             "KUBERAY_GEN_RAY_START_CMD": f"ray start  --address=head:6379  {parameters} ",
         }  # fmt: skip
         command = [*container["command"], *container["args"]]
@@ -175,7 +185,7 @@ def test_the_scripts_pass_rays_options_on_as_kuberay_says_them(spec: dict[str, A
         said = done.stdout.split("\n")
         assert {"start", "--address=head:6379"} <= {*said}, done
         if "resources" in group["rayStartParams"]:
-            assert '--resources={"loraloom": 1}' in said
+            assert {'--resources={"loraloom": 1}', "--node-name=gpu-x7"} <= {*said}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,15 @@ from tests.jobs.scripted_place import ScriptedPlace
 from tests.jobs.test_dispatcher import Queue, play
 from tests.jobs.test_leases import cluster, request, until
 
-from loraloom.jobs.job import Request, Status, WrongStatus
+from loraloom.jobs.job import Job, Request, Status, WrongStatus
 from loraloom.jobs.notices import Limits
 from loraloom.jobs.place import Maker
 from loraloom.jobs.store import UnknownJob
 
 
 def in_turn(*places: ScriptedPlace | OSError) -> Maker:
-    """Starts these workers one after the other, whenever the one before has ended."""
-    left = iter(places)
+    """Starts these workers one after the other, whenever the one before has ended; the last one again."""
+    left = chain(places, repeat(places[-1]))
 
     async def start() -> ScriptedPlace:
         place = next(left)
@@ -29,6 +31,21 @@ def in_turn(*places: ScriptedPlace | OSError) -> Maker:
         return place
 
     return start
+
+
+@asynccontextmanager
+async def queue(folder: Path, *places: ScriptedPlace | OSError, **more: Any) -> AsyncGenerator[Queue]:
+    """Its only worker is each of these in turn."""
+    async with cluster(folder, 0, **more) as (q, _):
+        q.dispatcher.add("w", in_turn(*places))
+        yield q
+
+
+async def begun(q: Queue, place: ScriptedPlace, **more: Any) -> Job:
+    """A job that a worker has just been given."""
+    job = await q.dispatcher.submit(Request(request(), **more))
+    await until(lambda: place.jobs == [job.id])
+    return job
 
 
 def ended() -> ScriptedPlace:
@@ -58,9 +75,8 @@ def test_a_worker_that_begins_badly_is_told_of_and_followed_by_another(
 ) -> None:
     async def test() -> None:
         log: list[str] = []
-        async with cluster(tmp_path, 0, limits=Limits(start=0.2), log=log.append) as (q, _):
-            bad, good = make(), ScriptedPlace()
-            q.dispatcher.add("w", in_turn(bad, good))
+        bad, good = make(), ScriptedPlace()
+        async with queue(tmp_path, bad, good, limits=Limits(start=0.2), log=log.append) as q:
             job = await q.submit(request())
             await until(lambda: "error" in q.dispatcher.worker_info)
             error = q.dispatcher.worker_info["error"]
@@ -90,11 +106,9 @@ def test_a_worker_that_talks_nonsense_is_ended_and_its_job_runs_again(
     tmp_path: Path, nonsense: dict[str, Any] | None
 ) -> None:
     async def test() -> None:
-        async with cluster(tmp_path, 0) as (q, _):
-            mad, good = ScriptedPlace(), ScriptedPlace()
-            q.dispatcher.add("w", in_turn(mad, good))
-            job = await q.submit(request())
-            await until(lambda: mad.jobs)
+        mad, good = ScriptedPlace(), ScriptedPlace()
+        async with queue(tmp_path, mad, good) as q:
+            job = await begun(q, mad)
             mad.say({"kind": "progress", "job": "one that it does not have"})
             if nonsense is None:
                 mad.garble()
@@ -109,17 +123,35 @@ def test_a_worker_that_talks_nonsense_is_ended_and_its_job_runs_again(
     play(test())
 
 
+def test_a_worker_that_never_begins_is_told_of_when_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node of another version is tried again for ever, with the same words."""
+    monkeypatch.setattr("loraloom.jobs.keeper._LONGEST_PAUSE", 0.0)
+    old, older = OSError("this node has Loraloom 0.9"), OSError("this node has Loraloom 0.8")
+
+    async def test() -> None:
+        log: list[str] = []
+        good = ScriptedPlace()
+        async with queue(tmp_path, old, old, old, older, old, good, old, log=log.append) as q:
+            await begun(q, good)
+            good.end("it ended")
+            await until(lambda: len(log) >= 4)
+            told = ["0.9", "0.8", "0.9", "0.9"]
+            assert log == [f"the worker could not start: this node has Loraloom {text}\n" for text in told]
+
+    play(test())
+
+
 def _reasons(q: Queue) -> str:
     return " ".join(str(n.payload.get("reason")) for n in q.notices if n.kind == "requeued")
 
 
 def test_what_comes_of_a_lease_that_is_over_is_thrown_away(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path, 0) as (q, _):
-            late, good = ScriptedPlace(), ScriptedPlace()
-            q.dispatcher.add("w", in_turn(late, good))
-            job = await q.submit(request())
-            await until(lambda: late.jobs)
+        late, good = ScriptedPlace(), ScriptedPlace()
+        async with queue(tmp_path, late, good) as q:
+            job = await begun(q, late)
             await q.dispatcher.call(lambda s: s.recover())
             late.complete()
             await until(lambda: good.jobs == [job.id])
@@ -132,13 +164,13 @@ def test_what_comes_of_a_lease_that_is_over_is_thrown_away(tmp_path: Path) -> No
 
 def test_a_worker_is_drained_and_filled_again(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path, 1) as (q, (place,)):
+        async with queue(tmp_path, place := ScriptedPlace()) as q:
             await q.heard("worker")
-            q.dispatcher.drain("w0", True)
+            q.dispatcher.drain("w", True)
             job = await q.submit(request())
             for _ in range(3):
                 assert (await q.dispatcher.read(lambda s: s.get(job.id))).status is Status.PENDING
-            q.dispatcher.drain("w0", False)
+            q.dispatcher.drain("w", False)
             await until(lambda: place.jobs == [job.id])
 
     play(test())
@@ -146,10 +178,8 @@ def test_a_worker_is_drained_and_filled_again(tmp_path: Path) -> None:
 
 def test_failures_that_a_job_outlives_are_kept_with_its_result(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path, 1) as (q, (place,)):
-            asked = Request(request(), policy="continue_independent")
-            job = await q.dispatcher.submit(asked)
-            await until(lambda: place.jobs)
+        async with queue(tmp_path, place := ScriptedPlace()) as q:
+            job = await begun(q, place, policy="continue_independent")
             place.say({"kind": "cached", "job": job.id, "nodes": ["1"]})
             for node, blocked in (("2", ["8", "9"]), ("3", [])):
                 failed = {"node": node, "display": node, "message": f"node {node}: no", "blocked": blocked}
@@ -172,9 +202,8 @@ def test_failures_that_a_job_outlives_are_kept_with_its_result(tmp_path: Path) -
 
 def test_a_waiting_job_is_moved_and_a_running_one_is_not(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path, 1) as (q, (place,)):
-            running = await q.submit(request())
-            await until(lambda: place.jobs)
+        async with queue(tmp_path, place := ScriptedPlace()) as q:
+            running = await begun(q, place)
             first, second = [await q.submit(request()) for _ in range(2)]
             await q.dispatcher.move(second.id, first.number - 0.5, 0)
             place.complete()

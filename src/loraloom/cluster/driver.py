@@ -272,13 +272,21 @@ def _nodes() -> list[dict[str, JSON]]:
                 {
                     "id": node["NodeID"],
                     "address": node["NodeManagerAddress"],
-                    "host": node["NodeManagerHostname"],
+                    "host": _name_of(node),
                     "workers": workers,
                     "gpus": resources.get("GPU", 0.0),
                     "memory": resources.get("memory", 0.0),
                 }
             )
     return sorted(found, key=lambda n: str(n["id"]))
+
+
+def _name_of(node: Mapping[str, Any]) -> str:
+    """What a node was called when it was started, else its machine's name. Ray calls the others by their
+    address."""
+    given = str(node.get("NodeName") or "")
+    name = str(node["NodeManagerHostname"]) if given in ("", node["NodeManagerAddress"]) else given
+    return name.replace("/", "-")  # which separates it from the number of a worker
 
 
 def _kill(actor: Any) -> None:

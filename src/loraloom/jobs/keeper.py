@@ -32,6 +32,7 @@ class WorkerKeeper:
         self.worker: Place | None = None
         self._ready = asyncio.Event()
         self._failures = 0
+        self._told: str | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -50,9 +51,11 @@ class WorkerKeeper:
                 reason = str(error) or type(error).__name__
             if reason is not None:
                 self.info = {"error": f"the worker could not start: {reason}"}
-                self.log(f"the worker could not start: {reason}\n")
+                if reason != self._told:  # once, and again only when something changes
+                    self.log(f"the worker could not start: {reason}\n")
+                self._told = reason
                 continue
-            self._failures = 0
+            self._failures, self._told = 0, None
             self._ready.set()
             self._started()
         return self.worker
@@ -77,6 +80,11 @@ class WorkerKeeper:
     async def kill(self) -> None:
         if self.worker is not None:
             await self.worker.kill()
+
+    async def close(self) -> None:
+        """Let the worker end by itself; one that has not begun to work has nothing to finish."""
+        if self.worker is not None:
+            await (self.worker.close() if self.is_ready else self.worker.kill())
 
     async def _start(self) -> str | None:
         """Start a worker; None when it is ready, else why it is not."""
