@@ -94,6 +94,9 @@ class SimulatedWorker:
     async def ask(self, message: Mapping[str, JSON], seconds: float) -> JSON:
         raise TimeoutError
 
+    async def close(self) -> None:
+        await self.kill()
+
     async def kill(self) -> None:
         self.alive = False
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":
     parser.add_argument("--cluster-port", type=int, default=6379)
     parser.add_argument("--cluster-most", type=int, default=0)
     parser.add_argument("--here", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--ray-dir", type=Path)
     options = parser.parse_args()
     folder: Path = options.folder
@@ -51,6 +52,7 @@ if __name__ == "__main__":
         worker_settings=worker,
         settings={"listen": options.listen, "insecure": True, "port": options.port, "frontend": False},
         devices=["cpu"] * options.here,
+        rows=options.rows,
         beside=lambda dispatcher: Head(cluster, dispatcher),
         needs=needs_of(schemas),
         places=places_of(folder / "output", folder / "user"),

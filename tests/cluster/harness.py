@@ -43,8 +43,8 @@ class Machine:
 
 @dataclass
 class TestCluster:
-    """A folder, a server that is the head, and nodes. inside: what to put before the head's commands, and
-    before what asks the server."""
+    """A folder, a server that is the head, and nodes. rows: jobs that a worker is given together at most.
+    inside: what to put before the head's commands, and before what asks the server."""
 
     __test__ = False
 
@@ -57,11 +57,20 @@ class TestCluster:
     here: int = 0
     cluster: str = "auto"
     most: int = 0
+    rows: int = 1
     inside: Sequence[str] = ()
     server: subprocess.Popen[bytes] | None = None
     _logs: list[Any] = field(default_factory=lambda: list[Any]())
 
     # ---- Processes ----
+
+    @classmethod
+    def on_loopback(cls, folder: Path, first: int, nodes: str = "ab", **more: Any) -> Self:
+        """A head at 127.0.0.`first`, and nodes at the addresses behind it. folder: a short path, as Ray's
+        sockets lie in it. Tests may run beside each other whose addresses differ."""
+        machines = [Machine(name, f"127.0.0.{first + 1 + number}") for number, name in enumerate(nodes)]
+        ports = {"port": 18300 + first, "ray_port": 6380 + first}
+        return cls(folder, machines, f"127.0.0.{first}", **ports, **more)
 
     @contextmanager
     def running(self, seconds: float) -> Generator[Self]:
@@ -80,7 +89,7 @@ class TestCluster:
             *(sys.executable, "-m", "tests.cluster.cluster_server", str(self.folder)),
             *("--port", str(self.port), "--listen", self.listen, "--address", self.head_address),
             *("--cluster", self.cluster, "--cluster-port", str(self.ray_port), "--here", str(self.here)),
-            *("--cluster-most", str(self.most)),
+            *("--cluster-most", str(self.most), "--rows", str(self.rows)),
             *("--ray-dir", str(self.folder / "ray")),
         ]
         self.server = self._begin([*self.inside, *command], "server")
@@ -192,6 +201,12 @@ class TestCluster:
         more = {} if job_id is None else {"prompt_id": job_id}
         answer = self.call("/prompt", {"prompt": prompt, **more})
         return None if answer is None else answer.get("prompt_id")
+
+    def machine_of(self, worker: str) -> Machine:
+        """The node that a worker of this name runs on."""
+        nodes = self.call("/v1/workers")["nodes"]
+        (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][-6:]}/")]
+        return next(machine for machine in self.machines if machine.address == address)
 
     def workers(self) -> list[dict[str, Any]]:
         found = self.call("/v1/workers")

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has every address of 127.0.0.0/8"),
 ]
-ADDRESS, PORT = "127.0.0.11", 6396
+ADDRESS, PORT = "127.0.0.11", 6391
 MOST = 2
 
 
@@ -59,10 +59,8 @@ def config(workers: int) -> dict[str, Any]:
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
-    folder = tmp_path_factory.mktemp("scale")  # short: Ray's sockets lie in it
-    found = TestCluster(
-        folder, [], ADDRESS, port=18303, ray_port=PORT, cluster=f"{ADDRESS}:{PORT}", most=MOST
-    )
+    folder = tmp_path_factory.mktemp("scale")
+    found = TestCluster.on_loopback(folder, 11, "", cluster=f"{ADDRESS}:{PORT}", most=MOST)
     (folder / "autoscaling.yaml").write_text(json.dumps(config(MOST + 2)))
     ray = found.start_ray(
         f"--autoscaling-config={folder / 'autoscaling.yaml'}",

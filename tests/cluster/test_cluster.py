@@ -24,9 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
-    folder = tmp_path_factory.mktemp("cluster")
-    machines = [Machine("a", "127.0.0.3"), Machine("b", "127.0.0.4")]
-    with TestCluster(folder, machines).running(300) as found:
+    with TestCluster.on_loopback(tmp_path_factory.mktemp("cluster"), 2, rows=4).running(300) as found:
         yield found
 
 
@@ -48,6 +46,24 @@ def test_jobs_run_on_both_nodes_and_their_pictures_come_here(cluster: TestCluste
     assert [*cluster.folder.glob("output/.incoming*/*")] == []
     rates = [worker["per_minute"] for worker in cluster.workers()]
     assert len(rates) == 2 and all(rates)
+
+
+def test_jobs_that_are_alike_run_together_on_each_node(cluster: TestCluster) -> None:
+    """One of them fails, of which the others notice nothing."""
+    before = [str(cluster.submit(prompt(i, 3.0, "before"))) for i in range(2)]
+    cluster.until(lambda: all(cluster.job(job)["status"] == "running" for job in before), 60)
+    fates = ["fail" if i == 5 else "" for i in range(8)]
+    jobs = [str(cluster.submit(prompt(i, 2.0, "alike", fate))) for i, fate in enumerate(fates)]
+    cluster.until(lambda: sum(len(worker["jobs"]) > 1 for worker in cluster.workers()) == 2, 60)
+    ended = [cluster.done(job) for job in jobs]
+    assert [job["status"] for job in ended] == ["failed" if fate else "completed" for fate in fates]
+    assert {job["attempts"] for job in ended} == {1}
+    completed = [
+        cluster.call(f"/history/{job}")[job] for job, fate in zip(jobs, fates, strict=True) if not fate
+    ]
+    assert all(int(job["outputs"]["1"]["text"][0]) > 1 for job in completed)
+    assert len(pictures(cluster, "alike")) == 7
+    assert [*cluster.folder.glob("output/.incoming*/*")] == []
 
 
 def test_a_machine_with_two_devices_has_two_workers(cluster: TestCluster) -> None:
@@ -104,7 +120,7 @@ def test_a_job_of_a_killed_worker_runs_again(cluster: TestCluster) -> None:
     job = str(cluster.submit(prompt(2, 3.0, "again")))
     cluster.until(lambda: cluster.job(job)["status"] == "running", 60)
     (running,) = [w["name"] for w in cluster.workers() if w["job"] == job]
-    machine = _machine_of(cluster, running)
+    machine = cluster.machine_of(running)
     cluster.workers_of(machine)[0].kill()
     ended = cluster.done(job)
     assert (ended["status"], ended["attempts"], ended["worker_deaths"]) == ("completed", 2, 1)
@@ -116,7 +132,7 @@ def test_a_job_of_a_killed_node_runs_elsewhere_and_the_node_comes_back(cluster: 
     job = str(cluster.submit(prompt(3, 3.0, "node")))
     cluster.until(lambda: cluster.job(job)["status"] == "running", 60)
     (running,) = [w["name"] for w in cluster.workers() if w["job"] == job]
-    machine = _machine_of(cluster, running)
+    machine = cluster.machine_of(running)
     cluster.kill(machine.process)
     ended = cluster.done(job)
     assert (ended["status"], ended["worker_deaths"]) == ("completed", 0)
@@ -135,22 +151,13 @@ def test_the_head_and_its_driver_may_be_killed(cluster: TestCluster) -> None:
     assert len(pictures(cluster, "head")) == 6
 
 
-def _machine_of(cluster: TestCluster, worker: str) -> Machine:
-    nodes = cluster.call("/v1/workers")["nodes"]
-    (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][-6:]}/")]
-    return next(m for m in cluster.machines if m.address == address)
-
-
 def test_a_server_joins_a_ray_that_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    machine = Machine("c", "127.0.0.7")
-    folder = tmp_path_factory.mktemp("join")  # short: Ray's sockets lie in it
-    found = TestCluster(
-        folder, [machine], "127.0.0.6", port=18301, ray_port=6392, cluster="127.0.0.6:6392", here=1
-    )
+    found = TestCluster.on_loopback(tmp_path_factory.mktemp("join"), 6, "c", here=1)
+    found.cluster = f"{found.head_address}:{found.ray_port}"
     ray = found.start_ray()
     try:
         found.start_server()
-        found.start_node(machine)
+        found.start_node(found.machines[0])
         found.until(lambda: found.idle() == 2, 300)
         jobs = [found.done(str(found.submit(prompt(i, 0.5, "joined")))) for i in range(2)]
         jobs += [found.done(job) for job in [str(found.submit(prompt(i, 1.0, "both"))) for i in range(4)]]

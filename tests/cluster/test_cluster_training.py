@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.cluster.harness import ROOT, Machine, TestCluster
+from tests.cluster.harness import ROOT, TestCluster
 from tests.tiny_models import write_sd15
 
 pytestmark = [
@@ -47,10 +47,8 @@ class RealServer(TestCluster):
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
     folder = tmp_path_factory.mktemp("sweep")
-    machines = [Machine("a", "127.0.0.9"), Machine("b", "127.0.0.10")]
     write_sd15(folder / "models/checkpoints/base.safetensors")
-    server = RealServer(folder, machines, "127.0.0.8", port=18302, ray_port=6394)
-    with server.running(180) as found:
+    with RealServer.on_loopback(folder, 8).running(180) as found:
         yield found
 
 

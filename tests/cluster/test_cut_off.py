@@ -34,22 +34,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
         found = TestCluster(
             folder, machines, HUB, HUB, ray_port=6379, inside=("ip", "netns", "exec", space(GROUP, "hub"))
         )
-        try:
-            found.start_server()
-            for machine in machines:
-                found.start_node(machine)
-            found.until(lambda: found.idle() == len(machines), 300)
+        with found.running(300):
             yield found
-        finally:
-            found.stop()
 
 
 def test_a_machine_that_was_cut_off_comes_back_and_does_nothing_twice(cluster: TestCluster) -> None:
     job = str(cluster.submit(prompt(7, 15.0, "cut")))
     cluster.until(lambda: cluster.job(job)["status"] == "running", 60)
     (worker,) = [w["name"] for w in cluster.workers() if w["job"] == job]
-    (where,) = [n["address"] for n in cluster.call("/v1/workers")["nodes"] if _has(n, worker)]
-    (name,) = [machine.name for machine in cluster.machines if machine.address == where]
+    name = cluster.machine_of(worker).name
     switch(GROUP, name, on=False)
     cluster.until(lambda: cluster.job(job)["attempts"] == 2, 180)
     others = [str(cluster.submit(prompt(number, 0.2, "other"))) for number in range(3)]
@@ -63,7 +56,3 @@ def test_a_machine_that_was_cut_off_comes_back_and_does_nothing_twice(cluster: T
     assert len([*(cluster.folder / "output").glob("other_*.png")]) == 3
     assert [*cluster.folder.glob("output/.incoming*/*")] == []
     assert cluster.job(job)["attempts"] == 2
-
-
-def _has(node: dict[str, str], worker: str) -> bool:
-    return worker.startswith(f"{node['host']}-{node['id'][-6:]}/")

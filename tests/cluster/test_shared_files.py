@@ -166,7 +166,9 @@ def test_a_folder_of_pictures_comes_whole_and_with_nothing_else(tmp_path: Path) 
         found = head.offer.of(prompt)
         for file, path in found:
             head.source.offer(file.digest, str(path))
-        asyncio.run(cache.provide([file.to_json() for file, _ in found], head.fetch))
+        files = [file.to_json() for file, _ in found]
+        asyncio.run(cache.provide(files, head.fetch))
+        cache.forget_others(files)
         return sorted(p.name for p in (tmp_path / "node-input/things/2_red").iterdir())
 
     assert provided() == ["a.png", "a.txt", "b.png"]

@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import psutil
 import pytest
-from tests.cluster.harness import Machine, TestCluster
+from tests.cluster.harness import TestCluster
 from tests.cluster.picture_runner import prompt
 
 from loraloom.cluster.node_worker import LEASE_SECONDS
@@ -25,18 +25,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[TestCluster]:
-    folder = tmp_path_factory.mktemp("still")
-    machines = [Machine("a", "127.0.0.13"), Machine("b", "127.0.0.14")]
-    with TestCluster(folder, machines, "127.0.0.12", port=18304, ray_port=6398).running(300) as found:
+    with TestCluster.on_loopback(tmp_path_factory.mktemp("still"), 12).running(300) as found:
         yield found
 
 
 def process(cluster: TestCluster, which: str, worker: str) -> psutil.Process:
     """The process that is called so, of the worker that runs the job where it is a node's."""
     if which in ("worker", "actor"):
-        nodes = cluster.call("/v1/workers")["nodes"]
-        (address,) = [n["address"] for n in nodes if worker.startswith(f"{n['host']}-{n['id'][-6:]}/")]
-        (found,) = cluster.workers_of(next(m for m in cluster.machines if m.address == address))
+        (found,) = cluster.workers_of(cluster.machine_of(worker))
         return found if which == "worker" else psutil.Process(found.ppid())
     assert cluster.server is not None
     tree = cluster.tree(cluster.server)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from loraloom.jobs.frames import BrokenFrame, Frame
+from loraloom.jobs.orders import RUN, jobs_of
 from loraloom.workflow.graph import JSON
 
 READY: Mapping[str, Any] = {"kind": "ready", "worker": {"devices": []}, "declared": None}
@@ -39,7 +40,8 @@ class ScriptedPlace:
     @property
     def jobs(self) -> list[str]:
         """The ids of the jobs that it was told to run."""
-        return [str(order["job"]) for order in self.orders if order["order"] == "run"]
+        runs = (order for order in self.orders if order["order"] in RUN)
+        return [str(job["job"]) for order in runs for job in jobs_of(order)]
 
     def say(self, message: Mapping[str, Any]) -> None:
         self._said.put_nowait((cast("dict[str, JSON]", dict(message)), b""))
@@ -71,6 +73,9 @@ class ScriptedPlace:
     async def kill(self) -> None:
         if self.alive:
             self.end("it was ended", lost=self._lost)
+
+    async def close(self) -> None:
+        await self.kill()
 
     async def gone(self) -> str:
         return self.reason

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.jobs.test_dispatcher import Queue, importable_runner, play
+from tests.jobs.test_leases import cluster, until
 from tests.jobs.tiny_runner import prompt
 
 from loraloom.jobs.dispatcher import Dispatcher
@@ -73,6 +74,25 @@ def test_no_more_than_so_many_run_together(tmp_path: Path) -> None:
             for job in jobs:
                 await q.done(job)
             assert [*outputs(tmp_path).values()] == ["2", "2", "2", "2", "1"]
+
+    play(test())
+
+
+def test_each_of_several_workers_takes_its_share(tmp_path: Path) -> None:
+    """One that is free first leaves work for those that soon will be."""
+
+    async def test() -> None:
+        async with cluster(tmp_path, 2, paused=True, likeness=likeness, rows=16) as (q, places):
+            jobs = [await q.submit(prompt("Meet")) for _ in range(12)]
+            await q.dispatcher.pause(False)
+            await until(lambda: sum(len(place.jobs) for place in places) == 12)
+            assert [len(place.jobs) for place in places] == [6, 6]
+            later = [await q.submit(prompt("Meet")) for _ in range(5)]
+            for number in range(6):
+                places[0].complete(number)
+            await until(lambda: len(places[0].jobs) > 6)
+            assert places[0].jobs[6:] == [job.id for job in later[:3]]
+            assert {*places[0].jobs[:6], *places[1].jobs} == {job.id for job in jobs}
 
     play(test())
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 
 import psutil
 
+from loraloom.atomic_file import write_file
 from loraloom.engine.cache import Cache
 from loraloom.engine.events import Event
 from loraloom.engine.node import NodeResult, NodeRun, NodeType, Optional_, Socket, node, node_types
@@ -47,6 +48,19 @@ def save(value: Any_, name: Annotated[str, Optional_()] = "x", *, run: NodeRun) 
     file = folder / f"{name}_{count:05}_.txt"
     file.write_text(str(value))
     return NodeResult(ui={"images": [{"filename": file.name, "subfolder": "", "type": "output"}]})
+
+
+@node("Write", category="test", output_node=True)
+def write(value: Any_, seconds: Annotated[float, Optional_()] = 0.5, *, run: NodeRun) -> NodeResult:
+    """Takes its time to write a file."""
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(10):
+            time.sleep(seconds / 10)
+            yield str(value).encode()
+
+    write_file(cast("Path", run.services) / "slow.txt", pieces())
+    return NodeResult(ui={"text": ["written"]})
 
 
 @node("Wait", category="test")
@@ -119,7 +133,7 @@ def meet(
 
 TURNS: list[Turns[int, int]] = []
 NODES: dict[str, NodeType] = {
-    t.name: t for f in (number, save, wait, hold, even, fail, crash, hang, meet) for t in node_types(f)
+    t.name: t for f in (number, save, write, wait, hold, even, fail, crash, hang, meet) for t in node_types(f)
 }
 
 

@@ -129,7 +129,8 @@ def status_command(
     for worker in found["workers"]:
         loaded = ", ".join([*worker["models"], *(f"+ {name}" for name in worker["loras"])])
         state = worker["error"] or worker["status"]
-        cells = (worker["name"], state, f"{worker['per_minute']:g}", worker["doing"], loaded)
+        several = f"{len(worker['jobs'])} jobs: " if len(worker["jobs"]) > 1 else ""
+        cells = (worker["name"], state, f"{worker['per_minute']:g}", several + worker["doing"], loaded)
         table.add_row(*map(escape, cells))
     console.print(table)
     console.print(f"{len(found['nodes'])} other machines, {found['per_minute']:g} jobs a minute")

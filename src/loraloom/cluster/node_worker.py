@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -26,6 +26,7 @@ from loraloom.errors import LoraloomError
 from loraloom.folders import model_folders
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.messages import describe
+from loraloom.jobs.orders import RUN, Entry, jobs_of, order_of, rows_of
 from loraloom.jobs.worker_process import WorkerProcess, WorkerSettings
 from loraloom.workflow.graph import JSON
 
@@ -36,6 +37,8 @@ _TOGETHER = 64
 
 Made: TypeAlias = "list[tuple[dict[str, JSON], int]]"
 """The files that a message names: (as ComfyUI names a result, bytes)."""
+Preparing: TypeAlias = "dict[str, asyncio.Task[None]]"
+"""Jobs whose files are still coming, and what fetches them."""
 Said: TypeAlias = "tuple[int, dict[str, JSON], bytes, Made]"
 """Number, message, tail, files."""
 
@@ -60,7 +63,9 @@ class NodeWorker:
         self._source = source
         self._how = WorkerSettings(factory, self._own(settings), sys.stderr.write)
         self._worker: WorkerProcess | None = None
-        self._preparing: tuple[JSON, asyncio.Task[None]] | None = None
+        self._preparing: Preparing = {}
+        self._beginning: asyncio.Task[None] | None = None
+        self._fetching = asyncio.Lock()
         self._kept: deque[Said] = deque()
         self._leaving = self._scratch / "leaving"
         self._leaving.mkdir()
@@ -78,27 +83,46 @@ class NodeWorker:
         ]
 
     async def send(self, message: dict[str, JSON]) -> None:
-        """Pass an order on; to run a job, once the files that it names are here, which is not waited for."""
-        if message["order"] == "run":
-            self._preparing = message["job"], asyncio.create_task(self._begin(message))
-        elif message["order"] == "cancel" and self._preparing and self._preparing[0] == message["job"]:
-            self._preparing[1].cancel()
-            self._preparing = None
+        """Pass an order on; to run jobs, once the files that they name are here, which is not waited for."""
+        if message["order"] in RUN:
+            self._preparing = preparing = dict[str, asyncio.Task[None]]()
+            for job in jobs_of(message):
+                preparing[str(job["job"])] = asyncio.create_task(self._prepare(job, preparing))
+            self._beginning = asyncio.create_task(self._begin(message, preparing, [*preparing.values()]))
+        elif message["order"] == "cancel" and (task := self._preparing.pop(str(message["job"]), None)):
+            task.cancel()
             self._keep(({"kind": "cancelled", "job": message["job"], "node": None, "executed": []}, b""))
         elif self._worker is not None:
             await self._worker.send(message)
 
-    async def _begin(self, message: dict[str, JSON]) -> None:
-        """Have a job's files here, then run it."""
-        files = cast("list[dict[str, Any]]", message.pop("files", None) or [])
+    async def _begin(
+        self, order: Mapping[str, JSON], preparing: Preparing, tasks: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Run those jobs whose files could be had, and that were not cancelled meanwhile."""
+        await asyncio.wait(tasks)
+        files = [f for job in jobs_of(order) if job["job"] in preparing for f in _files_of(job)]
         try:
-            await self._cache.provide(files, self._fetch)
-            self._preparing = None  # from here on a cancel is the process's affair
-            if self._worker is not None:
-                await self._worker.send(message)
+            await asyncio.to_thread(self._cache.forget_others, files)
+        except Exception as error:  # noqa: BLE001 - whatever it is, they would run with what is not theirs
+            for name in [*preparing]:
+                self._failed(name, preparing, error)
+        left = [job for job in jobs_of(order) if job["job"] in preparing]
+        preparing.clear()  # from here on a cancel is the process's affair
+        if left and self._worker is not None:
+            alone = [{k: v for k, v in job.items() if k != "files"} for job in left]
+            await self._worker.send(order_of(alone, rows_of(order)))
+
+    async def _prepare(self, job: Entry, preparing: Preparing) -> None:
+        """Have a job's files here; a job that cannot have them fails alone."""
+        try:
+            async with self._fetching:  # they are mostly the same ones
+                await self._cache.provide(_files_of(job), self._fetch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job cannot run here
-            self._preparing = None
-            self._keep(({"kind": "failed", "job": message["job"], "error": describe(error)}, b""))
+            self._failed(str(job["job"]), preparing, error)
+
+    def _failed(self, job: str, preparing: Preparing, error: Exception) -> None:
+        if preparing.pop(job, None) is not None:
+            self._keep(({"kind": "failed", "job": job, "error": describe(error)}, b""))
 
     async def _fetch(self, digest: str, offset: int) -> bytes:
         try:
@@ -194,6 +218,10 @@ class NodeWorker:
                 path.replace(self._made((number, len(made))))
                 made.append((entry, self._made((number, len(made))).stat().st_size))
         return made
+
+
+def _files_of(job: Entry) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", job.get("files") or [])
 
 
 def _paths(names: list[str] | None) -> list[Path] | None:

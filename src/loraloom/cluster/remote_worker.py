@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from loraloom.cluster.incoming import Incoming
-from loraloom.cluster.shared_files import Offer
+from loraloom.cluster.shared_files import Offer, SharedFile
 from loraloom.errors import LoraloomError
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.messages import describe
+from loraloom.jobs.orders import RUN, Entry, jobs_of, order_of, rows_of
 from loraloom.jobs.publishing import discard
 from loraloom.workflow.graph import JSON
 
@@ -23,7 +26,7 @@ _FINAL = ("completed", "failed", "cancelled")
 
 
 class RemoteWorker:
-    """Files that its job makes are held back with the messages that name them, until the job ends: its result
+    """Files that a job makes are held back with the messages that name them, until the job ends: its result
     and its files are committed together. Temporary ones come at once."""
 
     def __init__(self, send: Send, incoming: Incoming, offer: Offer | None = None) -> None:
@@ -33,10 +36,10 @@ class RemoteWorker:
         self._send, self._incoming, self._offer = send, incoming, offer
         self._said: asyncio.Queue[Frame | Exception | None] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[JSON]] = {}
-        self._held: list[dict[str, Any]] = []
-        self._files: list[tuple[str, str]] = []
+        self._held: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # by job, as the files
+        self._files: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         self._given: list[tuple[str, str]] = []
-        self._leaving: JSON = None  # the job that is about to be sent
+        self._leaving: set[str] = set()  # the jobs that are about to be sent
         self._reason: str | None = None
         self._lost = False
 
@@ -49,37 +52,42 @@ class RemoteWorker:
         return self._lost
 
     async def send(self, message: Mapping[str, JSON]) -> None:
-        if message["order"] == "run":
-            await self._send_job(message)
-        elif message["order"] == "cancel" and message["job"] == self._leaving:
-            self._leaving = None
+        if message["order"] in RUN:
+            await self._send_jobs(jobs_of(message), rows_of(message))
+        elif message["order"] == "cancel" and message["job"] in self._leaving:
+            self._leaving.remove(str(message["job"]))
         else:
             self._send({"order": "to", "worker": self.name, "message": dict(message)})
 
-    async def _send_job(self, message: Mapping[str, JSON]) -> None:
-        """Send a job with what its files hold, which takes its time for large ones."""
+    async def _send_jobs(self, jobs: Sequence[Entry], rows: int) -> None:
+        """Send jobs with what their files hold, which takes its time for large ones."""
         self._forget()
-        job = self._leaving = message["job"]
-        request = cast("dict[str, Any]", message["request"])
+        self._leaving = {str(job["job"]) for job in jobs}
+        offered = [await asyncio.to_thread(self._offered, job) for job in jobs]
+        leaving: list[Entry] = []
+        paths: dict[str, JSON] = {}
+        for job, files in zip(jobs, offered, strict=True):
+            if job["job"] not in self._leaving:
+                end: dict[str, JSON] = {"kind": "cancelled", "node": None, "executed": []}
+            elif isinstance(files, Exception):
+                end = {"kind": "failed", "error": describe(files)}
+            else:
+                leaving.append({**job, "files": [file.to_json() for file, _ in files]})
+                paths |= {file.digest: str(path.absolute()) for file, path in files}
+                continue
+            self._said.put_nowait(({**end, "job": job["job"]}, b""))
+        self._leaving = set()
+        if leaving:
+            order = order_of(leaving, rows)
+            self._send({"order": "to", "worker": self.name, "message": order, "paths": paths})
+
+    def _offered(self, job: Entry) -> list[tuple[SharedFile, Path]] | Exception:
+        """The files of this machine that a job names, or why they cannot be read."""
+        request = cast("dict[str, Any]", job["request"])
         try:
-            offered = (
-                [] if self._offer is None else await asyncio.to_thread(self._offer.of, request["prompt"])
-            )
+            return [] if self._offer is None else self._offer.of(request["prompt"])
         except (OSError, LoraloomError) as error:
-            self._said.put_nowait(({"kind": "failed", "job": job, "error": describe(error)}, b""))
-            return
-        if self._leaving != job:
-            self._said.put_nowait(({"kind": "cancelled", "job": job, "node": None, "executed": []}, b""))
-            return
-        self._leaving = None
-        self._send(
-            {
-                "order": "to",
-                "worker": self.name,
-                "message": {**message, "files": [file.to_json() for file, _ in offered]},
-                "paths": {file.digest: str(path.absolute()) for file, path in offered},
-            }
-        )
+            return error
 
     async def receive(self) -> Frame | None:
         said = await self._said.get()
@@ -102,6 +110,9 @@ class RemoteWorker:
         if self.alive:
             self._send({"order": "kill", "worker": self.name})
             self.ended("it was ended", lost=time.monotonic() - self._heard > _UNHEARD_SECONDS)
+
+    async def close(self) -> None:
+        await self.kill()  # what its job made is with the job, and goes with it
 
     async def gone(self) -> str:
         return self._reason or "it ended"
@@ -141,17 +152,22 @@ class RemoteWorker:
         lasting = [(entry, staged) for entry, staged in files if entry["type"] == "output"]
         message = self._incoming.temporary(message, passing)
         message, names = self._incoming.promised(message, lasting)
+        job = str(message.get("job"))
         if names:
-            self._files += names
-            self._held.append(message)
+            self._files[job] += names
+            self._held[job].append(message)
             return
         if message["kind"] in _FINAL:
-            message |= {"held": self._held, "publish": self._files}
-            self._held, self._files, self._given = [], [], self._files
+            made = self._files.pop(job, [])
+            message |= {"held": self._held.pop(job, []), "publish": made}
+            self._given += made
         self._said.put_nowait((cast("dict[str, JSON]", message), tail))
 
     def _forget(self) -> None:
-        """What a job made that never ended is thrown away; what the one before made has its names."""
-        discard(self._files)
-        self._incoming.settled([*self._files, *self._given])
-        self._held, self._files, self._given = [], [], []
+        """What jobs made that never ended is thrown away; what those before made has its names."""
+        made = [name for names in self._files.values() for name in names]
+        discard(made)
+        self._incoming.settled([*made, *self._given])
+        self._held.clear()
+        self._files.clear()
+        self._given = []

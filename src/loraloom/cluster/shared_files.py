@@ -91,15 +91,15 @@ class Cache:
         self._digests = Digests(root / "digests.json")
 
     async def provide(self, files: Sequence[Mapping[str, Any]], fetch: Fetch) -> None:
-        """Have these files (`SharedFile.to_json`) here, and of folders of input files nothing else. Raises
-        InputError, NotTheSame or OSError."""
-        wanted = [SharedFile(**dict(entry)) for entry in files]
-        for file in wanted:
+        """Have these files (`SharedFile.to_json`) here. Raises InputError, NotTheSame or OSError."""
+        for entry in files:
+            file = SharedFile(**dict(entry))
             if not await asyncio.to_thread(self._has, file):
                 await self._fetch(file, fetch)
-        await asyncio.to_thread(self._forget_others, wanted)
 
-    def _forget_others(self, wanted: Sequence[SharedFile]) -> None:
+    def forget_others(self, files: Sequence[Mapping[str, Any]]) -> None:
+        """Delete what else lies in the folders of these input files. Raises InputError or OSError."""
+        wanted = [SharedFile(**dict(entry)) for entry in files]
         inputs = {self._place(file) for file in wanted if file.kind in INPUT_KINDS}
         for folder in {path.parent for path in inputs} - {self._inputs}:
             for path in folder.iterdir():

@@ -61,12 +61,12 @@ class Dispatcher:
         former server was told. previews: how pictures of unfinished work are made for jobs that do not say it
         themselves. needs: what a job loads; without, jobs go in the order of the queue to whoever is idle.
         places: for files of jobs that ran elsewhere. likeness: equal for jobs that are worth running
-        together, of which a worker of this machine gets up to `rows` at once."""
+        together, of which a worker gets up to `rows` at once."""
         self._store, self._arrivals, self._limits = store, Arrivals(), limits or Limits()
         here = [workers] if isinstance(workers, WorkerSettings) else workers
         self._log = here[0].log if here else log
         self.paused = paused
-        self._previews, self._places = previews, places or Places()
+        self._previews, self._places, self._rows = previews, places or Places(), rows
         self.lanes: dict[str, Lane] = {}
         self.running: dict[str, LiveJob] = {}
         self._drained: set[str] = set()
@@ -78,7 +78,7 @@ class Dispatcher:
         self._listeners: list[Listener] = []
         self._task: asyncio.Task[None] | None = None
         for number, how in enumerate(here):
-            self._lane(f"here-{number}", partial(WorkerProcess.start, how), self._limits, rows)
+            self._lane(f"here-{number}", partial(WorkerProcess.start, how), self._limits)
 
     async def start(self) -> None:
         """Recover what a former server left running, then begin."""
@@ -112,13 +112,13 @@ class Dispatcher:
         self._seating.forget(name)
         self.tell(Notice("worker"))
 
-    def _lane(self, name: str, make: Maker, limits: Limits, rows: int = 1) -> Lane:
+    def _lane(self, name: str, make: Maker, limits: Limits) -> Lane:
         def started() -> None:
             self._seating.forget(name)
             self.tell(Notice("worker"))
 
         keeper = WorkerKeeper(make, limits, self._log, started)
-        self.lanes[name] = lane = Lane(name, keeper, limits, self, rows)
+        self.lanes[name] = lane = Lane(name, keeper, limits, self, self._rows)
         lane.draining = name in self._drained
         return lane
 
@@ -293,7 +293,9 @@ class Dispatcher:
             if not idle:
                 continue
             rows = {name: self.lanes[name].rows for name in idle}
-            claim = partial(self._seating.claim, idle=rows, alone=len(self.lanes) == 1)
+            takers = sum(lane.keeper.is_ready and not lane.draining for lane in self.lanes.values())
+            alone = len(self.lanes) == 1
+            claim = partial(self._seating.claim, idle=rows, takers=takers, alone=alone)
             jobs = await self.commit(claim)
             self._trouble = None
             by_place: dict[str, list[Job]] = {}

@@ -17,13 +17,15 @@ from loraloom.jobs.job import Job, Status
 from loraloom.jobs.keeper import WorkerKeeper
 from loraloom.jobs.live import LiveJob
 from loraloom.jobs.notices import Limits, Notice
+from loraloom.jobs.orders import Entry, order_of
 from loraloom.jobs.place import Place
 from loraloom.jobs.publishing import Files, Others, discard, with_names
 from loraloom.jobs.store import JobEvent, LeaseOver, Store
-from loraloom.workflow.graph import JSON
 
 _FAULT_PAUSE_SECONDS = 1.0
 _OWN_PAUSE_SECONDS = 5.0
+_LAST_SECONDS = 2.0
+"""How long what a worker said last has to be committed when the lane stops."""
 
 Result = TypeVar("Result")
 
@@ -44,7 +46,7 @@ class _WorkerEnded(Exception):
     """The worker is gone, or had to be ended; the text says why."""
 
 
-def _order(live: LiveJob) -> dict[str, JSON]:
+def _entry(live: LiveJob) -> Entry:
     return {"job": live.job.id, "request": live.job.request.to_json(), "previews": live.previews}
 
 
@@ -56,7 +58,7 @@ class Lane:
     def __init__(self, name: str, keeper: WorkerKeeper, limits: Limits, desk: Desk, rows: int = 1) -> None:
         self.name, self.keeper, self.rows = name, keeper, rows
         self.lives: dict[str, LiveJob] = {}
-        self.draining = False
+        self.draining = self._stopping = False
         self._limits, self._desk = limits, desk
         self._offer: asyncio.Future[Sequence[LiveJob]] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -67,11 +69,20 @@ class Lane:
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """End the worker. A job that is running is not settled."""
+        """End the worker, which has a moment for what it is doing. A job that it does not finish is not
+        settled."""
+        self._stopping = True
+        if not self.lives:
+            await self._end_task()
+        await self.keeper.close()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=_LAST_SECONDS)
+        await self._end_task()
+
+    async def _end_task(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.keeper.kill()
 
     async def retire(self) -> None:
         """Take no further job, give back the one that is running, and end."""
@@ -124,7 +135,7 @@ class Lane:
     # ---- The loop ----
 
     async def _work(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 await self._next_job()
             except Exception as error:  # noqa: BLE001 - it costs the job an attempt, and the lane goes on
@@ -146,8 +157,9 @@ class Lane:
             await self._run(worker, lives)
         except _WorkerEnded as error:
             for live in [*self.lives.values()]:
-                with self._noted():
-                    await self._lost(worker, live, str(error))
+                if live.cancelling or not self._stopping:
+                    with self._noted():
+                        await self._lost(worker, live, str(error))
         except LeaseOver as error:
             await worker.kill()
             self._note(error)
@@ -178,11 +190,7 @@ class Lane:
         for live in lives:
             self._tell("started", live, {}, live.add("started", {"attempt": live.job.claims}))
             self._desk.tell(Notice("queue", live.job))
-        orders: list[dict[str, JSON]] = [_order(live) for live in lives]
-        if len(orders) == 1:
-            await worker.send({"order": "run", **orders[0]})
-        else:
-            await worker.send({"order": "run_together", "rows": self.rows, "jobs": [*orders]})
+        await worker.send(order_of([_entry(live) for live in lives], self.rows))
         while self.lives:
             message, tail = await self._next(worker)
             live = self.lives.get(str(message.get("job")))
@@ -201,6 +209,8 @@ class Lane:
 
     async def _ended(self, live: LiveJob, kind: str, message: Mapping[str, Any]) -> None:
         """A job has ended; others may go on."""
+        if self._stopping and kind == "cancelled" and not live.cancelling:
+            return  # nobody asked for it: its worker is ending, and it begins anew with the next one
         if len(self.lives) == 1:
             await self._finish(live, kind, message)
             return

@@ -41,6 +41,10 @@ class Place(Protocol):
         """End the worker at once, whatever it does."""
         ...
 
+    async def close(self) -> None:
+        """Let the worker end by itself, for which it has a moment; end it where it does not."""
+        ...
+
     async def gone(self) -> str:
         """How a worker ended that has said its last, in words."""
         ...

@@ -61,7 +61,8 @@ class WorkerProcess:
             limit=1 << 20,
         )
         worker = cls(process, how.log)
-        await worker.send({"order": "settings", "settings": dict(how.settings)})
+        grace = 0.8 * _SECONDS_TO_END
+        await worker.send({"order": "settings", "settings": dict(how.settings), "grace": grace})
         return worker
 
     @property
@@ -130,6 +131,16 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await self.ended()
+
+    async def close(self) -> None:
+        """The end of its input ends the process, which is killed where that takes too long."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            async with asyncio.timeout(_SECONDS_TO_END):
+                await self.ended()
+        except TimeoutError:
+            await self.kill()
 
     async def gone(self) -> str:
         """How the process ended that has said its last; one that only closed its output is ended."""

@@ -131,9 +131,7 @@ def application(setup: Setup, state: ServerState) -> ASGIApp:
             stop()
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
-            await state.trainings.close()
-            await state.library.stop()
-            await state.dispatcher.stop()
+            await asyncio.gather(state.trainings.close(), state.library.stop(), state.dispatcher.stop())
             if state.beside is not None:
                 await state.beside.stop()
 

@@ -18,6 +18,7 @@ from loraloom.workflow.graph import JSON
 
 MODULE = "loraloom.cli.library_worker"
 _SECONDS = 120.0
+_SECONDS_TO_END = 2.0
 
 
 class LibraryGone(LoraloomError):
@@ -52,11 +53,18 @@ class LibraryProcess:
             self._answers.pop(number, None)
 
     async def stop(self) -> None:
+        """Let the process end with its input, behind the question that it answers; kill it where that takes
+        too long."""
         process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            try:
+                async with asyncio.timeout(_SECONDS_TO_END):
+                    await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -17,7 +17,8 @@ class WorkerView(BaseModel):
 
     name: str
     status: Literal["starting", "idle", "running", "draining"]
-    job: str | None = Field(description="The job that it runs.")
+    job: str | None = Field(description="The job that it runs, the first of several.")
+    jobs: list[str] = Field(description="All that it runs, together.")
     doing: str = Field(description="The node that it runs, and how far that is.")
     models: list[str] = Field(description="What it has loaded: the models of its latest job.")
     loras: list[str] = Field(description="LoRAs and the like of its latest job.")
@@ -67,6 +68,7 @@ def add(api: FastAPI, state: ServerState) -> None:
             name=lane.name,
             status="draining" if lane.draining else status,
             job=None if live is None else live.job.id,
+            jobs=[*lane.lives],
             doing="" if live is None else doing(live),
             models=sorted(resident.base),
             loras=[*resident.stack],
