@@ -94,9 +94,9 @@ def checkpoint(unet: UNet2DConditionModel, text: ClipText, vae: AutoencoderKL) -
 
 
 def export(
-    path: Path, unet: UNet2DConditionModel, text: ClipText, vae: AutoencoderKL, recipe: dict[str, str]
+    path: Path, unet: UNet2DConditionModel, text: ClipText, vae: AutoencoderKL, told: dict[str, str]
 ) -> None:
-    """Write the checkpoint; its metadata name the recipe's numbers and the hash of the weights."""
+    """Write the checkpoint; its metadata are `told` and the hash of the weights."""
     tensors = checkpoint(unet, text, vae)
     digest = hashlib.sha256(save(tensors)).hexdigest()
-    write_tensors(path, tensors, METADATA | recipe | {"modelspec.hash_sha256": f"0x{digest}"})
+    write_tensors(path, tensors, METADATA | told | {"modelspec.hash_sha256": f"0x{digest}"})

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import autoencoder
+import colours
 import dataset
 import decoder
 import diffusion
@@ -73,7 +74,9 @@ def export_checkpoint(run: Run) -> None:
     """Everything → `loraloom-demo.safetensors`."""
     unet, encoder = diffusion.load_averages(run.work, run.recipe)
     told = {f"loraloom.recipe.{name}": str(value) for name, value in asdict(run.recipe).items()}
-    made = decoder.refined(_encoded(run)[0], run.work, run.vae)
+    vae, encoded = _encoded(run)
+    made = decoder.refined(vae, run.work, run.vae)
+    told |= colours.stated(colours.fitted(made, encoded.mean[:64]))
     export.export(run.work / "loraloom-demo.safetensors", unet, encoder, made, told)
 
 

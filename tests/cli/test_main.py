@@ -91,7 +91,9 @@ def test_missing_models_exit_with_3_and_are_named(graph: Path, capsys: pytest.Ca
     save = {"class_type": "SaveLatent", "inputs": {"samples": ["4", 0], "filename_prefix": "x"}}
     graph.write_text(json.dumps({**GRAPH, "3": loader, "4": decode, "5": save}))
     assert exit_code_of(["run", str(graph), "--models", "nowhere"]) == 3
-    assert "my-vae" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "missing: vae/sub/my-vae.safetensors" in said
+    assert "note: --models nowhere: there is no such folder" in said
     assert exit_code_of(["run", str(graph), "--models", "nowhere", "--json"]) == 3
     missing = json.loads(capsys.readouterr().out)["error"]["missing"]
     assert [(m["node"], m["folder"]) for m in missing] == [("3", "vae")]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias, cast
 
 import typer
 
+from loraloom.cli.console import say
 from loraloom.errors import InputError
 from loraloom.models.computing import AttentionName, Computing, Fast
 
@@ -15,10 +16,19 @@ Dtype: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Storage: TypeAlias = Literal["native", "widened"]
 Compat: TypeAlias = Literal["trainer", "comfyui"]
 
+
+def _tell_missing(folders: list[Path] | None) -> list[Path] | None:
+    for folder in folders or ():
+        if not folder.is_dir():
+            say(f"note: --models {folder}: there is no such folder", stderr=True)
+    return folders
+
+
 ModelsOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--models",
+        callback=_tell_missing,
         help="Folder laid out like ComfyUI's models/ (may be given several times). "
         "Default: $LORALOOM_MODELS, ./models, ./ComfyUI/models or ~/ComfyUI/models.",
         show_default=False,

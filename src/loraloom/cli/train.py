@@ -91,7 +91,7 @@ def train_command(
 
 
 def run_training(settings: Settings, log: Path | None, quiet: bool = False) -> Trained:
-    """Train with a progress bar on a terminal, with lines elsewhere. Ctrl+C stops behind the present step.
+    """Train with a progress bar on a terminal, with lines elsewhere. Ctrl+C stops after the current step.
 
     quiet: nothing is said on the way."""
     from loraloom.training.samples import sample_paths

@@ -1,6 +1,6 @@
 """`loraloom train` as a child of the server, which ends with it.
 
-It stops behind its present step when its input ends: the server closes it, or is gone. That works on every
+It stops after its current step when its input ends: the server closes it, or is gone. That works on every
 system, which signals to one process do not.
 """
 

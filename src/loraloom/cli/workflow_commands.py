@@ -115,7 +115,8 @@ def print_missing(console: Console, missing: tuple[MissingModel, ...]) -> None:
         nearest = f"; nearest: {', '.join(entry.nearest)}" if entry.nearest else ""
         url = f"; source: {entry.url}" if entry.url else ""
         node = f"node {entry.node_id} {entry.node_title}"
-        console.print(f"  • missing: {escape(f'{entry.folder}/{entry.name} ({node}){nearest}{url}')}")
+        place = f"{entry.folder}/{entry.name}".replace("\\", "/")
+        console.print(f"  • missing: {escape(f'{place} ({node}){nearest}{url}')}")
 
 
 def missing_table(missing: tuple[MissingModel, ...]) -> Table:

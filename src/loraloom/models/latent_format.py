@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from loraloom.errors import ModelFileError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+COLOURS = "loraloom.latent_rgb"
+"""Metadata of a model file whose latents are not its family's: JSON of three factors for each channel and the
+bias, a row each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +69,25 @@ class LatentFormat:
     def _by_channel(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1, *[1] * (latent.dim() - 2))
         return latent.new_tensor(self.mean).view(shape), latent.new_tensor(self.deviation).view(shape)
+
+
+def with_own_colours(latents: LatentFormat, metadata: Mapping[str, str]) -> LatentFormat:
+    """The format with the colours that a model's file states, if it states any (`COLOURS`); the family's tiny
+    autoencoder does not know such latents.
+
+    Raises ModelFileError for what is no such table."""
+    text = metadata.get(COLOURS)
+    if text is None:
+        return latents
+    try:
+        rows = [tuple(float(value) for value in row) for row in json.loads(text)]
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        rows = []
+    count = latents.channels + 1
+    if len(rows) != count or not all(len(row) == 3 and all(map(math.isfinite, row)) for row in rows):
+        raise ModelFileError(
+            f"{COLOURS} in the file's metadata is {text[:80]!r}; expected JSON of {count} rows of "
+            "three numbers: the factors of each channel, and the bias"
+        )
+    *factors, bias = cast("list[tuple[float, float, float]]", rows)
+    return replace(latents, rgb=tuple(factors), rgb_bias=bias, rgb_fold=1, tiny="")

@@ -115,7 +115,9 @@ def sample_latent(
     report_hooks(model, guidance, options, run)
     total = max(len(sigmas) - 1, 1)
     found = services(run)
-    preview_of = found.previews.of(model.latent, found.folders, found.memory, run.warn)
+    preview_of = found.previews.of(
+        model.latent, found.folders, found.memory, run.warn, model.weights.metadata
+    )
 
     def on_step(step: Step) -> None:
         run.progress(step.index + 1, total, preview_of(step))

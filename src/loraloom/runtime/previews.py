@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from PIL import Image as PillowImage
@@ -13,7 +14,7 @@ from torch import Tensor
 from loraloom.errors import ModelFileError
 from loraloom.folders import FileIdentity, ModelFolders
 from loraloom.models.autoencoder_network import TinyDecoder
-from loraloom.models.latent_format import LatentFormat
+from loraloom.models.latent_format import LatentFormat, with_own_colours
 from loraloom.models.residency.memory import Memory
 from loraloom.sampling.types import Step
 from loraloom.weights.capacity import is_allocation_failure
@@ -75,11 +76,21 @@ class Previews:
         self._decoder: TinyDecoder | None = None
 
     def of(
-        self, latent: LatentFormat, folders: ModelFolders, memory: Memory, warn: Callable[[str], None]
+        self,
+        latent: LatentFormat,
+        folders: ModelFolders,
+        memory: Memory,
+        warn: Callable[[str], None],
+        metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> Callable[[Step], LatentPreview | None]:
         """What shows the steps of one run; it shows None for families that it knows no colours of.
 
-        A decoder file that cannot be used is warned of, and done without."""
+        metadata: of the model's file, which may state colours of its own. These, and a decoder file, are done
+        without and warned of where they cannot be used."""
+        try:
+            latent = with_own_colours(latent, metadata)
+        except ModelFileError as error:
+            warn(f"previews have the colours of the model's family: {error}")
         path = folders.approximation(f"{latent.tiny}_decoder") if latent.tiny else None
         try:
             decoder = None if path is None else self.decoder(path, latent.channels, memory)

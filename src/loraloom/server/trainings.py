@@ -146,7 +146,7 @@ class Trainings:
             await self._run(plan)
 
     async def stop(self, name: str) -> None:
-        """End a run behind its present step; it can go on later. Raises WrongStatus if it does not run."""
+        """End a run after its current step; it can go on later. Raises WrongStatus if it does not run."""
         if name != self._current or self._process is None:
             raise WrongStatus(f"the training {name!r} does not run")
         _ask_to_stop(self._process)
@@ -237,7 +237,7 @@ class Trainings:
 
 
 def _ask_to_stop(process: asyncio.subprocess.Process) -> None:
-    """The end of its input stops the child behind the present step; Windows has no signal for that."""
+    """The end of its input stops the child after the current step; Windows has no signal for that."""
     if process.stdin is not None:
         process.stdin.close()
 

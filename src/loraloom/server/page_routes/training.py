@@ -64,7 +64,7 @@ class TrainingView(BaseModel):
 
     name: str
     status: TrainingStatus
-    stopping: bool = Field(description="It was told to stop, and does so behind its present step.")
+    stopping: bool = Field(description="It was told to stop, and does so after its current step.")
     base: str
     folder: str
     trigger: str
@@ -141,7 +141,7 @@ def _add_runs(api: FastAPI, state: ServerState) -> None:
 
     @api.post("/trainings/{name}/stop", status_code=202, responses={400: {}, 404: {}, 409: {}})
     async def stop(name: str) -> None:
-        """Stop behind the present step; the run can go on later."""
+        """Stop after the current step; the run can go on later."""
         await trainings.stop(name)
 
     @api.post("/trainings/{name}/resume", responses={400: {}, 404: {}, 409: {}})

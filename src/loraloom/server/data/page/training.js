@@ -51,7 +51,7 @@ function Run({ name }) {
   const [run, load] = useAnswer(runPath(name));
   const act = async (what) => {
     await attempt(() => api.post(`${runPath(name)}/${what}`));
-    if (what === "stop") tell("It stops behind the present step or sample, and keeps its state.");
+    if (what === "stop") tell("It stops after the current step or sample, and keeps its state.");
     load();
   };
   useEffect(() => {
@@ -141,7 +141,7 @@ function NewTraining({ onClose }) {
   }}>
     <section class="stack"><${TextField} label="Name of the LoRA" value=${values.name} onChange=${(name) => set({ name })} required placeholder="my_style" />
       <${Select} label="Folder of pictures" value=${values.folder} empty=${folders?.length ? undefined : "No folder yet"} options=${(folders ?? []).map((folder) => ({ value: folder.name, text: `${folder.name} (${folder.pictures} pictures)` }))} onChange=${(folder) => set({ folder })} />
-      <div class="row wrap"><${Button} kind="small" icon="folder" onClick=${() => files.current.click()}>Bring a folder from this computer<//>${chosen && html`<span class="small soft">${chosen.captions} of ${chosen.pictures} have a caption</span>`}
+      <div class="row wrap"><${Button} kind="small" icon="folder" onClick=${() => files.current.click()}>Upload a folder<//>${chosen && html`<span class="small soft">${chosen.captions} of ${chosen.pictures} have a caption</span>`}
         <input ref=${files} class="hidden-text" type="file" tabindex="-1" aria-label="Pictures and captions" multiple webkitdirectory onChange=${(e) => put(e.target.files)} /></div>
       <p class="small soft" role="status">${said}</p>
       <${TextField} label="Trigger word" value=${values.trigger} onChange=${(trigger) => set({ trigger })} placeholder="a word that nobody else uses" /></section>
