@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import torch
 from autoencoder import SCALE
@@ -18,7 +19,8 @@ def fitted(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Channels and a bias → red, green and blue in [-1, 1], (C + 1) × 3: the least squares of what the
     decoder makes of latents, N × C × h × w as the encoder gives them, with 8×8 pixels taken together."""
     vae = vae.float().cpu().eval()
-    pixels = torch.cat([vae.decode(part).sample for part in latents.float().cpu().split(8)])
+    parts = [cast("torch.FloatTensor", part) for part in latents.float().cpu().split(8)]
+    pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
     sides = latents.shape[-2:]
     wanted = F.adaptive_avg_pool2d(pixels, (sides[0], sides[1])).movedim(1, -1).reshape(-1, 3)
     seen = (latents.float().cpu() * SCALE).movedim(1, -1).flatten(0, -2)

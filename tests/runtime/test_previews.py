@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from loraloom.demo.files import CHECKPOINT, MODELS
+from loraloom.demo.files import CHECKPOINT
 from loraloom.errors import InputError, ModelFileError
 from loraloom.folders import ModelFolders
 from loraloom.models.autoencoder_network import TinyDecoder
+from loraloom.models.checkpoint import open_checkpoint
 from loraloom.models.families.flux.family import FAMILY as FLUX
 from loraloom.models.families.sd15.family import FAMILY as SD15
 from loraloom.models.latent_format import COLOURS, LatentFormat, with_own_colours
 from loraloom.models.residency.memory import Memory
 from loraloom.nodes.autoencoding import vae_encode
-from loraloom.nodes.loaders import load_checkpoint, load_vae
+from loraloom.nodes.loaders import load_vae
 from loraloom.runtime.previews import LatentPreview, Previews, as_picture
-from loraloom.runtime.services import services
 from loraloom.sampling.types import Step
 from tests.models.test_tiny_autoencoder import halves, written
 from tests.no_memory import Fail, both_kinds
@@ -33,10 +33,13 @@ ROSE = Path(__file__).parents[2] / "docs/pictures/first.webp"
 STEP = Step(0, torch.zeros(1, 4, 8, 6), DENOISED, torch.tensor(1.0))
 
 
-def shown(models: Path, previews: Previews | None = None, **stated: str) -> tuple[LatentPreview, list[str]]:
-    """stated: metadata of the model's file."""
+def shown(
+    models: Path, previews: Previews | None = None, colours: str | None = None
+) -> tuple[LatentPreview, list[str]]:
+    """colours: that the model's file states."""
     warnings: list[str] = []
     found = previews or Previews()
+    stated = {} if colours is None else {COLOURS: colours}
     show = found.of(SD15.latents, ModelFolders([models]), Memory("cpu", "fp32"), warnings.append, stated)
     preview = show(STEP)
     assert preview is not None
@@ -122,7 +125,7 @@ def test_without_memory_for_the_decoder_colours_are_mixed(
 def test_a_model_may_state_the_colours_of_its_latents(tmp_path: Path) -> None:
     written(tmp_path / "vae_approx", "taesd", "decoder", halves()[1])
     rows = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [0.5, 0, -0.5]]
-    preview, warnings = shown(tmp_path, **{COLOURS: json.dumps(rows)})
+    preview, warnings = shown(tmp_path, colours=json.dumps(rows))
     rgb = DENOISED[0, :3].movedim(0, -1) + torch.tensor([0.5, 0, -0.5])
     wanted = as_picture((rgb + 1) / 2).resize((48, 64), Image.Resampling.BICUBIC)
     assert preview.decoder is None and preview.picture().tobytes() == wanted.tobytes() and not warnings
@@ -133,7 +136,7 @@ def test_a_model_may_state_the_colours_of_its_latents(tmp_path: Path) -> None:
              json.dumps([[1, 2, "x"]] * 5), json.dumps([[1, 2, 10**999]] * 5), "[" * 100_000]
 )  # fmt: skip
 def test_colours_that_are_none_are_warned_of(tmp_path: Path, text: str) -> None:
-    preview, warnings = shown(tmp_path, **{COLOURS: text})
+    preview, warnings = shown(tmp_path, colours=text)
     assert preview.format is SD15.latents
     assert len(warnings) == 1 and "5 rows of three numbers" in warnings[0]
 
@@ -141,8 +144,8 @@ def test_colours_that_are_none_are_warned_of(tmp_path: Path, text: str) -> None:
 def test_the_demo_states_colours_near_those_that_it_decodes(tmp_path: Path) -> None:
     """SD1.5's own factors show its latents in other colours altogether: its autoencoder is its own."""
     run = PlainRun(tmp_path)
-    run.services = replace(services(run), folders=ModelFolders([MODELS]))
-    model, _, vae = load_checkpoint(CHECKPOINT.name, run=run)
+    model, _, vae = open_checkpoint(CHECKPOINT)
+    assert vae is not None
     with Image.open(ROSE) as picture:
         pixels = (
             torch.tensor(np.asarray(picture.convert("RGB").crop((12, 12, 204, 204))))[None] / 255
