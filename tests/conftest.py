@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +12,10 @@ from typing import TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# The tests start hundreds of processes, each of which would compile Loraloom anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes says how busy the machine is.
 settings.register_profile(
