@@ -9,11 +9,11 @@ Their models are narrow and made for the run, or those of published names in the
 WORKFLOW: what `loraloom run` takes. All is drawn on the CPU.
 
 Each round starts a process anew: it imports, makes a session, draws a picture, and one more with another
-seed. Printed are (medians) seconds on the clock and of the processor, the clock's by kind of node, the peak
-of memory, how many modules were imported; and what bounds all else: the speed of a matrix product and a
-convolution in the same process, and for a text, a step and the decoding their seconds once all is loaded,
-their operations, and the share of the better of the two speeds that they reach (above 1 where products are
-saved).
+seed. Printed are (medians) seconds on the clock and of the processor, how many of these the system takes, and
+how many millions of pages it clears or finds, the clock's seconds by kind of node, the peak of memory, how
+many modules were imported; and what bounds all else: the speed of a matrix product and a convolution in the
+same process, and for a text, a step and the decoding their seconds once all is loaded, their operations, and
+the share of the better of the two speeds that they reach (above 1 where products are saved).
 
 --cold: the model files leave the page cache before each round, where the system lets them.
 --against: the `src` folder of another version, measured in turns with this one; ratios are printed.

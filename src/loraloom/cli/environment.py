@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraloom import heap
 from loraloom.cli.console import say
 from loraloom.cli.settings import Compat, Dtype, Storage
 from loraloom.custom_nodes.load import load_packs
@@ -49,6 +50,7 @@ class Environment:
     """Model folders and node packs, as the options name them. What is wrong with a pack is said at once."""
 
     def __init__(self, options: SessionOptions) -> None:
+        heap.reuse()  # before there are threads
         self._options = options
         self._folders = model_folders(options.models, options.extra_paths, options.input_dir)
         self._packs = load_packs(

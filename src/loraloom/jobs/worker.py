@@ -16,9 +16,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import IO, Any, Protocol, TypeAlias, cast
 
+from loraloom import heap
 from loraloom.engine.events import Event
 from loraloom.errors import LoraloomError
 from loraloom.jobs import frames
@@ -29,6 +30,7 @@ from loraloom.uncollected import uncollected
 from loraloom.workflow.graph import JSON
 
 HEARTBEAT_SECONDS = 2.0
+_BUSY_SECONDS = 1.0
 _FINAL = ("completed", "failed", "cancelled")
 
 
@@ -96,13 +98,21 @@ class Worker:
         threading.Thread(target=self._listen, args=(runner,), name="loraloom-orders", daemon=True).start()
         self._send(({"kind": "ready", "worker": runner.describe(), "declared": runner.declared()}, b""))
         while True:
-            order = self._orders.get()
+            order = self._next()
             if order["order"] == "free":
                 runner.free(bool(order.get("models")), bool(order.get("results")))
             elif order["order"] == "run_together":
                 self._run(cast("list[Job]", order["jobs"]), partial(_together, runner, _rows(order)))
             else:
                 self._run([order], partial(_alone, runner))
+
+    def _next(self) -> dict[str, JSON]:
+        """The next order. While none comes, memory that is free goes back to the system."""
+        try:
+            return self._orders.get(timeout=_BUSY_SECONDS)
+        except Empty:
+            heap.give_back()
+            return self._orders.get()
 
     def _run(self, jobs: Sequence[Job], run: Run) -> None:
         """Run jobs and send what happens; each of them ends, whatever happens."""
@@ -192,6 +202,7 @@ def die_with_parent() -> None:
 def main() -> None:
     """Run as a process; the argument names the runner's factory."""
     die_with_parent()
+    heap.reuse()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -6,9 +6,9 @@ Python and the C library keep what was freed for the next time: 15 MB of JSON le
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
-import sys
+
+from loraloom import heap
 
 LARGE_BYTES = 1 << 20
 _PAUSE_SECONDS = 1.0
@@ -45,7 +45,4 @@ def keep_for_good() -> None:
 
 def _give_back() -> None:
     gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
-        if trim is not None:
-            trim(0)
+    heap.give_back()

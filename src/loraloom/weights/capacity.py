@@ -10,6 +10,7 @@ from typing import Any, cast
 import psutil
 import torch
 
+from loraloom import heap
 from loraloom.errors import OutOfMemory
 
 _CGROUPS = (
@@ -68,8 +69,10 @@ def is_allocation_failure(error: BaseException) -> bool:
 
 
 def give_back(device: torch.device) -> None:
-    """Return to the device what torch keeps of it for later, and the workspaces of cuBLAS, one of tens of
-    megabytes for each stream that has multiplied: they are had again when they are needed."""
+    """Return to the system what is kept of the host's memory for later, and to the device what torch keeps
+    of it, with the workspaces of cuBLAS, one of tens of megabytes for each stream that has multiplied: they
+    are had again when they are needed."""
+    heap.give_back()
     if device.type == "cpu":
         return
     if device.type == "cuda":

@@ -14,6 +14,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from loraloom import heap
 from loraloom.errors import OutOfMemory
 from loraloom.models.compiled import compile_blocks
 from loraloom.models.computing import Computing
@@ -55,12 +56,15 @@ class Residents:
         storage: Arithmetic,
         computing: Computing,
     ) -> None:
+        heap.reuse()
         self.device, self.budget, self.computing = device, budget, computing
         self.dtype = dtype
         self.storage: Arithmetic = storage
         self.tell: Callable[[str], None] = lambda message: None
         """Hears how runs are changed by what the device has."""
         self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
+        self._in_use: Hashable = None
+        """The key of the latest."""
         self._asked = 0
         """Bytes that the latest evaluation was estimated to take."""
         self._too_much: dict[Hashable, int] = {}
@@ -116,6 +120,9 @@ class Residents:
             return made
 
         def module() -> nn.Module:
+            if key != self._in_use:
+                self._in_use = key
+                heap.give_back()  # blocks of other sizes than the next will need
             if key not in self._residents:
                 self._make_room(kind, source, dtype, storage, beside)
                 read_ahead(file.path for file in source.files)
@@ -270,6 +277,8 @@ class Residents:
         margin, as far as there are others, and then `kept` holds less if it may."""
         self._asked = needed
         wanted = needed if self.device.type == "cpu" else needed + MARGIN
+        if wanted > self._spare() and self.device.type == "cpu":
+            give_back(self.device)
         while wanted > self._spare():
             if not self._evict((kept,)):
                 if may_shrink:
