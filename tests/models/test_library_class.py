@@ -48,12 +48,15 @@ def test_every_class_comes_without_what_it_does_not_need(library: str) -> None:
     )
 
 
-def test_what_is_installed_is_looked_through_when_it_is_asked_for() -> None:
+def test_classes_are_imported_ahead_and_what_is_installed_is_looked_through_when_it_is_asked_for() -> None:
     run(
+        "from loraloom.models.library_class import import_ahead\n"
         "import importlib.metadata as metadata\n"
         "def packages_distributions():\n"
         "    raise AssertionError('all distributions were read')\n"
         "plain, metadata.packages_distributions = metadata.packages_distributions, packages_distributions\n"
+        f"import_ahead(['diffusers.no_such:Thing', {UNET!r}]).join(120)\n"
+        "assert 'diffusers.models.unets.unet_2d_condition' in sys.modules\n"
         f"library_class({UNET!r})\n"
         "assert metadata.packages_distributions is packages_distributions\n"
         "metadata.packages_distributions = plain\n"
@@ -66,8 +69,20 @@ def test_what_is_installed_is_looked_through_when_it_is_asked_for() -> None:
     )
 
 
-def test_diffusers_is_whole_afterwards() -> None:
+def test_both_libraries_are_whole_afterwards() -> None:
     run(
+        # transformers, which imports nothing of diffusers
+        f"made = library_class({QWEN!r})\n"
+        "import transformers, transformers.models.qwen3\n"
+        "assert transformers.Qwen3Model is made is transformers.models.qwen3.Qwen3Model\n"
+        "from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM, CLIPTextModel\n"
+        "config = Qwen3Config(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1,"
+        " num_attention_heads=2, num_key_value_heads=1, head_dim=8)\n"
+        "assert type(AutoModel.from_config(config)) is made\n"
+        "import torch\n"
+        "out = Qwen3ForCausalLM(config).generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False)\n"
+        "assert out.shape[0] == 1\n"
+        "assert not any(name.partition('.')[0] == 'diffusers' for name in sys.modules)\n"
         f"made = library_class({UNET!r})\n"
         "import builtins, diffusers, diffusers.models.unets\n"
         "from diffusers.models import unets, attention\n"
@@ -107,21 +122,6 @@ def test_a_network_loads_saves_and_trains_as_ever(tmp_path: Path) -> None:
     )
 
 
-def test_transformers_is_whole_afterwards() -> None:
-    run(
-        f"made = library_class({QWEN!r})\n"
-        "import transformers, transformers.models.qwen3\n"
-        "assert transformers.Qwen3Model is made is transformers.models.qwen3.Qwen3Model\n"
-        "from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM, CLIPTextModel\n"
-        "config = Qwen3Config(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1,"
-        " num_attention_heads=2, num_key_value_heads=1, head_dim=8)\n"
-        "assert type(AutoModel.from_config(config)) is made\n"
-        "import torch\n"
-        "out = Qwen3ForCausalLM(config).generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False)\n"
-        "assert out.shape[0] == 1\n"
-    )
-
-
 def test_libraries_that_were_imported_before_are_taken_as_they_are() -> None:
     run(
         "import accelerate, diffusers.models.unets as unets\n"
@@ -145,14 +145,6 @@ def test_other_threads_import_whole_packages_meanwhile() -> None:
         "assert seen == [(0.5, 'FluxTransformer2DModel')] * 2, seen\n"
         "import diffusers\n"
         "assert diffusers.UNet2DConditionModel is first\n"
-    )
-
-
-def test_classes_are_imported_ahead() -> None:
-    run(
-        "from loraloom.models.library_class import import_ahead\n"
-        f"import_ahead(['diffusers.no_such:Thing', {UNET!r}]).join(120)\n"
-        "assert 'diffusers.models.unets.unet_2d_condition' in sys.modules\n"
     )
 
 
@@ -184,7 +176,7 @@ def test_a_workflow_imports_nothing_heavy(tmp_path: Path) -> None:
         "demo = Path(loraloom.__file__).parent / 'demo' / 'data'\n"
         f"with Session(demo / 'models', output_dir={str(tmp_path)!r}, dtype='fp32') as session:\n"
         "    graph = json.loads((demo / 'workflow.json').read_text('utf-8'))\n"
-        "    assert session.run(graph).images\n"
+        "    assert session.run(graph, set={'KSampler.steps': 1}).images\n"
         f"found = [name for name in (*{HEAVY!r}, 'transformers', 'requests') if name in sys.modules]\n"
         "assert not found, found\n"
     )
