@@ -43,8 +43,8 @@ export function LoraPage({ name }) {
       }}>Draw with it<//><${Button} icon="grid" disabled=${!base || Boolean(problem)} onClick=${() => strengths(name, entry)}>Grid of strengths<//></div></header>
     ${problem && html`<div class="callout" role="alert"><strong>This file cannot be used.</strong><p class="small breaks">${problem}</p></div>`}
     <div class="lora-columns">
-      <div class="stack loose"><${Preview} name=${name} entry=${entry} /><${Notes} key=${page ? "there" : "not yet"} name=${name} page=${page} onSaved=${load} /><${Rename} name=${name} /></div>
-      <div class="stack loose">
+      <${Preview} name=${name} entry=${entry} />
+      <div class="stack loose lora-facts">
         ${page?.fit && html`<${Fit} page=${page} base=${base} />`}
         ${page && html`<${Words} page=${page} />`}
         ${page && html`<section class="panel stack"><h2>The file</h2><${Facts} facts=${about(page, entry)} /></section>`}
@@ -52,6 +52,7 @@ export function LoraPage({ name }) {
         <section class="panel stack"><h2>Hashes and duplicates</h2>${hashes ? html`<${Facts} facts=${Object.entries(hashes.hashes).map(([key, value]) => [key, html`<code>${value}</code>`])} />
           ${hashes.duplicates.length ? html`<div class="stack tight"><h3>The same tensors</h3>${hashes.duplicates.map((other) => html`<a key=${other} class="small breaks" href=${`#/library/${encodeURIComponent(other)}`}>${other}</a>`)}</div>` : html`<p class="small soft">No other file has the same tensors.</p>`}` : html`<p class="small soft">Reading the file …</p>`}</section>
       </div>
+      <div class="stack loose"><${Notes} key=${page ? "there" : "not yet"} name=${name} page=${page} onSaved=${load} /><${Rename} name=${name} /></div>
     </div></div>`;
 }
 
@@ -67,7 +68,7 @@ async function strengths(name, entry) {
 function about(page, entry) {
   return [
     ["Made for", page.title],
-    ["Modules", Object.entries(page.parts).map(([part, count]) => `${count} ${PARTS[part] ?? part}`).join(", ")],
+    ["Modules", Object.entries(page.parts).sort((a, b) => b[1] - a[1]).map(([part, count]) => `${count} ${PARTS[part] ?? part}`).join(", ")],
     ["Algebra", counts(page.algorithms)],
     ["Rank", counts(page.ranks)],
     ["Scale", counts(page.alpha)],

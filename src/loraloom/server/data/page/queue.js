@@ -24,7 +24,7 @@ export function Queue() {
         <${Button} icon="trash" disabled=${!state.finished.length} onClick=${() => act("v1/cards/clear")}>Clear finished<//>
       </div></header>
     ${state.worker.error && html`<div class="callout" role="alert"><strong>The program that draws could not start.</strong><p class="small breaks">${state.worker.error}</p></div>`}
-    ${state.paused && html`<div class="callout warn small">Paused: the running drawing is finished, and no other is begun.</div>`}
+    ${state.paused && html`<div class="callout warn small">Paused: what is being drawn will be finished; nothing else starts until you resume.</div>`}
     ${nothing && html`<${Empty} icon="queue" title="Nothing in the queue">What you draw is listed here with its prompt.<//>`}
     <${Part} title="Drawing now" cards=${state.running} />
     <${Part} title="Waiting" cards=${state.waiting} more=${state.waiting_total - state.waiting.length} />
