@@ -2,8 +2,8 @@
 
 Started as `python -m loraloom.jobs.worker MODULE:FACTORY`. The factory gets the settings of the first frame
 and makes the `Runner`. Frames go through the process's original standard input and output; whatever nodes
-print goes to standard error. The process ends with its server: when the input closes, or by the kernel's
-signal where there is one.
+print goes to standard error. The process ends with its server: when the input closes, for which jobs that run
+are cancelled, or by the kernel's signal where there is one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -26,6 +27,7 @@ from loraloom.jobs import frames
 from loraloom.jobs.frames import Frame
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import Encoder, describe
+from loraloom.jobs.orders import RUN, Entry, jobs_of, rows_of
 from loraloom.uncollected import uncollected
 from loraloom.workflow.graph import JSON
 
@@ -65,9 +67,6 @@ class Runner(Protocol):
         ...
 
 
-Job: TypeAlias = Mapping[str, JSON]
-"""What an order says of a job: "job", its id; "request"; "previews"."""
-
 Run: TypeAlias = "Callable[[Sequence[Request], Sequence[threading.Event]], Iterator[tuple[int, Event]]]"
 
 Factory = Callable[[Mapping[str, JSON]], Runner]
@@ -79,15 +78,18 @@ class Worker:
     def __init__(self, source: IO[bytes], sink: IO[bytes]) -> None:
         self._source, self._sink = source, sink
         self._sending = threading.Lock()
-        self._orders: SimpleQueue[dict[str, JSON]] = SimpleQueue()
+        self._orders: SimpleQueue[dict[str, JSON] | None] = SimpleQueue()  # None: the input has ended
         self._cancels: dict[str, threading.Event] = {}  # of the jobs that run
+        self._grace = 0.0
 
     def work(self, factory: Factory) -> None:
         """Serve as long as there is input, whose end ends the process, whatever it does; not at all where the
-        settings cannot be followed."""
+        settings cannot be followed. The first frame says how many seconds jobs have to end ("grace"): a node
+        may just be writing a file."""
         first = frames.read(self._source)
         if first is None:
             return
+        self._grace = float(cast("float", first[0].get("grace") or 0.0))
         threading.Thread(target=self._beat, name="loraloom-heartbeat", daemon=True).start()
         try:
             with uncollected():
@@ -97,24 +99,25 @@ class Worker:
             return
         threading.Thread(target=self._listen, args=(runner,), name="loraloom-orders", daemon=True).start()
         self._send(({"kind": "ready", "worker": runner.describe(), "declared": runner.declared()}, b""))
-        while True:
-            order = self._next()
+        while (order := self._next()) is not None:
             if order["order"] == "free":
                 runner.free(bool(order.get("models")), bool(order.get("results")))
             elif order["order"] == "run_together":
-                self._run(cast("list[Job]", order["jobs"]), partial(_together, runner, _rows(order)))
+                self._run(jobs_of(order), partial(_together, runner, rows_of(order)))
             else:
-                self._run([order], partial(_alone, runner))
+                self._run(jobs_of(order), partial(_alone, runner))
+        sys.stderr.flush()
+        os._exit(0)  # at once: a library may take long to be taken down, or a thread of a node pack go on
 
-    def _next(self) -> dict[str, JSON]:
-        """The next order. While none comes, memory that is free goes back to the system."""
+    def _next(self) -> dict[str, JSON] | None:
+        """The next order; None at the end of the input. While none comes, memory that is free goes back to the system."""
         try:
             return self._orders.get(timeout=_BUSY_SECONDS)
         except Empty:
             heap.give_back()
             return self._orders.get()
 
-    def _run(self, jobs: Sequence[Job], run: Run) -> None:
+    def _run(self, jobs: Sequence[Entry], run: Run) -> None:
         """Run jobs and send what happens; each of them ends, whatever happens."""
         names = [str(job["job"]) for job in jobs]
         encoders = [Encoder(previews=str(job.get("previews") or "")) for job in jobs]
@@ -142,11 +145,14 @@ class Worker:
             if order["order"] == "ask":
                 self._answer(runner, order)
                 continue
-            if order["order"] in ("run", "run_together"):
+            if order["order"] in RUN:
                 # The server sends the next jobs only after the end of those before.
-                jobs = cast("list[Job]", order.get("jobs") or [order])
-                self._cancels = {str(job["job"]): threading.Event() for job in jobs}
+                self._cancels = {str(job["job"]): threading.Event() for job in jobs_of(order)}
             self._orders.put(order)
+        for cancel in self._cancels.values():
+            cancel.set()
+        self._orders.put(None)
+        time.sleep(self._grace)
         os._exit(0)
 
     def _answer(self, runner: Runner, order: Mapping[str, JSON]) -> None:
@@ -182,10 +188,6 @@ def _together(
     runner: Runner, rows: int, requests: Sequence[Request], cancels: Sequence[threading.Event]
 ) -> Iterator[tuple[int, Event]]:
     return runner.run_together(requests, cancels, rows)
-
-
-def _rows(order: Mapping[str, JSON]) -> int:
-    return cast(int, order["rows"])
 
 
 def die_with_parent() -> None:
