@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +30,11 @@ import sys, urllib.request
 data = sys.argv[2].encode() if len(sys.argv) > 2 else None
 sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], data, timeout=20).read())
 """
+
+
+def _ray_folder() -> Path:
+    """Where Ray's sockets lie, whose paths have 107 bytes at most."""
+    return Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp" if sys.platform == "linux" else None))
 
 
 @dataclass
@@ -60,14 +66,15 @@ class TestCluster:
     rows: int = 1
     inside: Sequence[str] = ()
     server: subprocess.Popen[bytes] | None = None
+    ray: Path = field(default_factory=_ray_folder)
     _logs: list[Any] = field(default_factory=lambda: list[Any]())
 
     # ---- Processes ----
 
     @classmethod
     def on_loopback(cls, folder: Path, first: int, nodes: str = "ab", **more: Any) -> Self:
-        """A head at 127.0.0.`first`, and nodes at the addresses behind it. folder: a short path, as Ray's
-        sockets lie in it. Tests may run beside each other whose addresses differ."""
+        """A head at 127.0.0.`first`, and nodes at the addresses behind it. Tests may run beside each other
+        whose addresses differ."""
         machines = [Machine(name, f"127.0.0.{first + 1 + number}") for number, name in enumerate(nodes)]
         ports = {"port": 18300 + first, "ray_port": 6380 + first}
         return cls(folder, machines, f"127.0.0.{first}", **ports, **more)
@@ -90,14 +97,14 @@ class TestCluster:
             *("--port", str(self.port), "--listen", self.listen, "--address", self.head_address),
             *("--cluster", self.cluster, "--cluster-port", str(self.ray_port), "--here", str(self.here)),
             *("--cluster-most", str(self.most), "--rows", str(self.rows)),
-            *("--ray-dir", str(self.folder / "ray")),
+            *("--ray-dir", str(self.ray)),
         ]
         self.server = self._begin([*self.inside, *command], "server")
         self.until(lambda: self.call("/prompt") is not None, 120)
 
     def start_ray(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         """A Ray head that is nobody's, for a server that joins it."""
-        limits = NodeLimits(80_000_000, self.folder / "ray")
+        limits = NodeLimits(80_000_000, self.ray)
         arguments = head_arguments(self.head_address, self.ray_port, limits)
         token = cluster_token(self.folder / "user" / TOKEN_FILE)
         command = [sys.executable, "-m", "loraloom.cluster.ray_node", *arguments, *options]
@@ -136,7 +143,7 @@ class TestCluster:
         self._end([p for p in (self.server, *(m.process for m in self.machines)) if p is not None])
         for log in self._logs:
             log.close()
-        shutil.rmtree(self.folder / "ray", ignore_errors=True)
+        shutil.rmtree(self.ray, ignore_errors=True)
 
     def _end(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
         """End processes with all they have started; what does not end by itself is killed."""

@@ -110,7 +110,8 @@ class Worker:
         os._exit(0)  # at once: a library may take long to be taken down, or a thread of a node pack go on
 
     def _next(self) -> dict[str, JSON] | None:
-        """The next order; None at the end of the input. While none comes, memory that is free goes back to the system."""
+        """The next order; None at the end of the input. While none comes, memory that is free goes back to
+        the system."""
         try:
             return self._orders.get(timeout=_BUSY_SECONDS)
         except Empty:
