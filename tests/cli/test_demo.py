@@ -1,3 +1,5 @@
+"""`loraloom demo`, with fewer steps than people see: what its pictures show is `tests/demo`'s."""
+
 from __future__ import annotations
 
 import json
@@ -10,8 +12,18 @@ from PIL import Image
 from loraloom.cli import demo, demo_training
 from loraloom.cli.display import Display
 from loraloom.cli.main import exit_code_of
+from tests.docs.desk import quick_workflow
 
 
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's workflow has few steps."""
+    path = tmp_path / "quick.json"
+    path.write_text(json.dumps(quick_workflow()), "utf-8")
+    monkeypatch.setattr(demo, "WORKFLOW", path)
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_demo_draws_with_and_without_the_lora_and_a_sheet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +62,7 @@ def test_the_demo_unpacks_into_a_folder_that_other_commands_take(
     assert (tmp_path / "here/workflow.json").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_demo_trains_a_lora_and_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +70,7 @@ def test_the_demo_trains_a_lora_and_shows_it(
     monkeypatch.setattr(demo, "GRID_STRENGTHS", ("0", "1"))
     monkeypatch.setattr(demo_training, "THINGS", ("a cat",))
     monkeypatch.setattr(demo_training, "SAMPLES", ("delft, a cat",))
+    monkeypatch.setattr(demo_training, "BATCH", 1)
     monkeypatch.setattr(demo_training, "STEPS", 2)
     monkeypatch.setattr(demo_training, "SAMPLE_EVERY", 2)
     asked = ["demo", "a cat", "--train", "--seed", "3", "--output-dir", str(tmp_path), "--json"]
@@ -70,6 +84,7 @@ def test_the_demo_trains_a_lora_and_shows_it(
     assert Path(told["sheet"]).name.startswith("delft-strengths")
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_training_that_was_stopped_draws_only_the_pictures_that_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
