@@ -23,9 +23,10 @@ if sys.platform != "linux":
 
 FEW = [3, 6, 11]
 MANY = sorted(random.Random(30).sample(range(1, 60), 30))
-# A server that has imported everything and computed nothing forks what is killed here.
+# A server that has imported everything and computed nothing forks what is killed here. What is imported for a
+# run alone is named: PEFT brings most of it along.
 _PROCESSES: Any = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["loraloom.training.train"])
+_PROCESSES.set_forkserver_preload(["loraloom.training.train", "peft"])
 
 
 def _train(settings: Settings, step: Any, losses: Path) -> None:
