@@ -17,7 +17,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return Shelf(tmp_path_factory.mktemp("narrow"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def session(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """compat: the figures are ComfyUI's, which does not place every module of every LoRA file."""
     output = tmp_path_factory.mktemp("output")

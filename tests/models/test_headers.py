@@ -6,7 +6,7 @@ fixture must load.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from math import prod
 from os.path import commonprefix
@@ -47,8 +47,10 @@ LORAS = [fixture.name for fixture in fixtures("lora") if family_named(fixture.fa
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("published")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("published")
+    opened.cache_clear()
+    MODULES.clear()
 
 
 @cache
