@@ -61,7 +61,8 @@ def test_jobs_that_are_alike_run_together_on_each_node(cluster: TestCluster) -> 
     completed = [
         cluster.call(f"/history/{job}")[job] for job, fate in zip(jobs, fates, strict=True) if not fate
     ]
-    assert all(int(job["outputs"]["1"]["text"][0]) > 1 for job in completed)
+    # Of eight, the first worker takes four, the next two, and the last two run by themselves; one fails.
+    assert sum(int(job["outputs"]["1"]["text"][0]) > 1 for job in completed) >= 5
     assert len(pictures(cluster, "alike")) == 7
     assert [*cluster.folder.glob("output/.incoming*/*")] == []
 
