@@ -1,6 +1,7 @@
 """In a process of its own: what the C library is told holds until its end."""
 
 import json
+import mmap
 import os
 import platform
 import subprocess
@@ -56,7 +57,7 @@ def _measured(**environment: str) -> dict[str, int]:
 
 def test_the_next_operation_takes_the_memory_of_the_one_before_also_in_a_thread() -> None:
     found = _measured()
-    pages = 20 * (48 << 20) // os.sysconf("SC_PAGE_SIZE")
+    pages = 20 * (48 << 20) // mmap.PAGESIZE
     assert found["kept"] and found["faults"] < pages // 20
     assert found["after"] < found["free"] - 80
 
