@@ -99,6 +99,13 @@ def plan(tmp_path: Path) -> Plan:
     )  # fmt: skip
 
 
+@pytest.fixture
+def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    """Whose runs are children with this code."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    return Trainings(tmp_path / "trainings", lambda kind, data: None)
+
+
 async def wait_for_steps(trainings: Trainings, name: str, more_than: int) -> int:
     until = time.monotonic() + 200
     while time.monotonic() < until and trainings.state(name).status == "running":
@@ -116,12 +123,8 @@ async def ended(trainings: Trainings, name: str, seconds: float = 100) -> str:
     return trainings.state(name).status
 
 
-def test_a_run_stops_behind_its_step_and_goes_on_without_any_signal(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_stops_behind_its_step_and_goes_on_without_any_signal(trainings: Trainings, plan: Plan) -> None:
     """The end of its input is all that tells it to stop: so it does on Windows, too."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    trainings = Trainings(tmp_path / "trainings", lambda kind, data: None)
 
     async def run() -> None:
         await trainings.start(plan)
@@ -140,12 +143,8 @@ def test_a_run_stops_behind_its_step_and_goes_on_without_any_signal(
     asyncio.run(run())
 
 
-def test_a_run_stops_whose_server_ignores_interrupts(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_stops_whose_server_ignores_interrupts(trainings: Trainings, plan: Plan) -> None:
     """As a server does that a script started in the background, and its children with it."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    trainings = Trainings(tmp_path / "trainings", lambda kind, data: None)
 
     async def run() -> None:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -63,8 +63,6 @@ class Residents:
         self.tell: Callable[[str], None] = lambda message: None
         """Hears how runs are changed by what the device has."""
         self._residents: OrderedDict[Hashable, tuple[Kind, Resident]] = OrderedDict()
-        self._in_use: Hashable = None
-        """The key of the latest."""
         self._asked = 0
         """Bytes that the latest evaluation was estimated to take."""
         self._too_much: dict[Hashable, int] = {}
@@ -120,8 +118,7 @@ class Residents:
             return made
 
         def module() -> nn.Module:
-            if key != self._in_use:
-                self._in_use = key
+            if key != next(reversed(self._residents), None):  # the latest in use was another
                 heap.give_back()  # blocks of other sizes than the next will need
             if key not in self._residents:
                 self._make_room(kind, source, dtype, storage, beside)
