@@ -122,6 +122,26 @@ def test_a_network_loads_saves_and_trains_as_ever(tmp_path: Path) -> None:
     )
 
 
+def test_peft_comes_without_language_models_and_is_whole_for_others() -> None:
+    run(
+        "make = library_class('peft:LoraConfig')\n"
+        "inject = library_class('peft:inject_adapter_in_model')\n"
+        "import torch, torch.distributed.tensor\n"
+        "layer = torch.nn.Sequential(torch.nn.Linear(4, 4))\n"
+        "inject(make(r=2, target_modules=['0']), layer)\n"
+        "assert not {'scipy', 'sklearn', 'torchvision', 'torch._dynamo'} & set(sys.modules)\n"
+        "import peft\n"
+        "assert peft.LoraConfig is make\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "narrow = LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1,"
+        " num_attention_heads=2, vocab_size=16)\n"
+        "small = LlamaForCausalLM(narrow)\n"
+        "prefix = peft.PrefixTuningConfig(num_virtual_tokens=2, task_type='CAUSAL_LM')\n"
+        "whole = peft.get_peft_model(small, prefix)\n"
+        "assert whole(torch.tensor([[1, 2]])).logits.shape == (1, 2, 16)\n"
+    )
+
+
 def test_libraries_that_were_imported_before_are_taken_as_they_are() -> None:
     run(
         "import accelerate, diffusers.models.unets as unets\n"

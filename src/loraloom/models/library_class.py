@@ -1,8 +1,9 @@
-"""One class of diffusers or transformers, without the rest of the library.
+"""One class of diffusers, transformers or PEFT, without the rest of the libraries.
 
 The files of a model import little, but their packages' `__init__` import every other model, and what trains,
 shards or quantises them (PEFT, Accelerate, SciPy, TorchDynamo): seconds until the first picture, for nothing.
-So while `library_class` imports a file,
+PEFT imports a language model of transformers, and with it all of that, for one kind of adapter: seconds until
+the first step of a training. So while `library_class` imports a file,
 
 - a package of these libraries stays bare: there, but without its `__init__`. The first name that is asked of
   it runs that, whenever this is: what a node pack imports later is whole, and of the same classes;
@@ -31,10 +32,10 @@ from importlib.util import resolve_name
 from types import ModuleType
 from typing import Any
 
-LIBRARIES = frozenset({"diffusers", "transformers"})
+LIBRARIES = frozenset({"diffusers", "peft", "transformers"})
 
 DEFERRED = (
-    *("accelerate", "bitsandbytes", "gguf", "peft", "requests", "scipy", "sklearn", "torchvision"),
+    *("accelerate", "bitsandbytes", "gguf", "requests", "scipy", "sklearn", "torchvision"),
     *(
         "diffusers.hooks",
         "diffusers.quantizers",
@@ -57,7 +58,7 @@ _Import = Callable[..., Any]
 
 
 def library_class(path: str) -> Any:
-    """The class "package.module:Class". ImportError or AttributeError where there is none.
+    """The class, or function, "package.module:Class". ImportError or AttributeError where there is none.
 
     A library that cannot be imported piecemeal (of another version, say) is imported as a whole."""
     where, _, name = path.partition(":")

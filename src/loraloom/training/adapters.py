@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from loraloom.errors import InputError
 from loraloom.lora.algebras import Found, registry
 from loraloom.lora.writing import Dialect, by_ending
+from loraloom.models.library_class import library_class
 from loraloom.training.kind import kinds
 from loraloom.training.settings import AdapterSettings
 
@@ -90,8 +92,9 @@ def inject(network: nn.Module, settings: AdapterSettings, seed: int, blocks: Ite
 
     The base stays as it is; only the adapter's parameters require gradients, all float32. Raises
     InputError where no layer can have one."""
-    from peft import inject_adapter_in_model
-
+    import_module(
+        "torch.distributed.tensor"
+    )  # peft asks for its class, and leaves the import to transformers
     found, kind = find_targets(network, settings, blocks), kinds()[settings.kind]
     weights = ((path, cast(Tensor, network.get_submodule(path).weight)) for path in found)
     left_out = tuple(path for path, weight in weights if not kind.can_train(weight))
@@ -102,7 +105,7 @@ def inject(network: nn.Module, settings: AdapterSettings, seed: int, blocks: Ite
             "choose another kind, or others by adapter.targets"
         )
     torch.manual_seed(seed)
-    inject_adapter_in_model(_config(targets, settings), network, adapter_name=NAME)
+    library_class("peft:inject_adapter_in_model")(_config(targets, settings), network, adapter_name=NAME)
     modules = {path: network.get_submodule(path) for path in targets}
     for parameter in network.parameters():
         if parameter.requires_grad:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from loraloom.models.library_class import library_class
+
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor
@@ -69,9 +71,7 @@ class LowRankKind(Kind):
     decomposed: ClassVar[bool] = False
 
     def config(self, given: Mapping[str, Any], alpha: Any, settings: AdapterSettings) -> PeftConfig:
-        from peft import LoraConfig
-
-        return LoraConfig(**given, lora_alpha=alpha, use_dora=self.decomposed)
+        return library_class("peft:LoraConfig")(**given, lora_alpha=alpha, use_dora=self.decomposed)
 
     def tensors(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"down": trained["lora_A"], "up": trained["lora_B"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from loraloom.models.library_class import library_class
 from loraloom.training.kind import Kind
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ class Loha(Kind):
     algorithm = "loha"
 
     def config(self, given: Mapping[str, Any], alpha: Any, settings: AdapterSettings) -> PeftConfig:
-        from peft import LoHaConfig
-
-        return LoHaConfig(**given, alpha=alpha)
+        return library_class("peft:LoHaConfig")(**given, alpha=alpha)
 
 
 KIND = Loha()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from loraloom.models.library_class import library_class
 from loraloom.training.kind import Kind
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ class Lokr(Kind):
     settings = ("factor",)
 
     def config(self, given: Mapping[str, Any], alpha: Any, settings: AdapterSettings) -> PeftConfig:
-        from peft import LoKrConfig
-
-        return LoKrConfig(**given, alpha=alpha, decompose_factor=settings.factor)
+        return library_class("peft:LoKrConfig")(**given, alpha=alpha, decompose_factor=settings.factor)
 
 
 KIND = Lokr()
