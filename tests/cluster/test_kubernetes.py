@@ -219,11 +219,7 @@ def test_the_servers_options_are_options(spec: dict[str, Any]) -> None:
 @pytest.mark.heavy
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_rays_options_are_options(spec: dict[str, Any]) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    code = "from ray.scripts.scripts import start; print(*(name for p in start.params for name in p.opts))"
+    known = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     for group in groups(spec):
-        assert all(f"--{name} " in said for name in group["rayStartParams"])
+        assert {f"--{name}" for name in group["rayStartParams"]} <= {*known}  # some are hidden from its help

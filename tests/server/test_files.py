@@ -223,3 +223,17 @@ def test_settings_that_cannot_be_read_are_not_forgotten(server: RunningServer) -
     path.unlink()
     assert server.http.post("/settings", json={"a": 1}).status_code == 200
     assert server.http.get("/settings").json() == {"a": 1}
+
+
+def test_a_model_that_was_put_there_a_moment_ago_is_found(server: RunningServer) -> None:
+    graph = {
+        "1": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "new.safetensors"}},
+        "2": {"class_type": "Save", "inputs": {"value": ["1", 0]}},
+    }
+    refused = server.http.post("/prompt", json={"prompt": graph})
+    assert refused.status_code == 400 and "new.safetensors" in refused.text
+    place = server.folder / "models" / "upscale_models" / "new.safetensors"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"")
+    accepted = server.http.post("/prompt", json={"prompt": graph})
+    assert accepted.status_code == 200, accepted.text

@@ -21,7 +21,6 @@ from loraloom.workflow.implemented import known_schemas
 from loraloom.workflow.report import Problem, Report
 from loraloom.workflow.ui_document import is_ui
 from loraloom.workflow.ui_format import parse_ui
-from loraloom.workflow.validate import validate
 
 _LARGE = 200
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -125,7 +124,7 @@ def _validated(body: Mapping[str, JSON], state: ServerState) -> tuple[Report, di
     graph, extra = _graph(body, state)
     if len(graph.nodes) > state.settings.max_nodes:
         raise problem("invalid_prompt", f"the prompt has more than {state.settings.max_nodes} nodes")
-    report = validate(graph, state.schemas, state.files.list, _targets(body), state.own)
+    report = state.validate(graph, _targets(body))
     return replace(report, notes=(*graph.notes, *report.notes)), extra
 
 

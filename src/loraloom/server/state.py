@@ -23,9 +23,10 @@ from loraloom.server.rates import Rates
 from loraloom.server.settings import ServerSettings
 from loraloom.server.trainings import Trainings
 from loraloom.server.webhooks import Webhooks
-from loraloom.workflow.graph import JSON
+from loraloom.workflow.graph import JSON, Graph
+from loraloom.workflow.report import Report
 from loraloom.workflow.schema import NodeSchema
-from loraloom.workflow.validate import OwnChecks
+from loraloom.workflow.validate import OwnChecks, validate
 
 Learn: TypeAlias = "Callable[[JSON], tuple[Mapping[str, NodeSchema], OwnChecks]]"
 """Reads the node classes that the worker declares; which inputs they check themselves."""
@@ -105,6 +106,15 @@ class ServerState:
             except (KeyError, TypeError, ValueError) as error:
                 self.log.write(f"the worker's node classes cannot be read ({error!r})\n")
         self.awaits_classes = False
+
+    def validate(self, graph: Graph, targets: tuple[str, ...] | None = None) -> Report:
+        """What of a graph can run here. What is in no list is looked for in a new one: it may have been put
+        there a moment ago."""
+        report = validate(graph, self.schemas, self.files.list, targets, self.own)
+        if any(problem.type == "value_not_in_list" for problem in report.problems):
+            self.files.forget()
+            report = validate(graph, self.schemas, self.files.list, targets, self.own)
+        return report
 
     async def all_classes(self) -> None:
         """Wait until the classes of node packs are known; not for ever, nor when the worker cannot start."""

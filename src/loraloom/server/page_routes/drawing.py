@@ -24,7 +24,6 @@ from loraloom.workflow.graph import JSON
 from loraloom.workflow.implemented import known_schemas
 from loraloom.workflow.report import Problem
 from loraloom.workflow.sources import Found, workflows_of
-from loraloom.workflow.validate import validate
 
 _SETTINGS: TypeAdapter[DrawSettings] = TypeAdapter(DrawSettings)
 MAX_FORMS = 40
@@ -205,7 +204,7 @@ def _form(found: Found, state: ServerState) -> WorkflowForm:
     schemas = {**known_schemas(), **state.schemas}
     try:
         graph = found.graph(schemas)
-        report = validate(graph, state.schemas, state.files.list, None, state.own)
+        report = state.validate(graph)
         sections = form_of(report.graph, state.schemas, state.files.list)
     except InputError as error:
         return WorkflowForm(index=found.index, title=found.title, damage=str(error))
