@@ -264,3 +264,22 @@ def test_links_to_nothing_pipes_and_loops_are_no_models(tmp_path: Path) -> None:
         assert folders.find("loras", name) is None
         with pytest.raises(FileNotListed):
             folders.resolve("loras", name)
+
+
+@pytest.mark.parametrize(
+    "kind", ["..", ".", "", "/etc", "../loras", "loras/..", "loras\\..", "a\0", "C:", "loras/x"]
+)
+def test_a_kind_never_leads_out_of_the_models_folder(kind: str, root: Path) -> None:
+    folders = ModelFolders([root / "loras"])
+    assert folders.searched(kind) == ()
+    assert folders.list(kind) == []
+    assert folders.find(kind, "a.safetensors") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_no_text_are_not_listed(tmp_path: Path) -> None:
+    loras = tmp_path / "loras"
+    (loras / "fine").mkdir(parents=True)
+    for name in (b"\xff.safetensors", b"fine/a.safetensors", b"fine/\x82\xa0.safetensors"):
+        Path(os.fsdecode(bytes(loras) + b"/" + name)).write_bytes(b"x")
+    assert ModelFolders([tmp_path]).list("loras") == ["fine/a.safetensors"]

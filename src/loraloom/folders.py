@@ -59,21 +59,6 @@ TINY_VAES = ("taesd", "taesdxl", "taesd3", "taef1")
 lists those that are there, found by the decoder."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """What tells whether a file has been replaced."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileIdentity:
-        stat = path.stat()
-        return cls(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
 class FileNotListed(InputError):
     """A name that no folder of its kind holds; `nearest` are names that come close."""
 
@@ -138,7 +123,11 @@ class ModelFolders:
         return tuple(d for d in self.searched(kind) if d.is_dir())
 
     def searched(self, kind: str) -> tuple[Path, ...]:
-        """The directories of a kind, whether they exist or not, in order of precedence."""
+        """The directories of a kind, whether they exist or not, in order of precedence. What is no plain name
+        is no kind: it may come from anywhere."""
+        plain = _relative(kind)
+        if plain is None or len(plain.parts) != 1:
+            return ()
         kind = OLD_KINDS.get(kind, kind)
         if kind in INPUT_KINDS or kind == PICTURE_FOLDERS:
             return () if self.input_dir is None else (self.input_dir,)
@@ -354,6 +343,13 @@ def _models_of(root: Path) -> Path:
     return inner if inner.is_dir() and not (root / "checkpoints").is_dir() else root
 
 
+def is_shown(name: str) -> bool:
+    """Whether lists show a file of this name: none that is hidden, none that is no UTF-8 (old archives have
+    such), by which no workflow and no request could call it."""
+    return not name.startswith(".") and not _SURROGATES.search(name)
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 LINKS_TO_ONE_FOLDER = 16
 """How often one folder is listed under the names of different links; beyond that, links are a maze."""
 
@@ -369,7 +365,7 @@ def _walk(directory: Path) -> Iterator[Path]:
             continue
         visits[real] += 1
         try:
-            entries = [entry for entry in os.scandir(current) if not entry.name.startswith(".")]
+            entries = [entry for entry in os.scandir(current) if is_shown(entry.name)]
         except OSError:
             continue
         for entry in entries:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from loraloom.cluster import shared_files
-from loraloom.cluster.digests import Digests
+from loraloom.cluster.digests import Digests, digest_of
 from loraloom.cluster.shared_files import Cache, FileSource, NotTheSame, Offer
 from loraloom.errors import InputError
 from loraloom.file_lock import try_lock
@@ -222,3 +222,35 @@ def test_a_file_that_is_cut_short_while_it_is_read_does_not_end_the_process(tmp_
     os.truncate(file, 0)
     said, error = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "64\n"), error
+
+
+def test_a_digest_is_that_of_the_file_as_it_is_now(tmp_path: Path) -> None:
+    """Also when it was written over within one tick of the clock, and where its time was kept."""
+    digests, file = Digests(tmp_path / "digests.json"), tmp_path / "a.png"
+    for number in range(60):
+        file.write_bytes(b"%04d" % number)
+        os.utime(file, ns=(1, 1))
+        assert digests.of(file) == digest_of(file)
+
+
+def test_a_peft_lora_comes_with_the_file_that_has_its_scale(tmp_path: Path) -> None:
+    """Both from the head: the node's own config may be that of another LoRA."""
+    head, cache = Head(tmp_path), node(tmp_path)
+    for root, scale in ((tmp_path / "head", b"8"), (tmp_path / "own", b"4")):
+        (root / "loras/hat").mkdir(parents=True)
+        (root / "loras/hat/adapter_model.safetensors").write_bytes(CONTENT)
+        (root / "loras/hat/adapter_config.json").write_bytes(scale)
+    prompt: dict[str, Any] = {
+        "1": {"class_type": "LoraLoader", "inputs": {"lora_name": "hat/adapter_model.safetensors"}}
+    }
+    found = head.offer.of(prompt)
+    for file, path in found:
+        head.source.offer(file.digest, str(path))
+    assert [file.name for file, _ in found] == ["hat/adapter_model.safetensors", "hat/adapter_config.json"]
+    asyncio.run(cache.provide([file.to_json() for file, _ in found], head.fetch))
+    fetched = tmp_path / "node/loras/hat"
+    assert (fetched / "adapter_model.safetensors").read_bytes() == CONTENT
+    assert (fetched / "adapter_config.json").read_bytes() == b"8"
+    pieces = head.pieces
+    asyncio.run(cache.provide([file.to_json() for file, _ in found], head.fetch))
+    assert head.pieces == pieces

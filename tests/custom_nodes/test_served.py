@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.custom_nodes.served import Client, Graph, Refused, graph, served
 
@@ -361,3 +363,24 @@ def test_pages_of_the_history_and_of_the_jobs(client: Client) -> None:
     ):
         assert get("/api/jobs", params=wrong).status_code in (200, 400)
     assert get("/api/jobs/no-such-job").status_code == 404
+
+
+def test_choices_that_a_class_lists_by_itself_are_those_of_now(client: Client) -> None:
+    """As in ComfyUI, which asks INPUT_TYPES whenever it shows or checks a class."""
+
+    def upload() -> str:
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (time.monotonic_ns() % 256, 0, 0)).save(buffer, "PNG")
+        name = f"listed-{time.monotonic_ns()}.png"
+        answer = client.http.post("/upload/image", files={"image": (name, buffer.getvalue())})
+        return answer.json()["name"]
+
+    for shown_before in (True, False):
+        name = upload()
+        if shown_before:
+            info = client.http.get("/object_info/TpListed").json()["TpListed"]
+            assert name in info["input"]["required"]["file"][0]
+        assert client.run(graph(x=("TpListed", {"file": name}))).outputs["x"]["shown"] == [name]
+    with pytest.raises(Refused) as caught:
+        client.submit(graph(x=("TpListed", {"file": "missing.png"})))
+    assert "value_not_in_list" in str(caught.value.answer)

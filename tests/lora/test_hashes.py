@@ -64,6 +64,7 @@ def test_a_renamed_file_is_found_by_any_hash(form: str, tmp_path: Path) -> None:
 def test_the_index_reads_a_file_once_and_notices_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("loraloom.file_identity._COARSEST_CLOCK_NS", 0)
     path = _file(tmp_path / "a.safetensors", size=10)
     index = HashIndex(tmp_path / "hashes.json")
     first = index.hashes(path)
@@ -75,6 +76,16 @@ def test_the_index_reads_a_file_once_and_notices_changes(
     _file(path, seed=1, size=10)
     os.utime(path, ns=(1, 1))
     assert again.hashes(path) != first
+
+
+def test_the_index_notices_a_file_with_the_time_and_the_size_of_the_former_one(tmp_path: Path) -> None:
+    path, index = _file(tmp_path / "a.safetensors", size=10), HashIndex(tmp_path / "hashes.json")
+    os.utime(path, ns=(1, 1))
+    first = index.hashes(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(1, 1))
+    assert index.hashes(path) != first
 
 
 def test_a_receipt_has_hashes_once_it_is_measured(tmp_path: Path) -> None:

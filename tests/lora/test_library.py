@@ -10,7 +10,7 @@ import pytest
 
 from loraloom.errors import InputError
 from loraloom.lora.keeping import rename, write_notes, write_preview
-from loraloom.lora.library import Library
+from loraloom.lora.library import Entry, Library
 from tests.lora.small_files import write_small_lora
 
 
@@ -160,3 +160,45 @@ def test_notes_keep_what_others_wrote(tmp_path: Path) -> None:
         write_notes(path, {"__proto__": "x"})
     with pytest.raises(InputError, match="expected"):
         write_notes(path, {"notes": 5})
+
+
+def scanned(library: Library, folder: Path) -> Entry:
+    library.scan([folder])
+    read_all(library)
+    found = library.find("a.safetensors")
+    assert found is not None
+    return found
+
+
+def test_notes_that_are_written_in_one_tick_of_the_clock_are_the_latest(tmp_path: Path) -> None:
+    path = write_small_lora(tmp_path / "loras" / "a.safetensors")
+    library = Library(tmp_path / "cache.json")
+    for word in ("one", "two"):
+        write_notes(path, {"activation text": word})
+        os.utime(path.with_suffix(".json"), ns=(1, 1))
+        assert scanned(library, tmp_path / "loras").triggers == (word,)
+
+
+def test_the_age_of_a_preview_is_that_of_the_picture_that_is_shown(tmp_path: Path) -> None:
+    """Of several, the best one, in whatever order the folder gives them."""
+    path = write_small_lora(tmp_path / "loras" / "a.safetensors")
+    for at, name in enumerate((".jpg", ".preview.png", ".webp", ".png", ".preview.jpg"), 2):
+        picture = path.with_name("a" + name)
+        picture.write_bytes(b"x")
+        os.utime(picture, (at, at))
+    assert scanned(Library(tmp_path / "cache.json"), tmp_path / "loras").preview == 3
+
+
+def test_versions_of_a_library_that_has_ended_are_not_its_successors(tmp_path: Path) -> None:
+    """Who knew that one is given all there is."""
+    write_small_lora(tmp_path / "loras" / "a.safetensors")
+    first, second = Library(tmp_path / "one.json"), Library(tmp_path / "two.json")
+    scanned(first, tmp_path / "loras")
+    known = first.since(0).version
+    second = Library(tmp_path / "two.json")
+    scanned(second, tmp_path / "loras")
+    read_again = second.since(second.since(0).version)
+    assert (read_again.entries, read_again.whole) == ((), False)
+    for version in (known, 0, second.since(0).version + 10**9):
+        found = second.since(version)
+        assert (len(found.entries), found.whole) == (1, True)

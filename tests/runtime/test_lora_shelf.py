@@ -72,3 +72,37 @@ def test_a_file_that_is_gone_meanwhile_is_a_warning(tmp_path: Path, monkeypatch:
     assert receipt.matched == shelved.lora.receipt.matched > 0
     assert "not known" in receipt.warnings[-1] and not receipt.hashes
     shelf.close()
+
+
+def test_a_file_that_another_one_replaced_meanwhile_is_not_called_by_that_ones_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model, clip, _ = open_checkpoint(tiny_models.write_sd15(tmp_path / "tiny.safetensors"))
+    path, other = tmp_path / "lora.safetensors", tmp_path / "other.safetensors"
+    save_file(demo_lora(), path)
+    save_file({name: value * 2 for name, value in demo_lora().items()}, other)
+    held = threading.Event()
+    shelf = LoraShelf()
+    shelf._measuring.submit(held.wait)  # pyright: ignore[reportPrivateUsage]
+    shelved = shelf.load(path, model, clip)
+    other.replace(path)
+    held.set()
+    receipt = shelved.receipt.result(60)
+    assert "another file has taken its place" in receipt.warnings[-1]
+    assert not receipt.hashes and not receipt.digest
+    shelf.close()
+
+
+def test_a_peft_lora_is_loaded_again_when_its_scale_changes(tmp_path: Path) -> None:
+    model, clip, _ = open_checkpoint(tiny_models.write_sd15(tmp_path / "tiny.safetensors"))
+    path, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    save_file(demo_lora(), path)
+    shelf, loaded = LoraShelf(), list[object]()
+    for alpha in (8, 8, 4):
+        text = json.dumps({"r": 4, "lora_alpha": alpha})
+        if not config.exists() or config.read_text() != text:
+            config.write_text(text)
+        loaded.append(shelf.load(path, model, clip))
+    assert loaded[0] is loaded[1] and loaded[1] is not loaded[2]
+    shelf.close()

@@ -237,3 +237,58 @@ def test_a_model_that_was_put_there_a_moment_ago_is_found(server: RunningServer)
     place.write_bytes(b"")
     accepted = server.http.post("/prompt", json={"prompt": graph})
     assert accepted.status_code == 200, accepted.text
+
+
+def same_time(path: Path, content: bytes) -> None:
+    """Put a file in another's place, with its time."""
+    part = path.with_name("part")
+    part.write_bytes(content)
+    os.utime(part, ns=(1, 1))
+    part.replace(path)
+
+
+def test_browsers_ask_whether_a_picture_is_still_the_same(server: RunningServer) -> None:
+    """Names are used again: of the latest picture, once that is deleted, and of all that are in temp."""
+    output = server.folder / "output"
+    output.mkdir(exist_ok=True)
+    for path, params in (
+        ("/view", {"filename": "a.png"}),
+        ("/v1/pictures/thumbnail", {"name": "a.png", "width": "16"}),
+    ):
+        same_time(output / "a.png", png("red"))
+        first = server.http.get(path, params=params)
+        assert first.status_code == 200 and first.headers["cache-control"] == "private, no-cache"
+        tag = first.headers["etag"]
+        for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            again = server.http.get(path, params=params, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), path
+        same_time(output / "a.png", png("tan"))
+        other = server.http.get(path, params=params, headers={"If-None-Match": tag})
+        assert other.status_code == 200 and other.content != first.content, path
+
+
+def png(color: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), color).save(buffer, "PNG", compress_level=0)  # all are of one size
+    return buffer.getvalue()
+
+
+def test_lists_of_files_show_what_was_just_put_there(server: RunningServer) -> None:
+    loras = server.folder / "models" / "loras"
+    loras.mkdir(parents=True, exist_ok=True)
+
+    def lists() -> list[str]:
+        info = server.http.get("/object_info/LoraLoader").json()["LoraLoader"]
+        return [
+            server.http.get("/models/loras").text,
+            server.http.get("/experiment/models/loras").text,
+            json.dumps(info),
+            json.dumps(server.http.get("/object_info").json()["LoraLoader"]),
+            json.dumps(server.http.get("/v1/draw/choices").json()["loras"]),
+        ]
+
+    for number in range(3):
+        (loras / f"new{number}.safetensors").write_bytes(b"x")
+        assert all(f"new{number}.safetensors" in text for text in lists())
+        (loras / f"new{number}.safetensors").unlink()
+        assert not any(f"new{number}.safetensors" in text for text in lists())

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
+import sys
+import threading
 import time
 from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
 
 import psutil
+import pytest
 from PIL import Image
+from tests.lora.small_files import write_small_lora
 from tests.server.hostile import Hostile, hostile_requests
 from tests.server.running import RunningServer
 
@@ -132,3 +139,75 @@ def test_files_that_are_no_pictures_are_only_to_be_saved(server: RunningServer) 
         assert answer.headers["content-disposition"].startswith("attachment")
         assert answer.headers["content-type"] == "application/octet-stream"
         assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_a_kind_of_models_is_no_way_out_of_their_folder(server: RunningServer) -> None:
+    (server.folder / "models" / "loras").mkdir(parents=True, exist_ok=True)
+    write_small_lora(server.folder / "models" / "loras" / "a.safetensors")
+    write_small_lora(server.folder / "outside" / "b.safetensors")
+    (server.folder / "outside" / "b.png").write_bytes(_png())
+    for kind in ("..", ".", "../outside", str(server.folder / "outside"), "..\\outside"):
+        base = {"name": "a.safetensors", "base": "b.safetensors", "base_kind": kind}
+        told = server.http.get("/v1/loras/inspect", params=base)
+        assert (told.status_code, told.json()["fit"]) == (200, None), (kind, told.text)
+        escaped = quote(kind, safe="")
+        for name in ("b.webp", "outside/b.webp"):
+            path = f"/experiment/models/preview/{escaped}/0/{name}"
+            connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+            connection.request("GET", path)
+            assert connection.getresponse().status == 404, path
+            connection.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_file_names_that_are_no_text_hide_no_others(server: RunningServer) -> None:
+    """As archives of older systems bring them along."""
+    odd = b"/\xff\x82.png"
+    server.http.post("/userdata/workflows%2Ffine.json", content=b"{}")
+    for name in ("output", "input/pictures", "user/default/workflows"):
+        folder = server.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fine.png").write_bytes(_png())
+        Path(os.fsdecode(bytes(folder) + odd)).write_bytes(_png())
+    loras = server.folder / "models" / "loras"
+    write_small_lora(loras / "fine.safetensors")
+    write_small_lora(Path(os.fsdecode(bytes(loras) + b"/\xff.safetensors")))
+    for path in (
+        "/v1/pictures", "/v1/loras", "/v1/trainings/folders", "/models/loras", "/object_info/LoadImage",
+        "/internal/files/output", "/userdata?dir=workflows&full_info=true", "/v1/draw/choices",
+        "/experiment/models/loras",
+    ):  # fmt: skip
+        answer = server.http.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+        assert ("fine" in answer.text or "pictures" in answer.text) and "\ufffd" not in answer.text, path
+
+
+def test_files_that_come_and_go_are_there_or_not(server: RunningServer) -> None:
+    output, user = server.folder / "output", server.folder / "user" / "default" / "w"
+    for folder in (output, user):
+        folder.mkdir(parents=True, exist_ok=True)
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for path in (output / "a.png", user / "a.json", server.folder / "user" / "default" / "user.css"):
+                path.write_bytes(png)
+                path.unlink()
+
+    png = _png()
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        statuses = {
+            server.http.get(path).status_code
+            for _ in range(60)
+            for path in (
+                "/v1/pictures", "/v1/pictures/facts?name=a.png", "/v1/pictures/workflows?name=a.png",
+                "/v1/pictures/thumbnail?name=a.png", "/view?filename=a.png", "/internal/files/output",
+                "/userdata?dir=w&full_info=true", "/userdata/w%2Fa.json", "/user.css",
+            )
+        }  # fmt: skip
+    finally:
+        over.set()
+        thread.join()
+    assert statuses <= {200, 400, 404}

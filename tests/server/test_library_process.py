@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.lora.small_files import write_small_lora
@@ -52,3 +54,42 @@ def test_who_waits_for_a_process_that_ends_is_told() -> None:
 def test_it_imports_no_torch() -> None:
     code = "import sys, loraloom.cli.library_worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_was_moved_or_taken_away_by_hand_is_noticed(tmp_path: Path) -> None:
+    """Also by a process that never listed the folders, because the one before it did."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_small_lora(one / "a.safetensors")
+    write_small_lora(one / "copy.safetensors", metadata={"modelspec.title": "copy"})
+    two.mkdir()
+    folders: list[Any] = [str(one), str(two)]
+
+    async def story() -> None:
+        library = LibraryProcess()
+
+        async def listed(since: int, scan: bool = False) -> dict[str, Any]:
+            return await library.ask("list", since=since, scan=scan, directories=folders)
+
+        version = (await listed(0, scan=True))["version"]
+        until = time.monotonic() + 20
+        while (found := await listed(0))["read"] < found["total"]:
+            assert time.monotonic() < until
+        same = await library.ask("hashes", name="a.safetensors", directories=folders)
+        assert same["duplicates"] == ["copy.safetensors"]
+        (one / "copy.safetensors").unlink()
+        same = await library.ask("hashes", name="a.safetensors", directories=folders)
+        assert same["duplicates"] == []
+        (one / "a.safetensors").rename(two / "a.safetensors")
+        page = await library.ask("inspect", name="a.safetensors", directories=folders)
+        assert page["title"] == "Stable Diffusion 1.5"
+        (base,) = await library.ask("bases", paths=[str(one / "gone.safetensors")])
+        assert base["family"] == ""
+        process = library._process  # pyright: ignore[reportPrivateUsage]
+        assert process is not None
+        process.kill()
+        await process.wait()
+        found = await listed(version)
+        assert (found["whole"], [e["name"] for e in found["loras"]]) == (True, ["a.safetensors"])
+        await library.stop()
+
+    asyncio.run(story())

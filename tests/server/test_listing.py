@@ -35,8 +35,38 @@ def test_parts_and_the_whole_are_the_same(
         assert len(parts) > 10 or count < 40
         assert len(json.loads(whole)["queue_pending"]) == max(0, count - 2 * (count > 1))
         monkeypatch.setattr("loraloom.server.listing._AT_ONCE", 1000)
-        dispatcher.changes += 1
+        await dispatcher.call(lambda s: None)
         assert (await listing.json() is None) == (count == 40)
+        store.close()
+
+    asyncio.run(test())
+
+
+def test_it_shows_all_that_is_committed_told_or_not(tmp_path: Path) -> None:
+    """Such as a job that ended a moment ago, or waits again since the server was started."""
+
+    async def test() -> None:
+        store = StoreThread(tmp_path / "queue.db", max_pending=100, max_finished=100)
+        dispatcher = Dispatcher(store, [])
+        listing = QueueListing(dispatcher)
+
+        async def counts() -> tuple[int, int]:
+            said = json.loads(await listing.json() or b"")
+            return len(said["queue_running"]), len(said["queue_pending"])
+
+        await dispatcher.submit(Request({"1": {"class_type": "A"}}, {}, ("1",), "me"))
+        assert await counts() == (0, 1)
+        await dispatcher.call(lambda s: s.claim())
+        assert await counts() == (1, 0)
+        await dispatcher.call(lambda s: s.recover())
+        assert await counts() == (0, 1)
+        job = await dispatcher.call(lambda s: s.claim())
+        assert await counts() == (1, 0)
+        assert job is not None
+        await dispatcher.call(lambda s: s.settle(job, lambda j: j.succeed(1.0, {})))
+        assert await counts() == (0, 0)
+        made = await listing.json()
+        assert await listing.json() is made
         store.close()
 
     asyncio.run(test())

@@ -17,11 +17,12 @@ from typing import Any
 
 from loraloom.cli.base_header import base_components
 from loraloom.errors import InputError, LoraloomError, ModelFileError
+from loraloom.file_identity import FileIdentity
 from loraloom.jobs import frames
 from loraloom.jobs.worker import die_with_parent
 from loraloom.lora import keeping
 from loraloom.lora.file import read_lora
-from loraloom.lora.hashes import HashIndex
+from loraloom.lora.hashes import Hashes, HashIndex
 from loraloom.lora.inspect import fit_lines, page_of
 from loraloom.lora.library import Entry, Library
 from loraloom.lora.metadata import facts
@@ -54,13 +55,15 @@ class LibraryWorker:
         return known[str(question["do"])](self, question, tail)
 
     def list(self, question: Mapping[str, Any], _tail: bytes) -> object:
-        """Entries that have changed since a version; with `scan` the folders are listed first."""
-        if question["scan"]:
+        """Entries that have changed since a version; with `scan` the folders are listed first. Who asks for a
+        version of a process that has ended gets all, as listed now."""
+        since = int(question["since"])
+        if question["scan"] or not self.library.knows(since):
             self.scan(question, b"")
-        found = self.library.since(int(question["since"]))
+        found = self.library.since(since)
         loras = [_told(entry) for entry in found.entries]
         return {"loras": loras, "gone": found.gone, "version": found.version, "read": found.read,
-                "total": found.total}  # fmt: skip
+                "total": found.total, "whole": found.whole}  # fmt: skip
 
     def scan(self, question: Mapping[str, Any], _tail: bytes) -> object:
         """List the folders; what is new is read in the background."""
@@ -89,16 +92,19 @@ class LibraryWorker:
         entry = self._entry(question)
         with self._hashing:
             own = self._hashes.hashes(Path(entry.path))
-            same = [
-                other.name
-                for other in self.library.alike(entry)
-                if self._hashes.hashes(Path(other.path)).tensors == own.tensors
-            ]
+            same = [other.name for other in self.library.alike(entry) if self._same(other, own)]
             self._hashes.save()
         return {"hashes": own.named(), "duplicates": same}
 
+    def _same(self, other: Entry, own: Hashes) -> bool:
+        """Whether another file, if it is still there, has these tensors."""
+        try:
+            return self._hashes.hashes(Path(other.path)).tensors == own.tensors
+        except ModelFileError:
+            return False
+
     def bases(self, question: Mapping[str, Any], _tail: bytes) -> object:
-        return [_base(path, os.stat(path).st_mtime_ns) for path in question["paths"]]
+        return [_base_of(path) for path in question["paths"]]
 
     def rename(self, question: Mapping[str, Any], _tail: bytes) -> object:
         entry = self._entry(question)
@@ -126,7 +132,7 @@ class LibraryWorker:
     def _entry(self, question: Mapping[str, Any]) -> Entry:
         name = str(question["name"])
         entry = self.library.find(name)
-        if entry is None and question.get("directories"):
+        if (entry is None or not os.path.isfile(entry.path)) and question.get("directories"):
             self.scan(question, b"")
             entry = self.library.find(name)
         if entry is None:
@@ -152,14 +158,24 @@ def _told(entry: Entry) -> dict[str, Any]:
     return told
 
 
+_UNKNOWN = {"family": "", "title": "", "size": 0, "channels": 4, "text_kind": "", "encoders": ()}
+
+
+def _base_of(path: str) -> dict[str, Any]:
+    try:
+        return _base(FileIdentity.of(path))
+    except OSError:  # it has just been taken away
+        return _UNKNOWN
+
+
 @lru_cache(maxsize=4096)
-def _base(path: str, _changed: int) -> dict[str, Any]:
+def _base(file: FileIdentity) -> dict[str, Any]:
     """What a base is, as its header shows: family, what people call it, the size it was trained on."""
     try:
-        header = read_header(path)
+        header = read_header(file.path)
         found = recognise(header)
     except LoraloomError:
-        return {"family": "", "title": "", "size": 0, "channels": 4, "text_kind": "", "encoders": ()}
+        return _UNKNOWN
     family, recipe = found.family, found.family.recipe(found.shapes)
     size = facts(header.metadata).get("resolution", "").split("x")[0].split("×")[0]
     return {

@@ -10,7 +10,7 @@ from typing import Any, cast
 from blake3 import blake3
 
 from loraloom.atomic_file import write_file
-from loraloom.folders import FileIdentity
+from loraloom.file_identity import FileIdentity
 
 DIGEST_CHARACTERS = 64
 _PIECE_BYTES = 4 << 20
@@ -36,14 +36,15 @@ class Digests:
 
     def of(self, path: Path) -> str:
         """The digest of a file as it is now. Raises OSError."""
-        identity = FileIdentity.of(path)
-        state = [identity.size, identity.mtime_ns, identity.inode]
+        identity = FileIdentity.of_status(path, path.stat())
         known = self._known.get(identity.path)
-        if known is not None and known[:-1] == state:
+        if known is not None and known[:-1] == [*identity.state]:
             return str(known[-1])
-        digest = digest_of(path)
+        settled, digest = identity.settled, digest_of(path)
+        if not settled:
+            return digest
         with self._lock:
-            self._known[identity.path] = [*state, digest]
+            self._known[identity.path] = [*identity.state, digest]
             write_file(self._file, json.dumps(self._known).encode())
         return digest
 

@@ -11,13 +11,14 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from loraloom.atomic_file import SUFFIX, make_folder
 from loraloom.cluster.digests import Digests, digest_of
 from loraloom.confined import BadName, parts_of
 from loraloom.errors import InputError, LoraloomError
+from loraloom.file_identity import BESIDE
 from loraloom.file_lock import try_lock
 from loraloom.folders import DIRECTORIES, INPUT_KINDS, MODEL_SUFFIXES, PICTURE_FOLDERS, ModelFolders
 from loraloom.workflow.graph import JSON
@@ -26,6 +27,7 @@ from loraloom.workflow.schema import NodeSchema
 
 PIECE_BYTES = 16 << 20
 _LOOK_SECONDS = 0.1
+_TOGETHER = {*BESIDE, *BESIDE.values()}
 
 Fetch = Callable[[str, int], Awaitable[bytes]]
 """(digest, offset) → the next PIECE_BYTES of a file of the head, fewer at its end."""
@@ -61,8 +63,7 @@ class Offer:
         needed = [
             file for one in needed_files(prompt, self._schemas()) for file in self._in_folder(one) or [one]
         ]
-        found = (self._found(file) for file in needed)
-        return [one for one in found if one is not None]
+        return [one for file in needed for one in self._found(file)]
 
     def _in_folder(self, needed: NeededFile) -> list[NeededFile]:
         """What a folder of pictures holds."""
@@ -70,15 +71,24 @@ class Offer:
             return []
         return [NeededFile(("input",), name) for name in self._folders.training_files(needed.name)]
 
-    def _found(self, needed: NeededFile) -> tuple[SharedFile, Path] | None:
+    def _found(self, needed: NeededFile) -> list[tuple[SharedFile, Path]]:
+        """A file and what belongs to it."""
         names = [needed.name, *(needed.name + suffix for suffix in sorted(MODEL_SUFFIXES))]
         for kind in needed.kinds:
             for name in names[: None if kind == "embeddings" else 1]:
                 path = self._folders.find(kind, name)
                 if path is not None and path.is_file():
-                    size, digest = path.stat().st_size, self._digests.of(path)
-                    return SharedFile(kind, name, size, digest), path
-        return None
+                    return [self._shared(kind, n, p) for n, p in _with_beside(name, path)]
+        return []
+
+    def _shared(self, kind: str, name: str, path: Path) -> tuple[SharedFile, Path]:
+        return SharedFile(kind, name, path.stat().st_size, self._digests.of(path)), path
+
+
+def _with_beside(name: str, path: Path) -> list[tuple[str, Path]]:
+    if (beside := BESIDE.get(path.name)) is None or not path.with_name(beside).is_file():
+        return [(name, path)]
+    return [(name, path), (name.removesuffix(path.name) + beside, path.with_name(beside))]
 
 
 class Cache:
@@ -107,7 +117,9 @@ class Cache:
                     path.unlink()
 
     def _has(self, file: SharedFile) -> bool:
-        own = self._place(file) if file.kind in INPUT_KINDS else self._folders.find(file.kind, file.name)
+        # Of two files that belong together both are the head's, or one could be beside another's.
+        fetched = file.kind in INPUT_KINDS or PurePath(file.name.replace("\\", "/")).name in _TOGETHER
+        own = self._place(file) if fetched else self._folders.find(file.kind, file.name)
         if own is None or not own.is_file() or own.stat().st_size != file.size:
             return False
         return self._digests.of(own) == file.digest

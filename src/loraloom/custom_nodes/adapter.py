@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from loraloom.custom_nodes.current import calling
@@ -27,7 +28,8 @@ class _Adapter:
 
     def __init__(self, name: str, cls: type, display_name: str, python_module: str) -> None:
         self._class = cast("Any", cls)
-        self._schema = read_schema(name, cls, display_name, python_module)
+        self._declared_now = partial(read_schema, name, cls, display_name, python_module)
+        self._schema = self._declared_now()
         self._declared = {i.name for i in self._schema.inputs} | {*self._schema.hidden}
         self._function: str = self._class.FUNCTION
 
@@ -43,6 +45,7 @@ class _Adapter:
             check_lazy=self._check_lazy if hasattr(own, "check_lazy_status") else None,
             takes_run=True,
             takes_extra=True,
+            declared=self._declared_now,
         )
 
     # ---- Calls, as the engine makes them ----

@@ -16,8 +16,10 @@ from typing import Any, cast
 
 from loraloom.atomic_file import write_file
 from loraloom.custom_nodes.load import PackFailure, Packs
+from loraloom.engine.node import NodeType
 from loraloom.engine.validation import checked_by_node
 from loraloom.errors import FileWriteError
+from loraloom.file_identity import FileIdentity
 from loraloom.workflow.graph import JSON, Graph
 from loraloom.workflow.implemented import read_schema
 from loraloom.workflow.json_text import write_json
@@ -42,14 +44,22 @@ class Declared:
 
 
 def said_of(packs: Packs) -> dict[str, JSON]:
-    """What loaded packs declare; `read` reads it."""
+    """What loaded packs declare now; `read` reads it."""
     covers = {name: sorted(checked_by_node(kind)) for name, kind in packs.nodes.items()}
     said = {
-        "schemas": [asdict(kind.schema) for kind in packs.nodes.values()],
+        "schemas": [asdict(_schema(kind)) for kind in packs.nodes.values()],
         "covers": {name: inputs for name, inputs in covers.items() if inputs},
         "failed": [[failure.name, failure.cause] for failure in packs.failed],
     }
     return cast("dict[str, JSON]", said)
+
+
+def _schema(kind: NodeType) -> NodeSchema:
+    """What a class declares now; what it declared first where it fails to do so again."""
+    try:
+        return kind.schema if kind.declared is None else kind.declared()
+    except Exception:  # noqa: BLE001 - code of a node pack
+        return kind.schema
 
 
 def read(said: JSON) -> Declared:
@@ -81,15 +91,21 @@ class Kept:
         """Keep it; where that cannot be written the next start has to wait for the worker."""
         try:
             write_file(self._path, write_json({"of": self._fingerprint(), "said": said}).encode())
-        except FileWriteError:
+        except (FileWriteError, OSError):
             return
 
     def _fingerprint(self) -> str:
+        """Raises OSError when a file is taken away meanwhile."""
         digest = hashlib.sha256(self._version.encode())
+        seen: set[str] = set()
         for directory in self._directories:
-            for folder, inner, files in os.walk(directory):
-                inner[:] = sorted(d for d in inner if d != "__pycache__" and not d.startswith("."))
-                for name in sorted(f for f in files if f.endswith(".py")):
-                    found = os.stat(os.path.join(folder, name))
-                    digest.update(f"{folder}\0{name}\0{found.st_mtime_ns}\0{found.st_size}\n".encode())
+            for folder, inner, files in os.walk(directory, followlinks=True):  # packs are often links
+                real = os.path.realpath(folder)
+                inner[:] = sorted(
+                    d for d in inner if real not in seen and d != "__pycache__" and not d.startswith(".")
+                )
+                seen.add(real)
+                for name in sorted(f for f in files if f.endswith(".py") and not f.startswith(".")):
+                    found = FileIdentity.of(os.path.join(folder, name))
+                    digest.update(f"{found.path}\0{found.state}\n".encode())
         return digest.hexdigest()

@@ -30,7 +30,7 @@ from loraloom.engine.node import NodeType
 from loraloom.engine.plan import CycleError, Plan, order, producers
 from loraloom.engine.result import Blocked, NodeResult
 from loraloom.errors import Cancelled, WorkflowError
-from loraloom.folders import FileIdentity
+from loraloom.file_identity import FileIdentity
 from loraloom.workflow.graph import GraphNode, Link
 from loraloom.workflow.schema import Input
 
@@ -228,7 +228,7 @@ class Execution:
             path = cast("FindFile", self._find_file)(folder, name)
             if path is not None:
                 found = FileIdentity.of(path)
-                return [found.path, found.size, found.mtime_ns, found.inode]
+                return [found.path, *found.state]
         return None
 
     def _announce_cached(self, needed: tuple[str, ...]) -> None:

@@ -123,6 +123,7 @@ class NodeType:
     validate: called with those inputs that it names, None for links; True, or a message.
     check_lazy: called with the inputs that are known (None for the rest); names of lazy inputs it needs.
     takes_run, takes_extra: whether the function has a parameter `run`, or takes inputs it does not name.
+    declared: what the class declares now, where that may change, such as choices that are files.
     single: whether it returns the value of its one output as it is: a tuple is that value, not the outputs.
     """
 
@@ -134,6 +135,7 @@ class NodeType:
     takes_run: bool = False
     takes_extra: bool = False
     single: bool = False
+    declared: Callable[[], NodeSchema] | None = None
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loraloom.errors import DiskFull
 from loraloom.jobs.arrivals import Arrivals
@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 class Dispatcher:
     """The queue at work. Everything runs in the event loop that called `start`.
 
-    running: the jobs that workers have, by id.
+    running: the jobs that workers have, by id. changes: counts commits.
     """
 
     def __init__(
@@ -144,6 +144,11 @@ class Dispatcher:
         """The node classes that workers bring along; None until one is ready, or when it brings none."""
         return None if self._keeper is None else self._keeper.declared
 
+    async def declare(self, seconds: float = 5.0) -> None:
+        """Bring `declared` up to date, as far as a worker answers."""
+        if self._keeper is not None:
+            await self._keeper.declare(seconds)
+
     def resident(self, worker: str) -> Needs:
         """What a worker has loaded."""
         return self._seating.resident(worker)
@@ -156,7 +161,12 @@ class Dispatcher:
     async def call(self, function: Callable[[Store], Result]) -> Result:
         """Run a function on the store; its result, committed. Raises QueueUnavailable or DiskFull when the
         file cannot be used now."""
-        return await self._answer(self._store.call(function))
+        future = self._store.call(function)
+        future.add_done_callback(self._changed)  # also when nobody waits for the answer any more
+        return await self._answer(future)
+
+    def _changed(self, _future: Future[Any]) -> None:
+        self.changes += 1
 
     async def read(self, function: Callable[[Store], Result]) -> Result:
         """Run a function that only reads, in a thread of its own; it waits for no writer."""
@@ -375,7 +385,6 @@ class Dispatcher:
         return await publish(self.commit, self._places, job_id, files)
 
     def tell(self, notice: Notice) -> None:
-        self.changes += notice.kind == "queue"
         for listener in [*self._listeners]:
             try:
                 listener(notice)

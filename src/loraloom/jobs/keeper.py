@@ -67,6 +67,15 @@ class WorkerKeeper:
             raise TimeoutError("there is no worker")
         return await worker.ask({"request": request.to_json()}, seconds)
 
+    async def declare(self, seconds: float) -> None:
+        """Have the worker say anew which node classes it brings along; nothing when it does not answer."""
+        if self.worker is None or not self.is_ready or not self.declared:
+            return
+        try:
+            self.declared = await self.worker.ask({}, seconds) or self.declared
+        except TimeoutError:
+            return
+
     async def settled(self, seconds: float) -> Place | None:
         """The worker, once it is ready; None when it cannot start, or not within so many seconds."""
         try:

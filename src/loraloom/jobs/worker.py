@@ -157,11 +157,15 @@ class Worker:
         os._exit(0)
 
     def _answer(self, runner: Runner, order: Mapping[str, JSON]) -> None:
+        """What nodes object to in a request; without one, what they declare now."""
+        answer: JSON = []
         try:
-            answer = runner.check(Request.from_json(cast("dict[str, Any]", order["request"])))
+            if "request" in order:
+                answer = runner.check(Request.from_json(cast("dict[str, Any]", order["request"])))
+            else:
+                answer = runner.declared()
         except Exception as error:  # noqa: BLE001 - the run itself will say it with its node
             sys.stderr.write(f"a check of nodes failed: {error}\n")
-            answer = []
         self._send(({"kind": "answer", "to": order["to"], "answer": answer}, b""))
 
     def _beat(self) -> None:

@@ -15,12 +15,13 @@ from typing import cast
 from blake3 import blake3
 
 from loraloom.errors import InputError, ModelFileError
+from loraloom.file_identity import FileIdentity
 from loraloom.lora.algebra import SHARED
 from loraloom.lora.algebras import registry
 from loraloom.lora.other_files import other_kind
 from loraloom.lora.tensor_names import BUNDLE, settled, split_key
 from loraloom.lora.unsupported import count_unsupported, say_unsupported, unsupported_kind
-from loraloom.weights.header import FileIdentity, Header, TensorInfo, open_regular, pickle_advice, read_header
+from loraloom.weights.header import Header, TensorInfo, open_regular, pickle_advice, read_header
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"

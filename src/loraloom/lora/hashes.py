@@ -19,7 +19,8 @@ from blake3 import blake3
 
 from loraloom.atomic_file import write_file
 from loraloom.errors import FileWriteError, ModelFileError
-from loraloom.weights.header import FileIdentity, open_regular, read_header
+from loraloom.file_identity import FileIdentity
+from loraloom.weights.header import open_regular, read_header
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """SHA-256 of nothing, which an ai-toolkit release wrote into every file as its hash."""
@@ -113,18 +114,20 @@ class HashIndex:
         self._changed = False
 
     def hashes(self, path: Path) -> Hashes:
-        """The hashes of a file, computed if its size, time or inode changed."""
+        """The hashes of a file, computed if it is another or was changed since."""
         try:
-            identity = FileIdentity.of(path, os.stat(path))
+            identity = FileIdentity.of_status(path, os.stat(path))
         except OSError as error:
             raise ModelFileError(f"{path}: cannot be read: {error}") from None
-        state = [identity.size, identity.mtime_ns, identity.inode]
+        state = [*identity.state]
         entry = self._known.get(identity.path)
-        if entry is None or entry[0] != state:
-            entry = (state, hashes_of(path))
-            self._known[identity.path] = entry
+        if entry is not None and entry[0] == state:
+            return entry[1]
+        settled, hashes = identity.settled, hashes_of(path)
+        if settled:
+            self._known[identity.path] = (state, hashes)
             self._changed = True
-        return entry[1]
+        return hashes
 
     def find(self, wanted: str, files: Iterable[Path]) -> Path | None:
         """The file with that hash, wherever it was moved and whatever it is called now."""

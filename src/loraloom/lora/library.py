@@ -11,6 +11,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ from typing import Any, cast
 
 from loraloom.atomic_file import write_file
 from loraloom.errors import InputError, LoraloomError
+from loraloom.file_identity import FileIdentity
+from loraloom.folders import is_shown
 from loraloom.lora.algebras import recognise
 from loraloom.lora.file import LoraFile, read_lora
 from loraloom.lora.hashes import cache_file
@@ -76,13 +79,15 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed since a version. read, total: how many files have been read, of how many."""
+    """What has changed since a version. read, total: how many files have been read, of how many. whole: that
+    version is none of this library, and these are all entries."""
 
     entries: tuple[Entry, ...]
     gone: tuple[str, ...]
     version: int
     read: int
     total: int
+    whole: bool
 
 
 @dataclass(slots=True)
@@ -102,8 +107,18 @@ class Library:
     _gone: dict[str, int] = field(default_factory=lambda: dict[str, int]())
     _waiting: deque[_Place] = field(default_factory=lambda: deque[_Place]())
     _remembered: dict[str, tuple[State, Entry]] | None = None
-    _version: int = 0
+    _version: int = field(default_factory=lambda: time.time_ns() // 1000)
+    _first: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self._first = self._version
+
+    def knows(self, version: int) -> bool:
+        """Whether a version is one of this library's: they begin at the time, and so behind those of one that
+        was there before."""
+        with self._lock:
+            return self._first < version <= self._version
 
     def scan(self, directories: Sequence[Path]) -> None:
         """List the folders. Files that are as they were keep what was read of them; others wait for it."""
@@ -128,8 +143,8 @@ class Library:
         if remembered is not None and remembered[0] == place.state and remembered[1].name == name:
             self._files[name] = _Known(place.state, remembered[1], self._version, True)
             return
-        size, time = place.state[0], place.state[1] / 1e9
-        bare = Entry(name, str(place.path), size, time, preview=place.preview)
+        size, changed = place.state[0], place.state[1] / 1e9
+        bare = Entry(name, str(place.path), size, changed, preview=place.preview)
         self._files[name] = _Known(place.state, bare, self._version, False)
         self._waiting.append(place)
 
@@ -148,13 +163,14 @@ class Library:
         return True
 
     def since(self, version: int) -> Changes:
-        """Entries that are new or were read after `version` (0: all), and names that are gone."""
+        """Entries that are new or were read after `version`, and names that are gone; all entries for a
+        version that is none of this library's, such as 0."""
         with self._lock:
-            whole = version <= 0
+            whole = not self.knows(version)
             entries = tuple(k.entry for k in self._files.values() if whole or k.version > version)
             gone = tuple(n for n, v in self._gone.items() if not whole and v > version)
             total = len(self._files)
-            return Changes(entries, gone, self._version, total - len(self._waiting), total)
+            return Changes(entries, gone, self._version, total - len(self._waiting), total, whole)
 
     def find(self, name: str) -> Entry | None:
         with self._lock:
@@ -263,7 +279,7 @@ def _folders(directory: Path) -> Iterator[tuple[str, dict[str, os.DirEntry[str]]
             continue
         seen.add(real)
         try:
-            entries = {e.name: e for e in os.scandir(folder) if not e.name.startswith(".")}
+            entries = {e.name: e for e in os.scandir(folder) if is_shown(e.name)}
         except OSError:
             continue
         waiting += [e.path for e in entries.values() if e.is_dir()]
@@ -274,28 +290,25 @@ def _in_folder(root: Path, folder: str, entries: Mapping[str, os.DirEntry[str]])
     stems = {
         os.path.splitext(name)[0]: name for name in entries if name.lower().endswith((".safetensors", ".sft"))
     }
-    beside: dict[str, list[tuple[str, int]]] = {}
-    previews: dict[str, float] = {}
+    beside: dict[str, list[tuple[int, FileIdentity]]] = {}
     for name, entry in entries.items():
-        suffix = next((s for s in SUFFIXES if name.endswith(s) and name[: -len(s)] in stems), None)
-        if suffix is not None:
-            try:
-                changed = entry.stat().st_mtime_ns
-            except OSError:
-                continue
-            stem = name[: -len(suffix)]
-            beside.setdefault(stem, []).append((suffix, changed))
-            if suffix in SUFFIXES[:PICTURES]:
-                previews[stem] = changed / 1e9
+        rank = next(
+            (i for i, s in enumerate(SUFFIXES) if name.endswith(s) and name[: -len(s)] in stems), None
+        )
+        if rank is not None:
+            with suppress(OSError):
+                found = (rank, FileIdentity.of_status(entry.path, entry.stat()))
+                beside.setdefault(name[: -len(SUFFIXES[rank])], []).append(found)
     for stem, name in stems.items():
+        path = Path(folder, name)
         try:
-            status = entries[name].stat()
+            own = FileIdentity.of(path)
         except OSError:
             continue
-        path = Path(folder, name)
-        state = (status.st_size, status.st_mtime_ns, status.st_ino, sorted(beside.get(stem, [])))
+        sidecars = sorted((rank, found.state) for rank, found in beside.get(stem, []))
+        pictures = [found.mtime_ns / 1e9 for rank, found in sorted(beside.get(stem, [])) if rank < PICTURES]
         relative = os.path.relpath(path, root).replace(os.sep, "/")
-        yield _Place(relative, path, _plain(state), previews.get(stem, 0))
+        yield _Place(relative, path, _plain((*own.state, sidecars)), next(iter(pictures), 0))
 
 
 PICTURES = sum(suffix.rsplit(".", 1)[-1] in ("png", "jpg", "jpeg", "webp", "gif") for suffix in SUFFIXES)

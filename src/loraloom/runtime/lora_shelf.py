@@ -18,7 +18,7 @@ import torch
 
 from loraloom.background import Background
 from loraloom.errors import InputError, ModelFileError
-from loraloom.folders import FileIdentity
+from loraloom.file_identity import FileIdentity
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
 from loraloom.lora.hashes import HashIndex
@@ -102,9 +102,11 @@ class LoraShelf:
         try:
             hashes = self._hashes.hashes(lora.file.path)
             self._hashes.save()
+            if FileIdentity.of(lora.file.path).content != lora.file.identity.content:
+                raise ModelFileError(f"{lora.file.path}: another file has taken its place")
             with torch.inference_mode():
                 return lora.measured(hashes)
-        except ModelFileError as error:
+        except (ModelFileError, OSError) as error:
             warning = f"its hashes and the size of its change are not known: {error}"
             return replace(lora.receipt, warnings=(*lora.receipt.warnings, warning))
         finally:

@@ -12,7 +12,8 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
-from loraloom.folders import FileIdentity, ModelFolders
+from loraloom.file_identity import FileIdentity
+from loraloom.folders import ModelFolders
 from loraloom.models.autoencoder_network import TinyDecoder
 from loraloom.models.latent_format import LatentFormat, with_own_colours
 from loraloom.models.residency.memory import Memory

@@ -30,7 +30,7 @@ async def model_preview(request: Request) -> Response:
     picture = picture_beside(folder, parts[-1].removesuffix(".webp"))
     if picture is None:
         raise HTTPException(404)
-    return await thumbnail(picture, PREVIEW_WIDTH, state.settings.max_pixels)
+    return await thumbnail(request, picture, PREVIEW_WIDTH, state.settings.max_pixels)
 
 
 async def extension(_request: Request) -> Response:

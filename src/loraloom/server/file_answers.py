@@ -7,34 +7,54 @@ import hashlib
 import mimetypes
 import os
 import re
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import BinaryIO
 from urllib.parse import quote
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from loraloom.file_identity import FileIdentity
 
 SANDBOX = {"Content-Security-Policy": "default-src 'none'; sandbox"}
 _INLINE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif"})
 _PIECE_BYTES = 256 * 1024
 
 
+def freshness(identity: FileIdentity, *also: object) -> dict[str, str]:
+    """Headers that let a browser keep a file and have it ask each time whether that is still the file: names
+    of pictures are used again. also: what else the answer depends on."""
+    said = repr((identity.state, also)).encode()
+    tag = hashlib.md5(said, usedforsecurity=False).hexdigest()
+    return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+
+
+def is_known(headers: Mapping[str, str], tag: str) -> bool:
+    """Whether who asks has this very answer already (If-None-Match, RFC 9110 section 13.1.2)."""
+    said = (one.strip().removeprefix("W/") for one in headers.get("if-none-match", "").split(","))
+    return any(one in (tag, "*") for one in said)
+
+
 class FileAnswer(Response):
-    """Sends an open file piece by piece, and closes it."""
+    """Sends an open file piece by piece, and closes it; to who has it already it says only that."""
 
     def __init__(self, file: BinaryIO, media_type: str, headers: dict[str, str]) -> None:
         stat = os.fstat(file.fileno())
         self._file, self._size = file, stat.st_size
-        tag = hashlib.md5(f"{stat.st_mtime_ns}-{stat.st_size}".encode(), usedforsecurity=False).hexdigest()
         about = {
             "Content-Length": str(stat.st_size),
             "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
-            "ETag": f'"{tag}"',
+            **freshness(FileIdentity.of_status("", stat)),
         }
         super().__init__(None, media_type=media_type, headers={**headers, **about})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._file:
+            if is_known(Headers(scope=scope), self.headers["ETag"]):
+                del self.headers["Content-Length"]
+                self.status_code, self._size = 304, 0
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )

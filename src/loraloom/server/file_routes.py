@@ -11,6 +11,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loraloom.atomic_file import part_file
-from loraloom.folders import IMAGE_SUFFIXES
+from loraloom.folders import IMAGE_SUFFIXES, is_shown
 from loraloom.server import decoding, paths
 from loraloom.server.answers import Answer
 from loraloom.server.file_answers import SANDBOX, served
@@ -175,8 +176,12 @@ async def internal_files(request: Request) -> Response:
         raise HTTPException(400, f"there is no folder {kind[:40]!r}")
 
     def names() -> list[JSON]:
-        entries = [e for e in os.scandir(root) if e.is_file(follow_symlinks=False)] if root.is_dir() else []
-        found = [(e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if e.name[0] != "."]
+        there = os.scandir(root) if root.is_dir() else ()
+        entries = [e for e in there if is_shown(e.name) and e.is_file(follow_symlinks=False)]
+        found: list[tuple[float, str]] = []
+        for entry in entries:
+            with suppress(FileNotFoundError):  # it has just been taken away
+                found.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
         return [f"{name} [{kind}]" for _, name in sorted(found, reverse=True)[:5000]]
 
     return Answer(await asyncio.to_thread(names))

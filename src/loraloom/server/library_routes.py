@@ -8,6 +8,7 @@ import os
 import platform
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,9 +35,11 @@ _MAX_HEADER = 25 * 1024 * 1024
 async def all_classes(request: Request) -> Response:
     state = state_of(request)
     await state.all_classes()
+    await state.learn_anew()
 
     def listing() -> bytes:
-        entries = {name: object_info(schema, state.files.list) for name, schema in state.schemas.items()}
+        files = state.files.anew()
+        entries = {name: object_info(schema, files) for name, schema in state.schemas.items()}
         return json.dumps(entries, separators=(",", ":")).encode()
 
     return Response(await asyncio.to_thread(listing), media_type="application/json")
@@ -45,10 +48,12 @@ async def all_classes(request: Request) -> Response:
 async def one_class(request: Request) -> Response:
     state = state_of(request)
     await state.all_classes()
+    await state.learn_anew()
     name = str(request.path_params["name"])
     schema = state.schemas.get(name)
-    entries: dict[str, JSON] = {} if schema is None else {name: object_info(schema, state.files.list)}
-    return Answer(entries)
+    if schema is None:
+        return Answer({})
+    return Answer({name: await asyncio.to_thread(object_info, schema, state.files.anew())})
 
 
 async def model_kinds(request: Request) -> Response:
@@ -58,7 +63,7 @@ async def model_kinds(request: Request) -> Response:
 async def models_of_kind(request: Request) -> Response:
     state = state_of(request)
     kind = _kind(state, request)
-    return Answer(await asyncio.to_thread(state.files.list, kind))
+    return Answer(await asyncio.to_thread(state.files.anew(), kind))
 
 
 async def model_folder_list(request: Request) -> Response:
@@ -77,9 +82,11 @@ async def model_file_list(request: Request) -> Response:
     def entries() -> list[JSON]:
         found: list[JSON] = []
         directories = state.files.folders.directories(kind)
-        for name in state.files.list(kind):
+        for name in state.files.anew()(kind):
             index = next((i for i, d in enumerate(directories) if (d / name).is_file()), None)
-            if index is not None:
+            if index is None:
+                continue
+            with suppress(FileNotFoundError):  # it has just been taken away
                 stat = (directories[index] / name).stat()
                 found.append(
                     {
@@ -96,7 +103,7 @@ async def model_file_list(request: Request) -> Response:
 
 
 async def embeddings(request: Request) -> Response:
-    names = await asyncio.to_thread(state_of(request).files.list, "embeddings")
+    names = await asyncio.to_thread(state_of(request).files.anew(), "embeddings")
     return Answer([os.path.splitext(name)[0] for name in names])
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from loraloom import confined
 from loraloom.confined import MAX_PART_BYTES, BadName, LeadsOut
 
-__all__ = ["MAX_PART_BYTES", "annotated", "folder_inside", "inside", "opened", "parts_of"]
+__all__ = ["MAX_PART_BYTES", "annotated", "answered", "folder_inside", "inside", "opened", "parts_of"]
 
 _ANNOTATION = re.compile(r"^(.*?)\s*\[(output|input|temp)\]$")
 
@@ -24,19 +24,19 @@ def inside(root: Path, name: str) -> Path:
     Both separators count, on every system. Raises HTTPException 400 for a name that is none, 403 for one that
     leads out. To look at, not to open: see `opened`.
     """
-    with _answered():
+    with answered():
         return confined.resolved(root, confined.parts_of(name))
 
 
 def parts_of(name: str) -> list[str]:
     """The parts of a relative name; raises HTTPException 400 for one that no file may have."""
-    with _answered():
+    with answered():
         return confined.parts_of(name)
 
 
 def opened(root: Path, name: str) -> BinaryIO:
     """The file that a relative name means under `root`, open. Raises HTTPException 400, 403 or 404."""
-    with _answered():
+    with answered():
         return confined.open_inside(root, confined.parts_of(name))
 
 
@@ -44,7 +44,7 @@ def opened(root: Path, name: str) -> BinaryIO:
 def folder_inside(root: Path, parts: list[str], *, make: bool = False) -> Generator[Path]:
     """A folder under `root` that stays the one that it is, see `confined.pinned`. Raises HTTPException 403,
     404 when it is not there, and with `make` what `atomic_file` raises."""
-    with _answered(), confined.pinned(root, parts, make=make) as folder:
+    with answered(), confined.pinned(root, parts, make=make) as folder:
         yield folder
 
 
@@ -55,7 +55,8 @@ def annotated(name: str, default: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _answered() -> Generator[None]:
+def answered() -> Generator[None]:
+    """Around what looks at a file that a client named: HTTPException 400, 403 or 404 for what is wrong."""
     try:
         yield
     except LeadsOut as error:

@@ -7,17 +7,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from loraloom.confined import open_regular
+from loraloom.file_identity import FileIdentity
 from loraloom.server.decoding import in_turn
+from loraloom.server.file_answers import SANDBOX, freshness, is_known
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"})
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
-_HEADERS = {
-    "Cache-Control": "private, max-age=60",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-}
 MAX_PREVIEW = 1024
 
 
@@ -31,26 +30,29 @@ def picture_beside(folder: Path, stem: str) -> Path | None:
     return next((path for suffix in BESIDE if (path := folder / (stem + suffix)).is_file()), None)
 
 
-async def thumbnail(path: Path, width: int, max_pixels: int) -> Response:
+async def thumbnail(request: Request, path: Path, width: int, max_pixels: int) -> Response:
     """A picture at most `width` pixels wide and high, as WebP. HTTPException 404 for what is none."""
     try:
-        changed = path.stat().st_mtime_ns
+        identity = FileIdentity.of(path)
     except OSError as error:
         raise HTTPException(404) from error
-    body = await in_turn(_small, str(path), changed, width, max_pixels)
-    return Response(body, media_type="image/webp", headers=_HEADERS)
+    headers = {**freshness(identity, width), **SANDBOX}
+    if is_known(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    body = await in_turn(_small, identity, width, max_pixels)
+    return Response(body, media_type="image/webp", headers=headers)
 
 
 @lru_cache(maxsize=512)
-def _small(path: str, _changed: int, width: int, max_pixels: int) -> bytes:
+def _small(picture: FileIdentity, width: int, max_pixels: int) -> bytes:
     from PIL import Image
 
     try:
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
-            if picture.width * picture.height > max_pixels:
+        with open_regular(picture.path) as file, Image.open(file, formats=FORMATS) as found:
+            if found.width * found.height > max_pixels:
                 raise HTTPException(404, f"the picture has more than {max_pixels} pixels")
-            picture.draft("RGB", (width, width))
-            small = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+            found.draft("RGB", (width, width))
+            small = found.convert("RGBA" if "A" in found.getbands() else "RGB")
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise HTTPException(404, "that file is no picture that can be read") from error
     small.thumbnail((width, width))

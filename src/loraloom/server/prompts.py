@@ -56,7 +56,10 @@ async def accept(body: Mapping[str, JSON], state: ServerState) -> Accepted:
     await state.all_classes()
     prompt = body.get("prompt")
     large = (isinstance(prompt, dict) and len(prompt) > _LARGE) or "workflow" in body
-    report, extra = await asyncio.to_thread(_validated, body, state) if large else _validated(body, state)
+    report, extra = await _checked(body, state, large)
+    if any(_may_have_changed(p, report.graph, state) for p in report.problems):
+        await state.learn_anew()
+        report, extra = await _checked(body, state, large)
     if not report.outputs:
         raise BadPrompt(report.to_response())
     client_id = body.get("client_id")
@@ -75,6 +78,20 @@ async def accept(body: Mapping[str, JSON], state: ServerState) -> Accepted:
             raise BadPrompt(report.to_response())
         request = replace(request, targets=report.outputs)
     return Accepted(request, report.to_response().get("node_errors", {}), report.notes)
+
+
+async def _checked(
+    body: Mapping[str, JSON], state: ServerState, large: bool
+) -> tuple[Report, dict[str, JSON]]:
+    return await asyncio.to_thread(_validated, body, state) if large else _validated(body, state)
+
+
+def _may_have_changed(problem: Problem, graph: Graph, state: ServerState) -> bool:
+    """Whether what is no choice could have become one: those of node packs are known as last declared."""
+    node = graph.nodes.get(problem.node_id or "")
+    schema = None if node is None else state.schemas.get(node.class_type)
+    packs = schema is not None and schema.python_module.startswith("custom_nodes.")
+    return packs and problem.type == "value_not_in_list"
 
 
 async def _own_problems(request: Request, state: ServerState) -> list[Problem]:

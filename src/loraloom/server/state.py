@@ -25,7 +25,7 @@ from loraloom.server.trainings import Trainings
 from loraloom.server.webhooks import Webhooks
 from loraloom.workflow.graph import JSON, Graph
 from loraloom.workflow.report import Report
-from loraloom.workflow.schema import NodeSchema
+from loraloom.workflow.schema import FileLister, NodeSchema
 from loraloom.workflow.validate import OwnChecks, validate
 
 Learn: TypeAlias = "Callable[[JSON], tuple[Mapping[str, NodeSchema], OwnChecks]]"
@@ -68,6 +68,18 @@ class Files:
             self._known[kind] = known
         return known[1]
 
+    def anew(self) -> FileLister:
+        """What lists each folder anew, once: for one answer about what there is now."""
+        asked: set[str] = set()
+
+        def names(kind: str) -> list[str]:
+            if kind not in asked:
+                asked.add(kind)
+                self._known.pop(kind, None)
+            return self.list(kind)
+
+        return names
+
     def forget(self) -> None:
         """List anew: files were added."""
         self._known.clear()
@@ -93,14 +105,21 @@ class ServerState:
     rates: Rates = field(default_factory=Rates)
     queue_listing: QueueListing = field(init=False)
     trainings: Trainings = field(init=False)
+    _learned: JSON = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.queue_listing = QueueListing(self.dispatcher)
         self.trainings = Trainings(self.settings.user_dir / "trainings", self.events.tell)
 
+    async def learn_anew(self) -> None:
+        """Have node packs say what they declare now: their choices may be files."""
+        await self.dispatcher.declare()
+        self.learn(self.dispatcher.declared)
+
     def learn(self, declared: JSON) -> None:
         """Take over the classes that the worker brings along."""
-        if self.reads_classes is not None and declared is not None:
+        if self.reads_classes is not None and declared is not None and declared != self._learned:
+            self._learned = declared
             try:
                 self.schemas, self.own = self.reads_classes(declared)
             except (KeyError, TypeError, ValueError) as error:

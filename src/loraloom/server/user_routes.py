@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ from loraloom.server.bodies import read_bytes, read_object, read_value
 from loraloom.server.file_answers import served
 from loraloom.server.state import state_of
 from loraloom.workflow.graph import JSON
+from loraloom.workflow.json_text import SURROGATE
 
 _SETTINGS = "comfy.settings.json"
 _MAX_LISTED = 10_000
@@ -98,14 +100,19 @@ async def list_userdata(request: Request) -> Response:
     def listing() -> list[JSON]:
         found: list[JSON] = []
         pattern = "**/*" if recurse else "*"
-        for path in sorted(p for p in root.glob(pattern) if p.is_file() and not p.name.endswith(SUFFIX)):
+        for path in sorted(p for p in root.glob(pattern) if _is_listed(p)):
             name = path.relative_to(root).as_posix()
-            found.append(_info(path, name) if full else [name, *name.split("/")] if split else name)
+            with suppress(FileNotFoundError):  # it has just been taken away
+                found.append(_info(path, name) if full else [name, *name.split("/")] if split else name)
             if len(found) >= _MAX_LISTED:
                 break
         return found
 
     return Answer(await asyncio.to_thread(listing))
+
+
+def _is_listed(path: Path) -> bool:
+    return not (path.name.endswith(SUFFIX) or SURROGATE.search(str(path))) and path.is_file()
 
 
 async def get_userdata(request: Request) -> Response:
@@ -169,7 +176,10 @@ def _move(request: Request, source: str, target: str) -> Response:
 
 def _answer(request: Request, path: Path) -> Response:
     name = path.relative_to(paths.inside(user_root(request), "")).as_posix()
-    return Answer(_info(path, name) if request.query_params.get("full_info") == "true" else name)
+    if request.query_params.get("full_info") != "true":
+        return Answer(name)
+    with paths.answered():
+        return Answer(_info(path, name))
 
 
 def _info(path: Path, name: str) -> dict[str, JSON]:

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import cast
 
 from loraloom.errors import ModelFileError
+from loraloom.file_identity import FileIdentity
 from loraloom.weights.formats import TensorInfo
 from loraloom.weights.gguf_header import read_gguf
 from loraloom.weights.gguf_names import named_weights
@@ -44,20 +45,6 @@ BITS: Mapping[str, int] = MappingProxyType(
     }
 )
 """Data type names of the format → bits per element."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """What tells one state of a file from another without reading it."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path, status: os.stat_result) -> FileIdentity:
-        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +93,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     where = Path(path)
     descriptor = open_regular(where)
     with os.fdopen(descriptor, "rb") as file:
-        identity = FileIdentity.of(where, os.fstat(descriptor))
+        identity = FileIdentity.of_status(where, os.fstat(descriptor))
         start = file.read(512)
         _refuse_other_kinds(where, start, identity.size)
         if start.startswith(b"GGUF"):

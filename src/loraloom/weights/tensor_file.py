@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
+from loraloom.file_identity import FileIdentity
 from loraloom.weights.dtypes import DTYPES
 from loraloom.weights.formats import TensorInfo
-from loraloom.weights.header import FileIdentity, Header, open_regular, read_header
+from loraloom.weights.header import Header, open_regular, read_header
 from loraloom.weights.packed import Packed
 
 _PART_DTYPES = MappingProxyType({**DTYPES, "F8_E8M0": torch.uint8})
@@ -161,8 +162,8 @@ class TensorFile:
             done += count
 
     def _check_unchanged(self) -> None:
-        now = FileIdentity.of(self.path, os.fstat(self._descriptor))
-        if now != self.identity:
+        now = FileIdentity.of_status(self.path, os.fstat(self._descriptor))
+        if now.content != self.identity.content:
             raise ModelFileError(f"{self.path}: the file was changed while in use; run again")
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from loraloom.errors import ModelFileError
-from loraloom.folders import FileIdentity, ModelFolders
+from loraloom.file_identity import FileIdentity
+from loraloom.folders import ModelFolders
 from loraloom.models.text.prompt import EmbeddingPart, parse_prompt
 from loraloom.weights.header import pickle_advice
 from loraloom.weights.tensor_file import TensorFile
@@ -82,7 +83,7 @@ def embedding_state(folders: ModelFolders, name: str) -> tuple[str | int, ...]:
     if path is None:
         return ()
     found = FileIdentity.of(path)
-    return found.path, found.size, found.mtime_ns, found.inode
+    return found.path, *found.state
 
 
 def read_embedding(path: Path, encoder: str) -> Tensor:

@@ -155,7 +155,7 @@ def add(api: FastAPI, state: ServerState) -> None:
 
 
 def choices_of(state: ServerState) -> Choices:
-    files = state.files.list
+    files = state.files.anew()
     return Choices(
         bases=[Base(name=n, kind=k) for k in ("checkpoints", "diffusion_models") for n in files(k)],
         loras=list(files("loras")),
@@ -205,7 +205,7 @@ def _form(found: Found, state: ServerState) -> WorkflowForm:
     try:
         graph = found.graph(schemas)
         report = state.validate(graph)
-        sections = form_of(report.graph, state.schemas, state.files.list)
+        sections = form_of(report.graph, state.schemas, state.files.anew())
     except InputError as error:
         return WorkflowForm(index=found.index, title=found.title, damage=str(error))
     settings = settings_of(report.graph)

@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from loraloom.atomic_file import explained, make_folder, rename
+from loraloom.confined import open_regular
 from loraloom.errors import InputError, LoraloomError
+from loraloom.folders import is_shown
 from loraloom.server import paths
 from loraloom.server.page_routes.drawing import WorkflowForms, forms_in
 from loraloom.server.pictures import FORMATS, PICTURE_SUFFIXES, thumbnail
@@ -91,7 +93,7 @@ def _add_reading(api: FastAPI, state: ServerState) -> None:
 
     @api.get("/pictures/thumbnail", responses={404: {}})
     async def small(
-        name: str, subfolder: str = "", type: str = "output",
+        request: Request, name: str, subfolder: str = "", type: str = "output",
         width: Annotated[int, Query(ge=16, le=2048)] = 256,
     ) -> Response:  # fmt: skip
         """A picture made small, as WebP."""
@@ -99,7 +101,7 @@ def _add_reading(api: FastAPI, state: ServerState) -> None:
         if root is None:
             raise HTTPException(400, f"there is no folder {type[:40]!r}; known: output, input, temp")
         path = paths.inside(root, f"{subfolder}/{name}".strip("/"))
-        return await thumbnail(path, width, state.settings.max_pixels)
+        return await thumbnail(request, path, width, state.settings.max_pixels)
 
     @api.get("/pictures/facts", responses={404: {}})
     async def facts(name: str) -> PictureFacts:
@@ -110,9 +112,8 @@ def _add_reading(api: FastAPI, state: ServerState) -> None:
     async def workflows(name: str) -> WorkflowForms:
         """The workflow in a picture, as a form."""
         path = picture_path(state, name)
-        if path.stat().st_size > _MAX_BYTES:
-            raise HTTPException(400, "the picture is too large to look for its workflow")
-        return await asyncio.to_thread(lambda: forms_in(path.read_bytes(), path.name, state))
+        content = await asyncio.to_thread(_content, path)
+        return await asyncio.to_thread(forms_in, content, path.name, state)
 
 
 def _add_bin(api: FastAPI, state: ServerState) -> None:
@@ -151,7 +152,7 @@ def listed(root: Path, prefix: str) -> list[Picture]:
     while waiting and len(found) < MAX_LISTED:
         folder, subfolder = waiting.pop()
         try:
-            entries = [e for e in os.scandir(folder) if not e.name.startswith(".")]
+            entries = [e for e in os.scandir(folder) if is_shown(e.name)]
         except OSError:
             continue
         for entry in entries:
@@ -177,13 +178,14 @@ def _listed(entry: os.DirEntry[str], subfolder: str) -> list[Picture]:
 def facts_of(state: ServerState, path: Path, name: str) -> PictureFacts:
     from PIL import Image
 
-    stat = path.stat()
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
+            stat = os.fstat(file.fileno())
+            file.seek(0)
+            content = file.read() if stat.st_size <= _MAX_BYTES else b""
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise HTTPException(404, "that file is no picture that can be read") from error
-    content = path.read_bytes() if stat.st_size <= _MAX_BYTES else b""
     try:
         texts = picture_texts(content)
     except (InputError, ValueError):
@@ -202,6 +204,18 @@ def facts_of(state: ServerState, path: Path, name: str) -> PictureFacts:
         receipts=_receipts(texts.get(_OUR_TEXT, "")), has_workflow=graph is not None,
         texts={k: v[:4000] for k, v in texts.items() if k not in ("prompt", "workflow", _OUR_TEXT)},
     )  # fmt: skip
+
+
+def _content(path: Path) -> bytes:
+    """Of a picture that is still there. HTTPException 400, 404."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise HTTPException(404, "the picture cannot be read") from error
+    if len(content) > _MAX_BYTES:
+        raise HTTPException(400, "the picture is too large to look for its workflow")
+    return content
 
 
 def _receipts(text: str) -> list[dict[str, Any]]:

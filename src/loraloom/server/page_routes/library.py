@@ -47,13 +47,15 @@ class LoraEntry(BaseModel):
 
 
 class LoraList(BaseModel):
-    """loras: those that are new or were read since the version asked for. read: of `total` files."""
+    """loras: those that are new or were read since the version asked for. read: of `total` files. whole: that
+    version is not known any more, and these are all that there are."""
 
     loras: list[LoraEntry]
     gone: list[str]
     version: int
     read: int
     total: int
+    whole: bool
 
 
 class LoraHashes(BaseModel):
@@ -145,13 +147,15 @@ def _add_reading(api: FastAPI, state: ServerState) -> None:
         return LoraHashes(**await state.library.ask("hashes", name=name, directories=directories(state)))
 
     @api.get("/loras/preview", responses={404: {}})
-    async def preview(name: str, width: Annotated[int, Query(ge=16, le=2048)] = 256) -> Response:
+    async def preview(
+        request: Request, name: str, width: Annotated[int, Query(ge=16, le=2048)] = 256
+    ) -> Response:
         """The picture beside a LoRA, at most `width` pixels wide, as WebP."""
         path = lora_path(state, name)
         picture = picture_beside(path.parent, path.stem)
         if picture is None:
             raise HTTPException(404, "there is no picture beside this LoRA")
-        return await thumbnail(picture, width, state.settings.max_pixels)
+        return await thumbnail(request, picture, width, state.settings.max_pixels)
 
 
 def _add_changing(api: FastAPI, state: ServerState) -> None:
@@ -190,6 +194,7 @@ def _add_changing(api: FastAPI, state: ServerState) -> None:
             if not new_name:
                 raise HTTPException(400, "that is no file name")
             await state.library.ask("rename", name=name, new_name=new_name, directories=where)
+            state.files.forget()
         await state.library.ask("scan", directories=where)
         return Done(name=new_name or name)
 

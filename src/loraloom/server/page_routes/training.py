@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from loraloom.atomic_file import write_file
-from loraloom.folders import CAPTION_SUFFIXES
+from loraloom.folders import CAPTION_SUFFIXES, is_shown
 from loraloom.server import paths
 from loraloom.server.bodies import read_bytes
 from loraloom.server.page_routes.words import trouble_of
@@ -156,14 +156,16 @@ def _add_runs(api: FastAPI, state: ServerState) -> None:
         await trainings.delete(name)
 
     @api.get("/trainings/{name}/samples/{file}", responses={400: {}, 403: {}, 404: {}})
-    async def sample(name: str, file: str, width: Annotated[int, Query(ge=16, le=2048)] = 512) -> Response:
+    async def sample(
+        request: Request, name: str, file: str, width: Annotated[int, Query(ge=16, le=2048)] = 512
+    ) -> Response:
         """A picture that was drawn on the way."""
         path = paths.inside(trainings.folder(name) / "run" / "samples", file)
-        return await thumbnail(path, width, state.settings.max_pixels)
+        return await thumbnail(request, path, width, state.settings.max_pixels)
 
 
 def folders_in(root: Path) -> list[PictureFolder]:
-    found = [counted(p) for p in root.iterdir() if p.is_dir() and p.name[0] != "."] if root.is_dir() else []
+    found = [counted(p) for p in root.iterdir() if is_shown(p.name) and p.is_dir()] if root.is_dir() else []
     return sorted((f for f in found if f.pictures), key=lambda f: f.name.lower())
 
 

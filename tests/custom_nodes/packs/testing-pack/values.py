@@ -1,6 +1,8 @@
 """Literals, wildcards, lists, conditioning, what is shown."""
 # pyright: basic, reportMissingImports=false
 
+import os
+
 import folder_paths
 import torch
 from comfy.comfy_types import IO, ComfyNodeABC, InputTypeDict
@@ -42,6 +44,22 @@ class Show:
 
     def show(self, value):
         return {"ui": {"shown": (value,)}}
+
+
+class Listed:
+    """Lists a folder by itself, as classes do that are made after LoadImage."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        folder = folder_paths.get_input_directory()
+        return {"required": {"file": (["none", *(os.listdir(folder) if os.path.isdir(folder) else ())],)}}
+
+    RETURN_TYPES = ()
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+
+    def show(self, file):
+        return {"ui": {"shown": (file,)}}
 
 
 class Passthrough:
@@ -179,6 +197,7 @@ class TooMuch:
 
 
 NODE_CLASS_MAPPINGS = {
+    "TpListed": Listed,
     "TpNumber": Number,
     "TpShow": Show,
     "TpPassthrough": Passthrough,

@@ -19,7 +19,7 @@ async function load(anew) {
   while (found.read < found.total) {
     await new Promise((done) => setTimeout(done, POLL_MILLISECONDS));
     found = await api.get(`v1/loras?${api.query({ since: found.version })}`);
-    take(found, false);
+    take(found, found.whole);
   }
 }
 
