@@ -106,6 +106,23 @@ def test_a_node_brings_workers_and_takes_them_away(tmp_path: Path) -> None:
     play(tmp_path, test)
 
 
+def test_what_comes_of_workers_that_have_ended_is_thrown_away(tmp_path: Path) -> None:
+    async def test(head: Recorded) -> None:
+        await head.say(kind="ready")
+        await head.say(kind="nodes", nodes=[NODE])
+        await head.ready(2)
+        await head.say(kind="nodes", nodes=[])
+        for name in ("one.part", "two.part"):
+            (tmp_path / name).write_bytes(b"x")
+            said = {"kind": "node_finished", "job": "j", "node": "1", "ui": {}}
+            entry = {"type": "output", "filename": "a.png", "subfolder": ""}
+            files = [(entry, str(tmp_path / name))]
+            await head.say(kind="said", worker=head.started[0], message=said, files=files)
+        assert not [*tmp_path.glob("*.part")]
+
+    play(tmp_path, test)
+
+
 def test_a_node_may_leave_while_its_workers_are_let_go(tmp_path: Path) -> None:
     async def test(head: Recorded) -> None:
         await head.say(kind="nodes", nodes=[NODE])

@@ -29,7 +29,7 @@ from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.job import Status
 from loraloom.jobs.notices import Limits
-from loraloom.jobs.publishing import Places
+from loraloom.jobs.publishing import Places, discard
 from loraloom.workflow.graph import JSON
 
 AUTO = "auto"
@@ -188,6 +188,8 @@ class Head:
             worker.heard(message, tail)
             if not worker.alive:
                 del self._workers[worker.name]
+        elif message["kind"] == "said":  # of a worker that was ended meanwhile
+            discard([(staged, "") for _, staged in message["files"]])
 
     async def _see(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
         former, self.nodes = self.nodes, dict(nodes)
