@@ -15,14 +15,13 @@ from loraloom.cluster.shared_files import Offer, SharedFile
 from loraloom.errors import LoraloomError
 from loraloom.jobs.frames import BrokenFrame, Frame
 from loraloom.jobs.messages import describe
-from loraloom.jobs.orders import RUN, Entry, jobs_of, order_of, rows_of
+from loraloom.jobs.orders import ENDS, RUN, Entry, jobs_of, order_of, rows_of
 from loraloom.jobs.publishing import discard
 from loraloom.workflow.graph import JSON
 
 Send = Callable[[Mapping[str, JSON]], None]
 _UNHEARD_SECONDS = 30.0
 """Of a worker that is ended after so long it is not known whether itself or the way to it was to blame."""
-_FINAL = ("completed", "failed", "cancelled")
 
 
 class RemoteWorker:
@@ -157,7 +156,7 @@ class RemoteWorker:
             self._files[job] += names
             self._held[job].append(message)
             return
-        if message["kind"] in _FINAL:
+        if message["kind"] in ENDS:
             made = self._files.pop(job, [])
             message |= {"held": self._held.pop(job, []), "publish": made}
             self._given += made

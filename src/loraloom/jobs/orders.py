@@ -12,6 +12,9 @@ Entry: TypeAlias = Mapping[str, JSON]
 
 RUN = ("run", "run_together")
 
+ENDS = ("completed", "failed", "cancelled")
+"""What a worker says last of a job."""
+
 
 def order_of(jobs: Sequence[Entry], rows: int) -> dict[str, JSON]:
     """The order to run these jobs. rows: of a batch at most, where there are several."""

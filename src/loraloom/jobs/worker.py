@@ -27,13 +27,12 @@ from loraloom.jobs import frames
 from loraloom.jobs.frames import Frame
 from loraloom.jobs.job import Request
 from loraloom.jobs.messages import Encoder, describe
-from loraloom.jobs.orders import RUN, Entry, jobs_of, rows_of
+from loraloom.jobs.orders import ENDS, RUN, Entry, jobs_of, rows_of
 from loraloom.uncollected import uncollected
 from loraloom.workflow.graph import JSON
 
 HEARTBEAT_SECONDS = 2.0
 _BUSY_SECONDS = 1.0
-_FINAL = ("completed", "failed", "cancelled")
 
 
 class Runner(Protocol):
@@ -129,7 +128,7 @@ class Worker:
             for number, event in run(requests, [self._cancels[name] for name in names]):
                 message, tail = encoders[number].frame(event)
                 self._send(({**message, "job": names[number]}, tail))
-                if message["kind"] in _FINAL:
+                if message["kind"] in ENDS:
                     going.pop(names[number], None)
         except Exception as error:  # noqa: BLE001 - the jobs fail, the worker goes on
             last = cast("JSON", describe(error))

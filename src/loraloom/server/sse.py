@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 
 from loraloom.jobs.dispatcher import Dispatcher
 from loraloom.jobs.notices import Notice
+from loraloom.jobs.orders import ENDS
 from loraloom.jobs.store import JobEvent
 from loraloom.server.events import event, progress
 
 HEARTBEAT_SECONDS = 15.0
-_FINAL = frozenset({"completed", "failed", "cancelled", "quarantined"})
+_FINAL = frozenset({*ENDS, "quarantined"})
 MAX_WAITING = 2_000
 
 
