@@ -120,7 +120,9 @@ def drive(
     next_attack, retried = time.monotonic() + 5, 0
     while time.monotonic() < end:
         attack.mend()
-        for number in range(len(acknowledged), min(jobs, len(acknowledged) + 10)):
+        waiting = (cluster.call("/v1/queue") or {}).get("pending", jobs)
+        most = len(acknowledged) + 10 if kinds and waiting < 10 else jobs  # attacks need something to attack
+        for number in range(len(acknowledged), min(max(jobs, most), len(acknowledged) + 10)):
             value = f"{number:08d}-0000-4000-8000-000000000000"
             if cluster.submit(prompt(number, seconds, "kill"), value) is None and not _known(cluster, value):
                 break
@@ -133,7 +135,7 @@ def drive(
         for job in (cluster.call("/v1/jobs?status=quarantined&limit=500") or {}).get("jobs", []):
             retried += cluster.call(f"/v1/jobs/{job['id']}/retry", {}) is not None
         queue = cluster.call("/v1/queue")
-        if len(acknowledged) == jobs and not kinds and queue and not queue["pending"] + queue["running"]:
+        if len(acknowledged) >= jobs and not kinds and queue and not queue["pending"] + queue["running"]:
             break
         time.sleep(0.5)
     attack.mend(everything=True)
@@ -202,10 +204,9 @@ def inside(options: argparse.Namespace) -> int:
                 cluster, attack, kinds, options.jobs, options.seconds, begun + 60 * options.minutes
             )
             took = time.monotonic() - begun
-            sys.stdout.write(
-                f"seed {options.seed}, attacks: {dict(attack.done)}; {took:.0f} s for {options.jobs} jobs\n"
-            )
-            return min(1, verdict(cluster, acknowledged) + options.jobs - len(acknowledged))
+            done = f"{took:.0f} s for {len(acknowledged)} jobs"
+            sys.stdout.write(f"seed {options.seed}, attacks: {dict(attack.done)}; {done}\n")
+            return min(1, verdict(cluster, acknowledged) + max(0, options.jobs - len(acknowledged)))
         finally:
             cluster.stop()
 
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=300, help="at least; more while attacks are left")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long a job sleeps")
     parser.add_argument("--workers", type=int, default=12, help="worker processes to kill")
     parser.add_argument("--actors", type=int, default=3, help="their Ray actors to kill")

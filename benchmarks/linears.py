@@ -29,11 +29,11 @@ GGUF_BITS = {"Q8_0": 34 * 8 / 32, "Q4_K": 144 * 8 / 256}
 def gguf(weight: Tensor, kind: str) -> Packed:
     """A weight of blocks; of types that the gguf package cannot make, blocks of zeros: they take as long."""
     from gguf import GGMLQuantizationType
-    from gguf.quants import quantize
+    from gguf.quants import QuantError, quantize
 
     try:
         stored = torch.from_numpy(quantize(weight.numpy(), GGMLQuantizationType[kind]))
-    except NotImplementedError:
+    except (NotImplementedError, QuantError):
         stored = torch.zeros(len(weight), int(weight.shape[1] * GGUF_BITS[kind]) // 8, dtype=torch.uint8)
     return Packed.of("gguf", {"weight": stored}, {"format": kind}, tuple(weight.shape))
 
