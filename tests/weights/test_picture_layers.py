@@ -11,6 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import QwenImage21CausalConv3d
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,6 +165,11 @@ def test_residual_blocks_change_their_own_maps_only(time: bool, width: int) -> N
     before = x.clone(), None if embedded is None else embedded.clone()
     close(layer(x, embedded), plain(x, embedded))
     assert torch.equal(x, before[0])
+    if not time:  # as the autoencoders have them
+        plain.time_embedding_norm = layer.time_embedding_norm = "group"  # pyright: ignore
+        with torch.profiler.profile() as profile:
+            close(layer(x, None), plain(x, None))
+        assert sum(event.name == "aten::div" for event in profile.events() or ()) == 1  # the plain one's
     assert embedded is None or torch.equal(embedded, before[1])  # pyright: ignore[reportArgumentType]
 
 
@@ -172,6 +178,34 @@ def test_other_residual_blocks_stay_what_they_are(other: dict[str, Any]) -> None
     plain = filled(ResnetBlock2D(in_channels=8, groups=4, temb_channels=6, **other)).eval()
     x, embedded = torch.randn(2, 8, 12, 12), torch.randn(2, 6)
     close(chosen(plain)(x, embedded), plain(x, embedded))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("linear", [True, False])
+def test_transformers_keep_the_order_of_pictures(
+    linear: bool, order: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Theirs is the processor's: what is behind need not bring them into it."""
+    plain = filled(
+        Transformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=4,
+            in_channels=8,
+            norm_num_groups=4,
+            cross_attention_dim=6,
+            use_linear_projection=linear,
+        )
+    ).eval()
+    layer, text = chosen(plain, order), torch.randn(2, 3, 6)
+    x = torch.randn(2, 8, 6, 4).contiguous(memory_format=order)
+    before = x.clone()
+    for last in (True, False):
+        monkeypatch.setattr(picture_layers, "is_channels_last", lambda dtype, last=last: last)  # pyright: ignore
+        made = layer(x, encoder_hidden_states=text, return_dict=False)[0]
+        close(made, plain(x, encoder_hidden_states=text, return_dict=False)[0])
+        assert torch.equal(x, before)
+        if last and order == torch.channels_last:
+            assert made.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_one_frame_is_a_picture() -> None:

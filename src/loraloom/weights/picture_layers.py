@@ -10,8 +10,9 @@
   until then (`alike_rows`).
 - A film of one frame is a picture: a kernel that looks back sees nothing but zeros.
 
-Kernels lie with the channels last where the processor's code is faster so. `with_less_work` makes layers of
-a new module such ones; on other devices, and while gradients are taken, they do what they always did.
+Kernels and pictures lie with the channels last where the processor's code is faster so. `with_less_work`
+makes layers of a new module such ones; on other devices, and while gradients are taken, they do what they
+always did.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def with_less_work(module: nn.Module) -> None:
             _become(layer, ResidualBlock)
         elif kind.__name__ == "Attention" and hasattr(layer, "processor"):
             _become(layer, SelfAttention)
+        elif kind.__name__ == "Transformer2DModel" and hasattr(layer, "proj_out"):
+            _become(layer, PictureTransformer)
         elif isinstance(layer, nn.Conv2d | nn.Conv3d) and kind.__name__.endswith("CausalConv3d"):
             _become(layer, FrameConv if isinstance(layer, nn.Conv3d) else OneFrameConv)
 
@@ -176,7 +179,10 @@ class ResidualBlock(_Module):
         """Whether the block is one of those that Stable Diffusion and the autoencoders have."""
         keeps_size = self.upsample is None and self.downsample is None and self.output_scale_factor == 1
         takes_time = (temb is None) == (self.time_emb_proj is None) and not self.skip_time_act
-        return keeps_size and takes_time and self.time_embedding_norm == "default" and not self.training
+        adds_time = self.time_embedding_norm == "default" or (
+            temb is None and self.time_embedding_norm == "group"  # as the autoencoders' blocks call it
+        )
+        return keeps_size and takes_time and adds_time and not self.training
 
 
 class SelfAttention(_Module):
@@ -187,6 +193,31 @@ class SelfAttention(_Module):
         if is_own and _is_free(hidden_states) and are_halves_alike(self, hidden_states):
             return twice(super().forward(hidden_states[: len(hidden_states) // 2]))
         return super().forward(hidden_states, *args, **given)
+
+
+class PictureTransformer(_Module):
+    """diffusers' Transformer2DModel, whose pictures keep their channels last: each convolution behind it
+    would bring them into that order again."""
+
+    if TYPE_CHECKING:
+        proj_out: nn.Module
+        use_linear_projection: bool
+
+    def _get_output_for_continuous_inputs(
+        self,
+        hidden_states: Tensor,
+        residual: Tensor,
+        batch_size: int,
+        height: int,
+        width: int,
+        inner_dim: int,
+    ) -> Tensor:
+        if not _is_free(hidden_states) or not is_channels_last(hidden_states.dtype):
+            given = (hidden_states, residual, batch_size, height, width, inner_dim)
+            return super()._get_output_for_continuous_inputs(*given)  # pyright: ignore
+        x = self.proj_out(hidden_states) if self.use_linear_projection else hidden_states
+        x = x.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
+        return (x if self.use_linear_projection else self.proj_out(x)).add_(residual)
 
 
 class DoublingSequence(_Sequential):
