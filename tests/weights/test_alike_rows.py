@@ -13,7 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from loraloom.weights.picture_layers import with_less_work
+from loraloom.weights.less_work import with_less_work
 
 Given = tuple[Tensor, ...]
 

@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import QwenImage21CausalConv3d
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from loraloom.weights import picture_layers
+from loraloom.weights.less_work import kernel_format
 from loraloom.weights.picture_layers import (
     DoublingSequence,
-    FrameConv,
-    OneFrameConv,
     PictureConv,
     ResidualBlock,
     Upsampler,
     is_channels_last,
-    kernel_format,
-    with_less_work,
 )
+from tests.weights.compared import chosen, close, filled, work
 
 ORDERS = (torch.contiguous_format, torch.channels_last)
-
-
-def filled(module: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return module.requires_grad_(False)
-
-
-def chosen(module: nn.Module, order: torch.memory_format = torch.contiguous_format) -> Any:
-    """The same module, free to choose."""
-    made = copy.deepcopy(module)
-    with_less_work(made)
-    for parameter in made.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=order)
-    return made
-
-
-def work(call: Callable[[], Tensor]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-def close(one: Tensor, other: Tensor) -> None:
-    assert one.shape == other.shape
-    assert (one - other).abs().max() <= 2e-5 * other.abs().max()
 
 
 @pytest.fixture(autouse=True)
@@ -206,33 +171,6 @@ def test_transformers_keep_the_order_of_pictures(
         assert torch.equal(x, before)
         if last and order == torch.channels_last:
             assert made.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_one_frame_is_a_picture() -> None:
-    plain = filled(QwenImageCausalConv3d(6, 8, 3, padding=1))
-    layer, x = chosen(plain), torch.randn(1, 6, 1, 9, 8)
-    assert isinstance(layer, FrameConv) and isinstance(layer, QwenImageCausalConv3d)
-    close(layer(x), plain(x))
-    assert work(lambda: layer(x)) * 3 == work(lambda: plain(x))
-
-
-def test_several_frames_and_kept_ones_are_a_film() -> None:
-    plain = filled(QwenImageCausalConv3d(6, 8, 3, padding=1))
-    layer, one, three = chosen(plain), torch.randn(1, 6, 1, 9, 8), torch.randn(1, 6, 3, 9, 8)
-    assert torch.equal(layer(three), plain(three))
-    assert torch.equal(layer(one, three[:, :, :2]), plain(one, three[:, :, :2]))
-    every_other = filled(QwenImageCausalConv3d(6, 8, (3, 1, 1), stride=(2, 1, 1), padding=(0, 0, 0)))
-    assert torch.equal(chosen(every_other)(three), every_other(three))
-
-
-@pytest.mark.parametrize(("taps", "width"), [(3, 8), (3, 400), (1, 8)])
-def test_frames_of_models_for_pictures(taps: int, width: int) -> None:
-    plain = filled(QwenImage21CausalConv3d(6, width, taps, padding=taps // 2))
-    layer, x = chosen(plain), torch.randn(1, 6, 1, 9, 8)
-    assert isinstance(layer, OneFrameConv)
-    close(layer(x), plain(x))
-    with pytest.raises(ValueError, match="cannot take a feature cache"):
-        layer(x, x)
 
 
 def test_with_gradients_nothing_is_chosen() -> None:

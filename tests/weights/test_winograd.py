@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from loraloom.weights import winograd
-from loraloom.weights.picture_layers import with_less_work
+from loraloom.weights.less_work import with_less_work
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,9 @@
 - In float32, wide convolutions on pictures that are not small take a quarter of the products (`winograd`).
 - The two sides of guidance are the same until the network first looks at the prompt: they are computed once
   until then (`alike_rows`).
-- A film of one frame is a picture: a kernel that looks back sees nothing but zeros.
 
-Kernels and pictures lie with the channels last where the processor's code is faster so. `with_less_work`
-makes layers of a new module such ones; on other devices, and while gradients are taken, they do what they
-always did.
+Kernels and pictures lie with the channels last where the processor's code is faster so. On
+other devices, and while gradients are taken, all do what they always did.
 """
 
 from __future__ import annotations
@@ -37,9 +35,9 @@ _LOOKS_AT = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 and which on the later of the two old pixels that it sees."""
 
 if TYPE_CHECKING:
-    _Conv2d, _Conv3d, _Sequential, _Module = nn.Conv2d, nn.Conv3d, nn.Sequential, nn.Module
+    _Conv2d, _Sequential, _Module = nn.Conv2d, nn.Sequential, nn.Module
 else:
-    _Conv2d = _Conv3d = _Sequential = _Module = object
+    _Conv2d = _Sequential = _Module = object
 
 
 @cache
@@ -49,49 +47,12 @@ def is_channels_last(dtype: torch.dtype) -> bool:
     return dtype in (torch.float32, torch.bfloat16) and "AVX" in torch.backends.cpu.get_cpu_capability()
 
 
-def kernel_format(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
-    """The order in which a layer wants its weight."""
-    is_kernel = (
-        isinstance(layer, PictureConv | OneFrameConv) and device.type == "cpu" and is_channels_last(dtype)
-    )
-    return torch.channels_last if is_kernel else torch.contiguous_format
-
-
-def with_less_work(module: nn.Module) -> None:
-    """Let the layers of a module choose how to compute. Their parameters stay as they are."""
-    for layer in module.modules():
-        kind = type(layer)
-        if kind is nn.Conv2d:
-            _become(layer, PictureConv)
-        elif isinstance(layer, nn.Sequential) and any(map(_doubles, layer)):
-            _become(layer, DoublingSequence)
-        elif kind.__name__ == "Upsample2D" and hasattr(layer, "conv"):  # of diffusers
-            _become(layer, Upsampler)
-        elif kind.__name__ == "ResnetBlock2D" and isinstance(getattr(layer, "nonlinearity", 0), nn.SiLU):
-            _become(layer, ResidualBlock)
-        elif kind.__name__ == "Attention" and hasattr(layer, "processor"):
-            _become(layer, SelfAttention)
-        elif kind.__name__ == "Transformer2DModel" and hasattr(layer, "proj_out"):
-            _become(layer, PictureTransformer)
-        elif isinstance(layer, nn.Conv2d | nn.Conv3d) and kind.__name__.endswith("CausalConv3d"):
-            _become(layer, FrameConv if isinstance(layer, nn.Conv3d) else OneFrameConv)
-
-
-def _become(layer: nn.Module, choice: type[Any]) -> None:
-    layer.__class__ = _choosing(choice, type(layer))
-
-
-@cache
-def _choosing(choice: type[Any], kind: type[nn.Module]) -> type[nn.Module]:
-    return type(kind.__name__, (choice, kind), {"__module__": kind.__module__})
-
-
 class PictureConv(_Conv2d):
     """A convolution of pictures."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _is_free(input) and self.is_plain:
-            return _convolved(input, self.weight, self.bias)
+        if is_free(input) and self.is_plain:
+            return convolved(input, self.weight, self.bias)
         return super().forward(input)
 
     @property
@@ -108,7 +69,7 @@ class PictureConv(_Conv2d):
         """Whether `doubled` is faster than to double the pixels first. What hooks into the layer is to see
         its real input."""
         is_hooked = bool(self._forward_hooks or self._forward_pre_hooks)
-        fits = _is_free(input) and self.is_plain and not is_hooked
+        fits = is_free(input) and self.is_plain and not is_hooked
         return fits and _pixels(input) >= SMALL * self.out_channels
 
     def doubled(self, input: Tensor) -> Tensor:
@@ -161,7 +122,7 @@ class ResidualBlock(_Module):
         time_embedding_norm: str
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **given: Any) -> Tensor:
-        if not _is_free(input_tensor) or not self._is_usual(temb):
+        if not is_free(input_tensor) or not self._is_usual(temb):
             return super().forward(input_tensor, temb, *args, **given)
         if are_halves_alike(self, input_tensor, temb):
             half = len(input_tensor) // 2
@@ -190,7 +151,7 @@ class SelfAttention(_Module):
 
     def forward(self, hidden_states: Tensor, *args: Any, **given: Any) -> Tensor:
         is_own = all(value is None for value in (*args, *given.values()))
-        if is_own and _is_free(hidden_states) and are_halves_alike(self, hidden_states):
+        if is_own and is_free(hidden_states) and are_halves_alike(self, hidden_states):
             return twice(super().forward(hidden_states[: len(hidden_states) // 2]))
         return super().forward(hidden_states, *args, **given)
 
@@ -212,7 +173,7 @@ class PictureTransformer(_Module):
         width: int,
         inner_dim: int,
     ) -> Tensor:
-        if not _is_free(hidden_states) or not is_channels_last(hidden_states.dtype):
+        if not is_free(hidden_states) or not is_channels_last(hidden_states.dtype):
             given = (hidden_states, residual, batch_size, height, width, inner_dim)
             return super()._get_output_for_continuous_inputs(*given)  # pyright: ignore
         x = self.proj_out(hidden_states) if self.use_linear_projection else hidden_states
@@ -227,7 +188,7 @@ class DoublingSequence(_Sequential):
         waiting = list(self)
         while waiting:
             layer = waiting.pop(0)
-            conv = waiting[0] if waiting and _doubles(layer) else None
+            conv = waiting[0] if waiting and doubles(layer) else None
             if isinstance(conv, PictureConv) and conv.saves_doubling(input):
                 input = conv.doubled(input)
                 del waiting[0]
@@ -236,39 +197,7 @@ class DoublingSequence(_Sequential):
         return input
 
 
-class FrameConv(_Conv3d):
-    """A convolution over frames that looks back only."""
-
-    if TYPE_CHECKING:
-        _padding: tuple[int, ...]
-
-    def forward(self, input: Tensor, cache_x: Tensor | None = None) -> Tensor:
-        columns, _, rows, _, back, _ = self._padding
-        is_picture = input.shape[2] == 1 and cache_x is None and back == self.kernel_size[0] - 1
-        if not is_picture or not _is_free(input):
-            return super().forward(input, cache_x)  # pyright: ignore[reportCallIssue]
-        order = torch.channels_last if is_channels_last(input.dtype) else torch.contiguous_format
-        kernel = self.weight[:, :, -1].contiguous(memory_format=order)
-        is_plain = kernel.shape[2:] == (3, 3) and rows == columns == 1 and self.stride == (1, 1, 1)
-        if is_plain:
-            return _convolved(input[:, :, 0], kernel, self.bias)[:, :, None]
-        return F.conv2d(input[:, :, 0], kernel, self.bias, self.stride[1:], (rows, columns))[:, :, None]
-
-
-class OneFrameConv(_Conv2d):
-    """The same where the model knows pictures only: input and output have a frame, the kernel none."""
-
-    if TYPE_CHECKING:
-        _padding: tuple[int, ...]
-
-    def forward(self, input: Tensor, cache_x: Tensor | None = None) -> Tensor:
-        is_plain = self.kernel_size == (3, 3) and self.stride == (1, 1) and set(self._padding) == {1}
-        if is_plain and cache_x is None and input.shape[2] == 1 and _is_free(input):
-            return _convolved(input[:, :, 0], self.weight, self.bias)[:, :, None]
-        return super().forward(input, cache_x)  # pyright: ignore[reportCallIssue]
-
-
-def _is_free(input: Tensor) -> bool:
+def is_free(input: Tensor) -> bool:
     """Whether the layer may compute as it likes."""
     return input.device.type == "cpu" and not torch.is_grad_enabled()
 
@@ -277,7 +206,7 @@ def _pixels(input: Tensor) -> int:
     return input.shape[-2] * input.shape[-1]
 
 
-def _doubles(layer: nn.Module) -> bool:
+def doubles(layer: nn.Module) -> bool:
     """Whether a layer doubles each pixel in both directions."""
     is_nearest = isinstance(layer, nn.Upsample) and layer.mode in ("nearest", "nearest-exact")
     return is_nearest and layer.scale_factor in (2.0, (2.0, 2.0))
@@ -287,7 +216,7 @@ def _is_last(kernel: Tensor) -> bool:
     return kernel.is_contiguous(memory_format=torch.channels_last)
 
 
-def _convolved(input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+def convolved(input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution of 3×3, of each pixel and its neighbours, in the fastest way."""
     if _pixels(input) < SMALL * len(kernel):
         return _product(input, kernel, bias)

@@ -25,9 +25,9 @@ from loraloom.models.residency.streaming import Streaming, find_units
 from loraloom.models.residency.uses import Signature, Uses, signature_of
 from loraloom.models.residency.values import Storage, Values, stays_packed
 from loraloom.weights.layers import PackedLayer
+from loraloom.weights.less_work import with_less_work
 from loraloom.weights.meta import build_unfilled, complete
 from loraloom.weights.patch import Patch, Stack
-from loraloom.weights.picture_layers import with_less_work
 from loraloom.weights.source import WeightSource
 
 Arithmetic: TypeAlias = Literal["native", "widened"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loraloom.errors import ModelFileError
 from loraloom.models.family import Blueprint, Placement
 from loraloom.weights.layers import PackedLayer, packed_layer
-from loraloom.weights.picture_layers import kernel_format
+from loraloom.weights.less_work import kernel_format
 from loraloom.weights.source import WeightSource
 
 
