@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from loraloom.errors import InputError
+from loraloom.nodes.picture_files import read_picture
 from loraloom.pictures import in_8_bits, opened
 
 RAMP = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
@@ -70,3 +71,14 @@ def test_damage_names_the_file(suffix: str, share: float, tmp_path: Path) -> Non
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.png"), opened(tmp_path / "none.png"):
         pass
+
+
+def test_a_damaged_picture_is_told_whatever_its_library_raises(tmp_path: Path) -> None:
+    """That of AVIF raises RuntimeError."""
+    path = tmp_path / "a.avif"
+    Image.new("RGB", (16, 16)).save(path)
+    path.write_bytes(path.read_bytes().replace(b"iloc", b"xloc"))
+    with pytest.raises(InputError, match="a.avif"), opened(path) as picture:
+        picture.load()
+    with pytest.raises(InputError, match="a.avif"):
+        read_picture(path, 1000)

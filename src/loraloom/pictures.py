@@ -9,11 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from loraloom.errors import InputError
-
-# What Pillow raises on files that are cut off or damaged, by format.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
-
+from loraloom.errors import InputError, LoraloomError
 
 # Floats in 0…1 may lie somewhat above 1 where a picture glares; those in 0…255 hardly stay below this.
 _BRIGHT = 16
@@ -27,9 +23,9 @@ def opened(path: Path) -> Generator[Image.Image]:
             raise InputError(f"{path} is no regular file; replace it by a picture, or take it away")
         with Image.open(path) as picture:
             yield picture
-    except InputError:
+    except LoraloomError:
         raise
-    except _DAMAGE as error:
+    except Exception as error:  # on damage Pillow lets through whatever the libraries of its formats raise
         cut = isinstance(error, OSError) and "truncated" in str(error)
         what = "is cut off or damaged" if cut else "is not a picture that can be read"
         raise InputError(f"{path} {what}: {error}; replace it, or take it away") from error

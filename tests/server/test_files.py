@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.lora.small_files import write_small_lora
 from tests.server.running import RunningServer
 from tests.test_confined import exchange
 
@@ -292,3 +293,27 @@ def test_lists_of_files_show_what_was_just_put_there(server: RunningServer) -> N
         assert all(f"new{number}.safetensors" in text for text in lists())
         (loras / f"new{number}.safetensors").unlink()
         assert not any(f"new{number}.safetensors" in text for text in lists())
+
+
+def test_a_damaged_picture_is_refused_whatever_its_library_raises(server: RunningServer) -> None:
+    """That of AVIF raises RuntimeError."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "AVIF")
+    damaged = buffer.getvalue().replace(b"iloc", b"xloc")
+    (server.folder / "output").mkdir(exist_ok=True)
+    (server.folder / "output" / "a.avif").write_bytes(damaged)
+    write_small_lora(server.folder / "models" / "loras" / "a.safetensors")
+    http, whole = server.http, png("red")
+    assert http.post("/upload/image", files={"image": ("whole.png", whole)}).status_code == 200
+    mask = {"original_ref": '{"filename": "whole.png", "type": "input"}'}
+    answers = [
+        http.post("/upload/image", files={"image": ("a.avif", damaged)}),
+        http.post("/upload/mask", files={"image": ("a.avif", damaged)}, data=mask),
+        http.get("/view", params={"filename": "a.avif", "preview": "webp;80"}),
+        http.get("/view", params={"filename": "a.avif", "channel": "a"}),
+        http.get("/v1/pictures/thumbnail", params={"name": "a.avif"}),
+        http.get("/v1/pictures/facts", params={"name": "a.avif"}),
+        http.put("/v1/loras/preview", params={"name": "a.safetensors"}, content=damaged),
+        http.put("/v1/trainings/folders/f", params={"name": "a.avif"}, content=damaged),
+    ]
+    assert [a.status_code for a in answers] == [400, 400, 400, 400, 404, 404, 400, 400]

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from PIL import Image as PillowImage
-from PIL import ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ImageOps, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -109,13 +109,9 @@ def read_picture(path: Path, max_pixels: int) -> tuple[Tensor, Tensor]:
                     f"{path.name} has {file.width}×{file.height} pixels; at most {max_pixels} are accepted"
                 )
             frames = [_frame(frame) for frame in ImageSequence.Iterator(file) if frame.size == file.size]
-    except (
-        OSError,
-        UnidentifiedImageError,
-        SyntaxError,
-        ValueError,
-        PillowImage.DecompressionBombError,
-    ) as e:
+    except InputError:
+        raise
+    except Exception as e:  # on damage Pillow lets through whatever the libraries of its formats raise
         raise InputError(f"{path.name} cannot be read as a picture: {e}") from e
     if file.format == "MPO":
         frames = frames[:1]

@@ -12,11 +12,10 @@ from starlette.responses import Response
 
 from loraloom.confined import open_regular
 from loraloom.file_identity import FileIdentity
-from loraloom.server.decoding import in_turn
+from loraloom.server.decoding import in_turn, opened
 from loraloom.server.file_answers import SANDBOX, freshness, is_known
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"})
-FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
 MAX_PREVIEW = 1024
 
 
@@ -45,16 +44,14 @@ async def thumbnail(request: Request, path: Path, width: int, max_pixels: int) -
 
 @lru_cache(maxsize=512)
 def _small(picture: FileIdentity, width: int, max_pixels: int) -> bytes:
-    from PIL import Image
-
     try:
-        with open_regular(picture.path) as file, Image.open(file, formats=FORMATS) as found:
-            if found.width * found.height > max_pixels:
-                raise HTTPException(404, f"the picture has more than {max_pixels} pixels")
+        with open_regular(picture.path) as file, opened(file, max_pixels) as found:
             found.draft("RGB", (width, width))
             small = found.convert("RGBA" if "A" in found.getbands() else "RGB")
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise HTTPException(404, "that file is no picture that can be read") from error
+    except HTTPException as error:
+        raise HTTPException(404, error.detail) from error
+    except OSError as error:
+        raise HTTPException(404) from error
     small.thumbnail((width, width))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=84)
@@ -65,29 +62,9 @@ def as_png(content: bytes, max_pixels: int) -> bytes:
     """A picture of an upload as a plain PNG of at most `MAX_PREVIEW` pixels on a side.
 
     HTTPException 400 for what is no picture, 413 for one that is too large."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise HTTPException(413, f"the picture has more than {max_pixels} pixels")
-            plain = picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise HTTPException(400, "the upload is no picture that can be read") from error
+    with opened(io.BytesIO(content), max_pixels) as picture:
+        plain = picture.convert("RGB")
     plain.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
     buffer = io.BytesIO()
     plain.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def check_picture(content: bytes, max_pixels: int) -> None:
-    """Decode an upload, within limits. HTTPException 400 for what is no picture, 413 for one too large."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise HTTPException(413, f"the picture has more than {max_pixels} pixels")
-            picture.load()
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise HTTPException(400, "the upload is no picture that can be read") from error

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -13,14 +14,15 @@ from typing import Annotated, Any, cast
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException as Refused
 
 from loraloom.atomic_file import explained, make_folder, rename
 from loraloom.confined import open_regular
 from loraloom.errors import InputError, LoraloomError
 from loraloom.folders import is_shown
-from loraloom.server import paths
+from loraloom.server import decoding, paths
 from loraloom.server.page_routes.drawing import WorkflowForms, forms_in
-from loraloom.server.pictures import FORMATS, PICTURE_SUFFIXES, thumbnail
+from loraloom.server.pictures import PICTURE_SUFFIXES, thumbnail
 from loraloom.server.state import ServerState
 from loraloom.workflow.drawing import settings_of, title_of
 from loraloom.workflow.implemented import known_schemas
@@ -176,15 +178,13 @@ def _listed(entry: os.DirEntry[str], subfolder: str) -> list[Picture]:
 
 
 def facts_of(state: ServerState, path: Path, name: str) -> PictureFacts:
-    from PIL import Image
-
     try:
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
-            width, height = picture.size
+        with open_regular(path) as file:
             stat = os.fstat(file.fileno())
-            file.seek(0)
             content = file.read() if stat.st_size <= _MAX_BYTES else b""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            with decoding.opened(file, sys.maxsize) as picture:
+                width, height = picture.size
+    except (OSError, Refused) as error:
         raise HTTPException(404, "that file is no picture that can be read") from error
     try:
         texts = picture_texts(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from loraloom.atomic_file import write_file
 from loraloom.folders import CAPTION_SUFFIXES, is_shown
-from loraloom.server import paths
+from loraloom.server import decoding, paths
 from loraloom.server.bodies import read_bytes
 from loraloom.server.page_routes.words import trouble_of
-from loraloom.server.pictures import PICTURE_SUFFIXES, check_picture, thumbnail
+from loraloom.server.pictures import PICTURE_SUFFIXES, thumbnail
 from loraloom.server.state import ServerState
 from loraloom.server.trainings import Plan, Trainings, TrainingStatus, steps_of
 
@@ -115,7 +116,7 @@ def _add_folders(api: FastAPI, state: ServerState) -> None:
             except UnicodeDecodeError as error:
                 raise HTTPException(400, f"{name} is not UTF-8 text") from error
         else:
-            await asyncio.to_thread(check_picture, content, state.settings.max_pixels)
+            await decoding.in_turn(decoding.check, io.BytesIO(content), state.settings.max_pixels)
         await asyncio.to_thread(write_file, place, content)
         return counted(paths.inside(root, folder))
 
