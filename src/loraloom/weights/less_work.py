@@ -25,6 +25,7 @@ from loraloom.weights.picture_layers import (
     doubles,
     is_channels_last,
 )
+from loraloom.weights.turning import with_quick_turns
 
 
 def kernel_format(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
@@ -39,6 +40,8 @@ def with_less_work(module: nn.Module) -> None:
     """Let the layers of a module choose how to compute. Their parameters stay as they are."""
     for layer in module.modules():
         kind = type(layer)
+        if kind.__name__.endswith("Attention") and hasattr(layer, "processor"):
+            with_quick_turns(layer)
         if kind is nn.Conv2d:
             _become(layer, PictureConv)
         elif isinstance(layer, nn.Sequential) and any(map(doubles, layer)):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from loraloom.models.library_class import library_class
 from loraloom.models.parts.kept_tokens import KeptLayer
+from loraloom.weights.turning import quick
 
 Rotary: TypeAlias = "tuple[Tensor, Tensor]"
 
@@ -88,7 +89,7 @@ def _attended(
     query: Tensor, key: Tensor, value: Tensor, rotary: Rotary | None, keeping: Keeping | None
 ) -> Tensor:
     """(B, tokens, heads · D)."""
-    turn = library_class("diffusers.models.embeddings:apply_rotary_emb")
+    turn = quick(library_class("diffusers.models.embeddings:apply_rotary_emb"))
     query, key = (turn(part, rotary, sequence_dim=1) for part in (query, key))
     if keeping is not None and keeping.last:
         keeping.layer.store(key[:, -keeping.last :], value[:, -keeping.last :])
