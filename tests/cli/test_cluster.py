@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from loraloom.cli import cluster_head
+from loraloom.cli.doctor.packages import install
 from loraloom.cli.main import exit_code_of
 from loraloom.cli.server_jobs import ServerJobs
 from loraloom.errors import InputError
@@ -35,7 +36,7 @@ def test_without_ray_it_is_said_what_to_install(
     assert exit_code_of(["cluster", "worker", "10.0.0.5:6379"]) == 2
     assert exit_code_of(["serve", "--cluster", "auto", "--port", "0"]) == 2
     said = capsys.readouterr().err
-    assert said.count("loraloom[cluster]") == 2
+    assert said.count(install("cluster")) == 2
 
 
 WATCH = """

@@ -55,9 +55,14 @@ def test_inspect_says_how_a_file_fits_a_base(
 
 
 def test_inspect_speaks_json(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code_of(["lora", "inspect", "--json", str(lora), str(lora)]) == 0
+    half = lora.with_name("half.safetensors")
+    alpha = {UP.replace("lora_up.weight", "alpha"): torch.tensor(2.0)}
+    save_file({UP: torch.ones(8, 4).half(), DOWN: torch.ones(4, 8).half(), **alpha}, half)
+    assert exit_code_of(["lora", "inspect", "--json", str(lora), str(half)]) == 0
     pages = json.loads(capsys.readouterr().out)
     assert [page["base"] for page in pages] == ["sd15", "sd15"]
+    assert [page["algorithms"] for page in pages] == [{"LoRA": 1}, {"LoRA": 1}]
+    assert [page["dtypes"] for page in pages] == [{"fp32": 2}, {"fp16": 2}]
     assert pages[0]["ranks"] == {"4": 1}
     assert pages[0]["triggers"] == ["sks"]
     assert len(pages[0]["hashes"]["autov3"]) == 12

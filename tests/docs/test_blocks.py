@@ -101,6 +101,13 @@ def test_commands_within_sentences_exist() -> None:
                 assert path is None or option in options[path], f"{name}: {said}"
 
 
+def test_printed_tokens_are_long_enough() -> None:
+    """`loraloom serve` refuses shorter ones."""
+    for name, page in PAGES.items():
+        for token in re.findall(r"(?:LORALOOM_TOKEN=|\?token=|--token )([\w-]+)", page.read_text("utf-8")):
+            assert token == "TOKEN" or len(token) >= 8, f"{name}: {token}"
+
+
 def known_options() -> dict[str, set[str]]:
     """The options of every command, as the reference states them."""
     found: dict[str, set[str]] = {}

@@ -102,5 +102,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("spandrel") is not None, reason="spandrel is installed")
 def test_the_missing_package_is_named(model: Path) -> None:
-    with pytest.raises(InputError, match="pip install spandrel"):
+    with pytest.raises(InputError, match="pip install --no-deps spandrel einops"):
         open_upscaler(model)

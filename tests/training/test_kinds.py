@@ -66,7 +66,7 @@ def test_adding_a_kind_touches_one_file(more: Path, make_settings: MakeSettings)
     (more / "rslora.py").write_text(RSLORA, "utf-8")
     trained = train(make_settings(AdapterSettings("rslora", rank=2, alpha=1.0), steps=1))
     file = read_lora(trained.lora)
-    assert page_of(file).algorithms.keys() == {"lora"} and trained.diffusers is not None
+    assert page_of(file).algorithms.keys() == {"LoRA"} and trained.diffusers is not None
     assert "rank-stabilised" in file.metadata["ss_network_args"]
 
 

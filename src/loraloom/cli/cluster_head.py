@@ -51,7 +51,9 @@ class ClusterOptions:
 def require_ray() -> None:
     """Raises InputError where the extra is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise InputError("a cluster needs Ray, which is not installed: pip install 'loraloom[cluster]'")
+        from loraloom.cli.doctor.packages import install
+
+        raise InputError(f"a cluster needs Ray, which is not installed: {install('cluster')}")
 
 
 def checked_address(text: str) -> str:

@@ -12,13 +12,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from loraloom.lora.algebras import algebra_title
 from loraloom.lora.hashes import EMPTY_SHA256
 from loraloom.lora.inspect import Page, fit_lines
 from loraloom.lora.not_finite import say_not_finite
 
 PARTS: Mapping[str, str] = {"model": "the model", "clip": "the text encoders"}
-TYPES: Mapping[str, str] = {"F64": "fp64", "F32": "fp32", "F16": "fp16"}
 
 
 def print_page(page: Page, console: Console) -> None:
@@ -40,7 +38,7 @@ def _what(page: Page) -> Iterator[tuple[str, str]]:
     yield "for", page.title
     parts = [f"{page.parts[name]} of {said}" for name, said in PARTS.items() if name in page.parts]
     yield "modules", ", ".join(parts)
-    yield "algebra", _counts({algebra_title(name): count for name, count in page.algorithms.items()})
+    yield "algebra", _counts(page.algorithms)
     yield "rank", _counts(page.ranks)
     yield "scale", _counts(page.alpha)
     yield "trigger words", ", ".join(page.triggers) + (f"  ({page.trigger_source})" if page.triggers else "")
@@ -50,8 +48,7 @@ def _what(page: Page) -> Iterator[tuple[str, str]]:
     yield "previews", ", ".join(page.previews)
     yield "names", page.dialect
     yield "written by", "" if page.trainer == "unknown" else page.trainer
-    types = _counts({TYPES.get(name, name.lower()): count for name, count in page.dtypes.items()})
-    yield "stored as", f"{types}, {_size(page.size)}"
+    yield "stored as", f"{_counts(page.dtypes)}, {_size(page.size)}"
 
 
 def _making(page: Page) -> Iterator[tuple[str, str]]:

@@ -131,7 +131,7 @@ def serve_command(
 
     rows = rows_at_once(batch)
     if token is not None and len(token) < 8:
-        raise InputError("a --token has at least 8 characters")
+        raise InputError(f"the token (--token, $LORALOOM_TOKEN) has {len(token)} characters; 8 are needed")
     settings = ServerSettings(
         output_dir=output_dir.absolute(),
         input_dir=input_dir.absolute(),

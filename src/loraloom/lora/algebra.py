@@ -88,7 +88,7 @@ class Part:
 class Algebra:
     """One algebra. A file of `lora/algorithms` extends this and ends in `ALGEBRA = ItsAlgebra()`.
 
-    name: the file's name, which receipts show; title: what people call it.
+    name: the file's name; title: what people call it, which receipts show.
     endings: ending of a tensor's name → the tensor's role. Of several endings of a role the first is written.
     needs, needs_on_bias: the roles, in words, that tell that it changes a module's weight, or its bias; each
         entry is an alternative.

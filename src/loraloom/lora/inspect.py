@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
-from loraloom.lora.algebras import recognise
+from loraloom.lora.algebras import algebra_title, recognise
 from loraloom.lora.alpha import config_for, peft_configs, scale_of, unused_alpha
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import LoraFile
@@ -27,7 +29,9 @@ class Page:
     """Everything that the header, the sidecars and, where given, a base's header say of a LoRA.
 
     not_finite: tensor → how many of its values are NaN or infinite, where that was looked for.
-    parts: component → modules. ranks: rank → modules. alpha: rule (γ) → modules. fit: of the base, if given.
+    parts: component → modules. algorithms: algebra ("DoRA on LoRA") → modules. ranks: rank → modules.
+    alpha: rule (γ) → modules. dtypes: "fp32", "bf16" … → tensors, but for single numbers. fit: of the base,
+    if given.
     """
 
     file: str
@@ -80,7 +84,7 @@ def page_of(
         values = {role: scalars[key] for role, key in module.tensors.items() if key in scalars}
         found, _ = recognise(shapes)
         for one in found:
-            kinds[one.label] += 1
+            kinds[algebra_title(one.label)] += 1
             used = one.pick(shapes)
             rank = one.algebra.rank(used)
             if rank is not None:
@@ -98,7 +102,7 @@ def page_of(
         title=made_for(file, family),
         dialect=dialect_of(file), trainer=trainer_of(file), parts=dict(parts), algorithms=dict(kinds),
         ranks={str(rank): count for rank, count in sorted(ranks.items())}, alpha=dict(alphas),
-        dtypes=dict(Counter(info.dtype for info in file.header.tensors.values())),
+        dtypes=_types(file),
         tensors=len(file.header.tensors), unknown=(*file.unknown, *file.repeated),
         unsupported=count_unsupported(file.unsupported), facts=facts(file.metadata),
         triggers=triggers.words, trigger_source=triggers.source,
@@ -109,6 +113,13 @@ def page_of(
         not_finite=broken or {},
         fit=None if base is None else fit_of(place(file, base, compat=compat), base),
     )  # fmt: skip
+
+
+def _types(file: LoraFile) -> dict[str, int]:
+    """Types as `--dtype` spells them: "fp32" of "F32", "bf16" of "BF16"."""
+    tensors = file.header.tensors.values()
+    names = [info.dtype for info in tensors if prod(info.shape) > 1] or [info.dtype for info in tensors]
+    return dict(Counter(re.sub(r"^F(?=\d)", "fp", name).lower() for name in names))
 
 
 def _notes(file: LoraFile, family: str | None, hashes: Hashes | None) -> list[str]:

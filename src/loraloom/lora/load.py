@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loraloom.errors import InputError, ModelFileError
 from loraloom.lora.algebra import Change, Ingredients
+from loraloom.lora.algebras import algebra_title
 from loraloom.lora.comfyui import SKIPPED
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.effect import effect_of
@@ -208,7 +209,7 @@ def _receipt(
     file: LoraFile, placement: Placement, placed: list[Piece], rejected: list[Rejected],
     components: Mapping[ComponentName, Component], compat: Compat,
 ) -> Receipt:  # fmt: skip
-    kinds = Counter(piece.found.label for piece in placed)
+    kinds = Counter(algebra_title(piece.found.label) for piece in placed)
     parts = tuple(_component_receipts(placement, placed, components))
     receipt = Receipt(
         file=str(file.path), digest="", dialect=dialect_of(file), trainer=trainer_of(file),

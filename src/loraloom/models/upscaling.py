@@ -73,7 +73,7 @@ def open_upscaler(path: Path) -> Upscaler:
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
         except ImportError as error:
             raise InputError(
-                f"upscale models need the package spandrel: pip install spandrel einops ({error})"
+                f"upscale models need the package spandrel: pip install --no-deps spandrel einops ({error})"
             ) from None
     try:
         found = ModelLoader().load_from_state_dict(weights)

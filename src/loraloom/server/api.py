@@ -287,7 +287,7 @@ def _add_jobs(api: FastAPI, state: ServerState) -> None:
 
     @api.post("/jobs/{job_id}/cancel", responses={404: {}})
     async def cancel(job_id: str) -> Cancelled:
-        """Cancel a job that waits or runs; one that runs ends after its present step."""
+        """Cancel a job that waits or runs; one that runs ends when the step that it computes is done."""
         return Cancelled(cancelled=await dispatcher.cancel(job_id))
 
     @api.post("/jobs/{job_id}/retry", responses={404: {}, 409: {}})

@@ -181,7 +181,8 @@ def test_what_is_slow_or_broken_and_why(
     assert words in found[-1].text
 
 
-def test_packages_that_are_missing_or_too_old() -> None:
+def test_packages_that_are_missing_or_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "CLONE", tmp_path)
     asked = [
         "rich>=13",
         "no-such-package>=1",
@@ -205,6 +206,17 @@ def test_a_tool_of_uv_is_told_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = packages.judged([Requirement("typer>=900"), Requirement('nothing; extra == "ui"')], ["ui"])
     advice = [finding.advice for finding in found.findings[:2]]
     assert advice == ["uv tool install --reinstall loraloom", 'uv tool install "loraloom[ui]"']
+
+
+def test_a_clone_is_told_its_own_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/setup").touch()
+    monkeypatch.setattr(packages, "CLONE", tmp_path)
+    monkeypatch.setattr(packages.sys, "prefix", str(tmp_path / ".venv"))
+    found = packages.judged([Requirement("typer>=900"), Requirement('nothing; extra == "ui"')], ["ui"])
+    advice = [finding.advice for finding in found.findings[:2]]
+    assert advice == ['.venv/bin/pip install "typer>=900"', "scripts/setup ui"]
+    assert packages.install("cuda") == "scripts/setup cuda"
 
 
 def test_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import psutil
 
 from loraloom.cli.doctor.finding import Finding, gigabytes
-from loraloom.cli.doctor.packages import installer
+from loraloom.cli.doctor.packages import install
 
 PATIENCE = 120
 """Seconds that torch may take to be imported and to find its devices."""
@@ -88,7 +88,7 @@ def judged(said: Mapping[str, Any], makers: Collection[str]) -> list[Finding]:
         found.append(_only_processor(said, makers))
     if said["auto"] == "cuda" and "ROCm" not in said["build"] and not _has_kernels():
         text = "int8 and fp8 weights are multiplied without comfy-kitchen's kernels"
-        found.append(Finding("slow", "kernels", text, f'{installer()} "loraloom[cuda]"'))
+        found.append(Finding("slow", "kernels", text, install("cuda")))
     return found
 
 

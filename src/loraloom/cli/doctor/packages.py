@@ -14,6 +14,8 @@ from packaging.version import InvalidVersion, Version
 from loraloom.cli.doctor.finding import Finding
 
 NAME = "loraloom"
+CLONE = Path(__file__).parents[4]
+"""The repository, where Loraloom runs from one."""
 EXTRAS: Mapping[str, str] = {
     "ui": "ComfyUI's own editor at the address of `loraloom serve`",
     "cluster": "several machines that drain one queue (`loraloom cluster`)",
@@ -48,7 +50,7 @@ def judged(requirements: Sequence[Requirement], extras: Sequence[str]) -> Packag
     wrong = [said for r in needed if (said := _fault(r)) is not None]
     if wrong:
         names = " ".join(f'"{r.name}{r.specifier}"' for r in needed if _fault(r) is not None)
-        again = f"--reinstall {NAME}" if installer() != "pip install" else names
+        again = f"--reinstall {NAME}" if _is_tool_of_uv() else names
         found = [Finding("problem", "packages", "; ".join(wrong), f"{installer()} {again}")]
     else:
         found = [Finding("ok", "packages", f"all {len(needed)} that are required")]
@@ -69,16 +71,28 @@ def _of_extra(extra: str, faults: Sequence[str]) -> list[Finding]:
         return [Finding("ok", f"extra {extra}", "installed")]
     if extra not in EXTRAS:
         return []
-    return [Finding("note", f"extra {extra}", f"{EXTRAS[extra]}: {'; '.join(faults)}", _install(extra))]
+    return [Finding("note", f"extra {extra}", f"{EXTRAS[extra]}: {'; '.join(faults)}", install(extra))]
 
 
-def _install(extra: str) -> str:
-    return f'{installer()} "{NAME}[{extra}]"'
+def install(extra: str) -> str:
+    """The command that adds an extra to this installation."""
+    return f"scripts/setup {extra}" if _is_clone() else f'{installer()} "{NAME}[{extra}]"'
 
 
 def installer() -> str:
     """The command that installs into this environment: a tool of uv's has no pip."""
-    return "uv tool install" if (Path(sys.prefix) / "uv-receipt.toml").exists() else "pip install"
+    if _is_tool_of_uv():
+        return "uv tool install"
+    return ".venv/bin/pip install" if _is_clone() else "pip install"
+
+
+def _is_tool_of_uv() -> bool:
+    return (Path(sys.prefix) / "uv-receipt.toml").exists()
+
+
+def _is_clone() -> bool:
+    """Whether this is the environment that `scripts/setup` makes in the repository."""
+    return (CLONE / "scripts/setup").is_file() and Path(sys.prefix).resolve() == (CLONE / ".venv").resolve()
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
@@ -109,5 +123,6 @@ def _upscaling() -> list[Finding]:
     lacking = [name for name in ("spandrel", "einops") if _version(name) is None]
     if not lacking:
         return [Finding("ok", "upscale models", "spandrel is installed")]
-    advice = "pip install einops and pip install --no-deps spandrel"
+    into = f"uv pip install --python {sys.prefix}" if _is_tool_of_uv() else installer()
+    advice = f"{into} --no-deps spandrel einops"
     return [Finding("note", "upscale models", f"need what is not installed: {', '.join(lacking)}", advice)]
