@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from loraloom.errors import InputError, LoraloomError
 
@@ -28,7 +28,8 @@ def opened(path: Path) -> Generator[Image.Image]:
     except Exception as error:  # on damage Pillow lets through whatever the libraries of its formats raise
         cut = isinstance(error, OSError) and "truncated" in str(error)
         what = "is cut off or damaged" if cut else "is not a picture that can be read"
-        raise InputError(f"{path} {what}: {error}; replace it, or take it away") from error
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"  # which says the path again
+        raise InputError(f"{path} {what}{why}; replace it, or take it away") from error
 
 
 def in_8_bits(picture: Image.Image) -> Image.Image:

@@ -57,7 +57,11 @@ def test_inspect_says_how_a_file_fits_a_base(
 def test_inspect_speaks_json(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = lora.with_name("half.safetensors")
     alpha = {UP.replace("lora_up.weight", "alpha"): torch.tensor(2.0)}
-    save_file({UP: torch.ones(8, 4).half(), DOWN: torch.ones(4, 8).half(), **alpha}, half)
+    save_file(
+        {UP: torch.ones(8, 4).half(), DOWN: torch.ones(4, 8).half(), **alpha},
+        half,
+        {"ss_base_model_version": "sd_v1"},
+    )
     assert exit_code_of(["lora", "inspect", "--json", str(lora), str(half)]) == 0
     pages = json.loads(capsys.readouterr().out)
     assert [page["base"] for page in pages] == ["sd15", "sd15"]

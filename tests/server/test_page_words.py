@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loraloom.server.page_routes.words import trouble_of
+from loraloom.server.page_routes.words import TRAINING, trouble_of
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,19 @@ def test_trouble_says_what_to_do(kind: str, message: str, advice: str) -> None:
     assert advice in found.advice
     assert found.where == "KSampler"
     assert trouble_of(None) is None
+
+
+def test_what_is_advised_is_said_once() -> None:
+    message = "a.safetensors: cut short: 5 of 9 bytes are there; download it again"
+    found = trouble_of({"type": "x", "message": message, "title": "", "class_type": "LoraLoader"})
+    assert found is not None
+    assert (found.what, found.where) == ("a.safetensors: cut short: 5 of 9 bytes are there.", "LoraLoader")
+    assert "Download that file again" in found.advice
+
+
+def test_a_training_has_no_details_to_look_at() -> None:
+    found = trouble_of({"type": TRAINING, "message": "a.png is not a picture"})
+    assert found is not None and "go on" in found.advice
 
 
 def test_trouble_names_its_node_once() -> None:

@@ -12,7 +12,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from loraloom.lora.hashes import EMPTY_SHA256
 from loraloom.lora.inspect import Page, fit_lines
 from loraloom.lora.not_finite import say_not_finite
 
@@ -24,7 +23,7 @@ def print_page(page: Page, console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for section in (_what(page), _making(page), _hashes(page)):
+    for section in (_what(page), _making(page), page.hashes.items()):
         rows = [(name, value) for name, value in section if value]
         if rows and table.row_count:
             table.add_row("", "")
@@ -56,12 +55,6 @@ def _making(page: Page) -> Iterator[tuple[str, str]]:
     rank = next(iter(page.ranks)) if len(page.ranks) == 1 else None
     for name, value in page.facts.items():
         if not (name == "stated rank" and value == rank) and not (name == "title" and _is_name(page, value)):
-            yield name, value
-
-
-def _hashes(page: Page) -> Iterator[tuple[str, str]]:
-    for name, value in page.hashes.items():
-        if name != "autov1" or value != EMPTY_SHA256[:8]:  # made of bytes that a small file does not have
             yield name, value
 
 

@@ -47,14 +47,15 @@ class Hashes:
         return self.tensors[:12]
 
     def named(self) -> dict[str, str]:
-        """Every hash under the name that Civitai and others use."""
-        return {
+        """Every hash by the name that Civitai and others use; small files lack the bytes of AutoV1."""
+        found = {
             "sha256": self.sha256,
             "autov1": self.autov1,
             "autov2": self.autov2,
             "autov3": self.autov3,
             "blake3": self.blake3,
         }
+        return {name: value for name, value in found.items() if value != EMPTY_SHA256[:8]}
 
     def match(self, wanted: str) -> bool:
         """Whether a hash that someone noted, in any of these forms and in any case, is this file's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,53 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (96, 96), color).save(place / f"{number}.png")
         (place / f"{number}.txt").write_text(f"a {color} thing")
     return place
+
+
+CURVE = """async losses => {
+  const {html, render} = await import("/loraloom/html.js");
+  const {LossCurve} = await import("/loraloom/loss_curve.js");
+  const place = document.querySelector("main").appendChild(document.createElement("div"));
+  render(html`<${LossCurve} losses=${losses} validations=${[]} />`, place);
+  const heights = path => place.querySelector(path).getAttribute("d").match(/[\\d.]+(?=[LM]|$)/g).map(Number);
+  return {
+    heights: heights(".curve-raw"),
+    marks: [...place.querySelectorAll(".curve g text")].map(mark => mark.textContent),
+    steps: [...place.querySelectorAll("tbody th")].map(step => Number(step.textContent)),
+  };
+}"""
+
+
+def test_a_loss_curve_shows_its_peaks_and_its_numbers(new_page: NewPage) -> None:
+    page = new_page().open("/training")
+    losses = [[step, 0.1 + 0.01 * (step % 3)] for step in range(1, 41)]
+    losses[19][1], losses[29][1] = 0.9, 0.7
+    shown = page.evaluate(CURVE, losses)
+    twentieth, thirtieth = shown["heights"][19], shown["heights"][29]
+    assert 0 < twentieth < thirtieth < min(shown["heights"][30:])
+    assert shown["marks"] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert shown["steps"] == list(range(4, 41, 4))
+    losses[0][1] = 500.0  # alone, far above all others: they stay readable
+    assert page.evaluate(CURVE, losses)["marks"] != shown["marks"]
+
+
+def test_a_training_that_fails_says_what_to_do(new_page: NewPage, folder: Path) -> None:
+    place = folder / "input" / "damaged"
+    place.mkdir(parents=True)
+    (place / "a.png").write_bytes(b"no picture")
+    watched = new_page("phone", "dark")
+    page = watched.open("/training")
+    page.get_by_role("button", name="New training").click()
+    page.get_by_label("Name of the LoRA").fill("damaged")
+    page.get_by_role("button", name="Start training").click()
+    alert = page.get_by_role("alert", name="").filter(has_text="a.png is not a picture that can be read")
+    alert.wait_for()
+    assert "go on" in alert.inner_text() and alert.inner_text().count("a.png") == 1
+    page.get_by_text("It ended before there were numbers to show.").wait_for()
+    watched.check("training-failed-phone-dark")
+    shutil.rmtree(place)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Forget this training").click()
+    page.get_by_role("button", name="New training").wait_for()
 
 
 def test_from_a_folder_to_the_library(new_page: NewPage, pictures: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from loraloom.atomic_file import write_file
 from loraloom.folders import CAPTION_SUFFIXES, is_shown
 from loraloom.server import decoding, paths
 from loraloom.server.bodies import read_bytes
-from loraloom.server.page_routes.words import trouble_of
+from loraloom.server.page_routes.words import TRAINING, trouble_of
 from loraloom.server.pictures import PICTURE_SUFFIXES, thumbnail
 from loraloom.server.state import ServerState
 from loraloom.server.trainings import Plan, Trainings, TrainingStatus, steps_of
@@ -205,7 +205,7 @@ def plan_of(wanted: NewTraining, state: ServerState) -> Plan:
 def view(trainings: Trainings, name: str, points: int = 600) -> TrainingView:
     plan, now, folder = trainings.plan(name), trainings.state(name), trainings.folder(name)
     losses, validations, last = steps_of(folder, points)
-    error: dict[str, Any] | None = {"type": "training", "message": now.error} if now.error else None
+    error: dict[str, Any] | None = {"type": TRAINING, "message": now.error} if now.error else None
     trouble = trouble_of(error)
     return TrainingView(
         name=name, status=now.status, stopping=trainings.stopping(name), base=plan.base_name,

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from loraloom.workflow.graph import JSON
 
+TRAINING = "training"
+"""The type of a training's error, which has no node and no details."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -52,6 +55,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 )
 
 
+# What a message says of it already, where the advice says it too.
+_ADVISED = re.compile(r"; (?:download it again|put the file there)\.?$")
 # What messages begin with: 'node 4 “Start picture” (LoadImage): '.
 _NODE = re.compile(r"node \S+ (“[^”]*” )?\([^()]*\): ", re.IGNORECASE)
 
@@ -61,13 +66,15 @@ def trouble_of(error: Mapping[str, JSON] | None) -> Trouble | None:
     if error is None:
         return None
     kind, message = str(error.get("type") or ""), str(error.get("message") or "")
+    if kind == TRAINING:
+        return Trouble(_sentence(message), "Set right what this names, then go on: what was trained is kept.")
     title, class_type = str(error.get("title") or ""), str(error.get("class_type") or "")
-    where = title if title == class_type or not class_type else f"{title} ({class_type})".strip()
+    where = f"{title} ({class_type})" if title and class_type not in ("", title) else title or class_type
     traceback = error.get("traceback")
     details = "".join(str(line) for line in traceback) if isinstance(traceback, list) else ""
     for pattern, what, advice in _KNOWN:
         if re.search(pattern, f"{kind} {message}", re.IGNORECASE):
-            return Trouble(what or _sentence(message), advice, where, details)
+            return Trouble(what or _sentence(_ADVISED.sub("", message)), advice, where, details)
     advice = (
         "Change the settings that this names, or retry; if it comes again, the details help to report it."
     )
@@ -76,4 +83,6 @@ def trouble_of(error: Mapping[str, JSON] | None) -> Trouble | None:
 
 def _sentence(text: str) -> str:
     text = _NODE.sub("", text.strip(), count=1)
-    return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".!?" else ".")
+    word = text.partition(" ")[0]
+    first = text[:1].upper() if word.isalpha() else text[:1]  # the name of a file stays as it is
+    return first + text[1:] + ("" if not text or text[-1] in ".!?" else ".")

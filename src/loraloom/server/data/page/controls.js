@@ -107,12 +107,13 @@ export function Sheet({ title, onClose, onKeyDown, wide, children, actions }) {
   </dialog>`;
 }
 
+/** As much room as a picture of this size takes without scrolling. size: {width, height}, null while it is not known. */
+export const CompareFrame = ({ size, children }) => html`<div class="compare-frame" style=${{ "--ratio": size ? size.width / size.height : 1 }}>${children}</div>`;
+
 /** Two pictures on one place, and a seam between them that moves. */
-export function Compare({ left, right, leftName, rightName, width, height }) {
+export function Compare({ left, right, leftName, rightName }) {
   const [cut, setCut] = useState(50);
-  const frame = { "--cut": `${cut}%` };
-  if (width && height) frame.aspectRatio = `${width} / ${height}`;
-  return html`<div class="compare" style=${frame}>
+  return html`<div class="compare" style=${{ "--cut": `${cut}%` }}>
     <img src=${left} alt=${leftName} />
     <div class="over"><img src=${right} alt=${rightName} /></div>
     <span class="side left clip" aria-hidden="true">${leftName}</span><span class="side right clip" aria-hidden="true">${rightName}</span>

@@ -1,6 +1,6 @@
 // All pictures: newest first, what is in them, the bin, and two side by side.
 import { html, useEffect, useMemo, useRef, useState } from "./html.js";
-import { Button, Compare, Empty, IconButton, Sheet, Thumbnail, ago, bytes } from "./controls.js";
+import { Button, Compare, CompareFrame, Empty, IconButton, Sheet, Thumbnail, ago, bytes } from "./controls.js";
 import { Icon } from "./icons.js";
 import * as api from "./api.js";
 import { again, use, vary } from "./draft.js";
@@ -14,6 +14,7 @@ const MOST = 100_000;
 const nameOf = (picture) => (picture.subfolder ? `${picture.subfolder}/${picture.filename}` : picture.filename);
 const fullUrl = (picture) => `view?${api.query({ filename: picture.filename, subfolder: picture.subfolder, type: "output" })}`;
 const smallUrl = (picture, width) => `v1/pictures/thumbnail?${api.query({ name: picture.filename, subfolder: picture.subfolder, width, at: picture.modified })}`;
+const shortly = (picture) => picture.filename.replace(/_?\.\w+$/, "");
 const unbinned = (name) => name.replace(/^\.bin\//, "");
 
 export function Gallery() {
@@ -100,7 +101,7 @@ function TwoPictures({ names, pictures, onClose }) {
   useEffect(() => {
     attempt(async () => setSize(await api.get(`v1/pictures/facts?${api.query({ name: names[0] })}`)));
   }, []);
-  return html`<${Sheet} wide title="Compare" onClose=${onClose}><div class="compare-frame"><${Compare} left=${fullUrl(left)} right=${fullUrl(right)} leftName=${left.filename} rightName=${right.filename} width=${size?.width} height=${size?.height} /></div><//>`;
+  return html`<${Sheet} wide title="Compare" onClose=${onClose}><${CompareFrame} size=${size}><${Compare} left=${fullUrl(left)} right=${fullUrl(right)} leftName=${shortly(left)} rightName=${shortly(right)} /><//><//>`;
 }
 
 function Viewer({ picture, bin, onClose, onDelete, onRestore, onStep, first, last }) {

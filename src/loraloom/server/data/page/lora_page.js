@@ -48,9 +48,9 @@ export function LoraPage({ name }) {
         ${page?.fit && html`<${Fit} page=${page} base=${base} />`}
         ${page && html`<${Words} page=${page} />`}
         ${page && html`<section class="panel stack"><h2>The file</h2><${Facts} facts=${about(page, entry)} /></section>`}
-        ${page && Object.keys(page.facts).length > 0 && html`<section class="panel stack"><h2>How it was made</h2><${Facts} facts=${Object.entries(page.facts)} /></section>`}
-        <section class="panel stack"><h2>Hashes and duplicates</h2>${hashes ? html`<${Facts} facts=${Object.entries(hashes.hashes).map(([key, value]) => [key, html`<code>${value}</code>`])} />
-          ${hashes.duplicates.length ? html`<div class="stack tight"><h3>The same tensors</h3>${hashes.duplicates.map((other) => html`<a key=${other} class="small breaks" href=${`#/library/${encodeURIComponent(other)}`}>${other}</a>`)}</div>` : html`<p class="small soft">No other file has the same tensors.</p>`}` : html`<p class="small soft">Reading the file …</p>`}</section>
+        ${page && Object.keys(page.facts).length > 0 && html`<section class="panel stack"><h2>How it was made</h2><${Facts} facts=${Object.entries(page.facts).map(([fact, value]) => [fact[0].toUpperCase() + fact.slice(1), value])} /></section>`}
+        ${!problem && html`<section class="panel stack"><h2>Hashes and duplicates</h2>${hashes ? html`<${Facts} facts=${Object.entries(hashes.hashes).map(([key, value]) => [key, html`<code>${value}</code>`])} />
+          ${hashes.duplicates.length ? html`<div class="stack tight"><h3>The same tensors</h3>${hashes.duplicates.map((other) => html`<a key=${other} class="small breaks" href=${`#/library/${encodeURIComponent(other)}`}>${other}</a>`)}</div>` : html`<p class="small soft">No other file has the same tensors.</p>`}` : html`<p class="small soft">Reading the file …</p>`}</section>`}
       </div>
       <div class="stack loose"><${Notes} key=${page ? "there" : "not yet"} name=${name} page=${page} onSaved=${load} /><${Rename} name=${name} /></div>
     </div></div>`;

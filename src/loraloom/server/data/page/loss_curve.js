@@ -34,7 +34,7 @@ function scale(losses, others) {
   return { low: marks[0], high: marks.at(-1), marks, digits };
 }
 
-export function LossCurve({ losses, validations }) {
+export function LossCurve({ losses, validations, running }) {
   const box = useRef(null);
   const plot = useId();
   const [width, setWidth] = useState(640);
@@ -43,7 +43,7 @@ export function LossCurve({ losses, validations }) {
     watcher.observe(box.current);
     return () => watcher.disconnect();
   }, []);
-  return html`<div ref=${box}>${losses.length < 2 ? html`<p class="small soft">The first numbers come when the pictures have been encoded.</p>` : drawn(losses, validations, width, plot)}</div>`;
+  return html`<div ref=${box}>${losses.length < 2 ? html`<p class="small soft">${running ? "The first numbers come when the pictures have been encoded." : "It ended before there were numbers to show."}</p>` : drawn(losses, validations, width, plot)}</div>`;
 }
 
 function drawn(losses, validations, width, plot) {

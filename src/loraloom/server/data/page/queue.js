@@ -52,10 +52,10 @@ function placeAt(cards, from, to) {
 }
 
 /** "waiting · just now · 192 × 192, seed 7 · ink 0.5": what tells drawings of one prompt apart. */
-function about(card) {
+function about(card, step) {
   const s = card.settings;
   const loras = (s?.loras ?? []).filter((lora) => lora.on).map((lora) => `${stem(lora.name)} ${lora.model}`);
-  return [STATES[card.status], ago(card.finished ?? card.started ?? card.created), s && `${s.width} × ${s.height}, seed ${s.seed}`, loras.join(", ")].filter(Boolean).join(" · ");
+  return [STATES[card.status], step?.max > 1 && `step ${step.value} of ${step.max}`, ago(card.finished ?? card.started ?? card.created), s && `${s.width} × ${s.height}, seed ${s.seed}`, loras.join(", ")].filter(Boolean).join(" · ");
 }
 
 function QueueRow({ card, index, cards }) {
@@ -69,13 +69,13 @@ function QueueRow({ card, index, cards }) {
   const runs = card.status === "running";
   const failed = ["failed", "cancelled", "quarantined"].includes(card.status);
   return html`<li class="job panel">
-    <button type="button" class="thumb big" aria-label=${`Show: ${name}`} onClick=${() => {
+    <button type="button" class=${`thumb big ${card.trouble ? "bad" : ""}`} aria-label=${`Show: ${name}`} onClick=${() => {
       show(card.id);
       go("/draw");
     }}>${card.pictures[0] ? html`<img src=${pictureUrl(card.pictures[0], 128)} alt="" loading="lazy" />` : html`<${Icon} name=${signOf(card)} />`}</button>
     <div class="grow stack tight">
       <p class="job-title">${name}</p>
-      <p class="small soft numbers breaks">${about(card)}</p>
+      <p class="small soft numbers breaks">${about(card, runs && now)}</p>
       ${runs && html`<div class=${`bar ${now ? "" : "unknown"}`} role="progressbar" aria-label=${`Progress of ${name}`} aria-valuemin="0" aria-valuemax=${now?.max ?? 1} aria-valuenow=${now?.value ?? 0}><div style=${{ "--share": now ? `${(100 * now.value) / now.max}%` : "0%" }}></div></div>`}
       ${card.trouble && html`<${Trouble} trouble=${card.trouble} />`}
     </div>

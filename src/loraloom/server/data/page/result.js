@@ -1,6 +1,6 @@
 // One job's picture: as it comes about, done, or why it is not.
 import { html, useEffect, useState } from "./html.js";
-import { Button, Compare, Empty, Sheet, Trouble, ago, stem } from "./controls.js";
+import { Button, Compare, CompareFrame, Empty, Sheet, Trouble, ago, stem } from "./controls.js";
 import { Icon } from "./icons.js";
 import { again, use, vary, without } from "./draft.js";
 import { cardOf, isOver, pictureUrl, progress, queue, refresh, signOf } from "./queue_state.js";
@@ -54,7 +54,7 @@ export function Result({ card, onShow }) {
 
 function summary(card) {
   const s = card.settings;
-  const took = card.started && card.finished ? `${(card.finished - card.started).toFixed(1)} s` : "";
+  const took = card.status === "completed" && card.started ? `${(card.finished - card.started).toFixed(1)} s` : "";
   const parts = s ? [`${s.width} × ${s.height}`, `${s.steps} steps`, `CFG ${s.cfg}`, `${s.sampler}, ${s.scheduler}`, `seed ${s.seed}`] : [];
   return [...parts, took, ago(card.created)].filter(Boolean).join(" · ");
 }
@@ -92,11 +92,10 @@ function WithAndWithout({ job, name, file, size, onClose }) {
     if (other) spoken.set("The picture without the LoRA is there.");
     else refresh();
   }, [other?.filename]);
-  const frame = { aspectRatio: `${size.width} / ${size.height}` };
   return html`<${Sheet} wide title=${`With and without ${stem(name)}`} onClose=${onClose}>
     ${other
-      ? html`<div class="compare-frame"><${Compare} left=${file.url.replace(/^\//, "")} right=${other.url.replace(/^\//, "")} leftName="With" rightName="Without" width=${size.width} height=${size.height} /></div>`
-      : card?.trouble ? html`<${Trouble} trouble=${card.trouble} />` : html`<div class="compare-frame" style=${frame}><${Stage} card=${card ?? { id: job, status: "pending", settings: size, pictures: [] }} /></div>`}
+      ? html`<${CompareFrame} size=${size}><${Compare} left=${file.url.replace(/^\//, "")} right=${other.url.replace(/^\//, "")} leftName="With" rightName="Without" /><//>`
+      : card?.trouble ? html`<${Trouble} trouble=${card.trouble} />` : html`<${CompareFrame} size=${size}><${Stage} card=${card ?? { id: job, status: "pending", settings: size, pictures: [] }} /><//>`}
     <p class="small soft">The same seed and settings. Move the seam with the mouse, a finger, or the arrow keys.</p>
   <//>`;
 }

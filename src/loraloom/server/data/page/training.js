@@ -39,7 +39,7 @@ function Runs() {
     <ul class="stack">${(runs ?? []).map((run) => html`<li key=${run.name}><a class="run panel" href=${`#/training/${encodeURIComponent(run.name)}`}>
       <span class="thumb big">${run.samples.length ? html`<img src=${sampleUrl(run, run.samples.at(-1), 128)} alt="" />` : html`<${Icon} name="training" />`}</span>
       <span class="grow stack tight"><span class="row between"><span class="job-title">${run.name}</span><${StatusTag} run=${run} /></span>
-        <span class="small soft">${run.step.toLocaleString()} of ${run.steps.toLocaleString()} steps · ${run.folder} · on ${stem(run.base)} · ${ago(run.started)}</span>
+        <span class="small soft">${run.step.toLocaleString()} of ${run.steps.toLocaleString()} steps · folder ${run.folder} · on ${stem(run.base)} · ${ago(run.started)}</span>
         <span class="bar"><div style=${{ "--share": `${(100 * run.step) / run.steps}%` }}></div></span></span></a></li>`)}</ul>
     ${starting && html`<${NewTraining} onClose=${() => setStarting(false)} />`}</div>`;
 }
@@ -60,7 +60,7 @@ function Run({ name }) {
   if (!run) return html`<h1 class="hidden-text">Training</h1><p class="soft">Asking the server …</p>`;
   const left = run.status === "running" && run.seconds ? (run.steps - run.step) * run.seconds : 0;
   const rows = [...new Set(run.samples.map((sample) => sample.index))];
-  return html`<div class="lora-page"><header class="head"><div class="row grow"><${IconButton} icon="left" label="Back to all trainings" onClick=${() => go("/training")} /><div class="grow"><h1 class="clip">${run.name}</h1><p class="small soft breaks">${kindName(run.kind)} of rank ${run.rank} on ${stem(run.base)}, from ${run.folder}</p></div><${StatusTag} run=${run} /></div>
+  return html`<div class="lora-page"><header class="head"><div class="row grow"><${IconButton} icon="left" label="Back to all trainings" onClick=${() => go("/training")} /><div class="grow"><h1 class="clip">${run.name}</h1><p class="small soft breaks">${kindName(run.kind)} of rank ${run.rank} on ${stem(run.base)}, from the folder ${run.folder}</p></div><${StatusTag} run=${run} /></div>
       <div class="row wrap">
         ${run.status === "running" && html`<${Button} icon="stop" disabled=${run.stopping} onClick=${() => act("stop")}>${run.stopping ? "Stopping …" : "Stop"}<//>`}
         ${["stopped", "failed"].includes(run.status) && html`<${Button} kind="primary" icon="play" onClick=${() => act("resume")}>Go on<//>`}
@@ -73,11 +73,11 @@ function Run({ name }) {
           if ((await attempt(() => api.remove(runPath(name)))) !== undefined) go("/training");
         }} />`}
       </div></header>
-    ${run.what && html`<div class="callout" role="alert"><strong>${run.what}</strong><p class="small">${run.advice}</p></div>`}
     <div class="stack loose">
+      ${run.what && html`<div class="callout" role="alert"><strong>${run.what}</strong><p class="small">${run.advice}</p></div>`}
       <section class="panel stack"><div class="row between numbers"><h2>Loss</h2><span class="small soft" role="status">step ${run.step.toLocaleString()} of ${run.steps.toLocaleString()}${left ? `, ${time(left)} left` : ""}</span></div>
         <div class=${`bar ${run.status === "running" && !run.step ? "unknown" : ""}`} role="progressbar" aria-label="Training" aria-valuemin="0" aria-valuemax=${run.steps} aria-valuenow=${run.step}><div style=${{ "--share": `${(100 * run.step) / run.steps}%` }}></div></div>
-        <${LossCurve} losses=${run.losses} validations=${run.validations} /></section>
+        <${LossCurve} losses=${run.losses} validations=${run.validations} running=${run.status === "running"} /></section>
       ${rows.length > 0 && html`<section class="panel stack"><h2>Samples</h2>${rows.map((row) => html`<div key=${row} class="stack tight"><p class="small soft breaks">${run.prompts[row]}</p><ul class="sample-strip">${run.samples.filter((sample) => sample.index === row).map((sample) => html`<li key=${sample.file}><a href=${sampleUrl(run, sample, 1024)} target="_blank" rel="noopener"><img src=${sampleUrl(run, sample, 256)} alt=${`At step ${sample.step}`} loading="lazy" /></a><span class="tiny soft numbers">step ${sample.step.toLocaleString()}</span></li>`)}</ul></div>`)}</section>`}
     </div></div>`;
 }
