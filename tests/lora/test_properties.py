@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import cache
 
 import pytest
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from loraloom.errors import ModelFileError
+from loraloom.lora.algebra import Ingredients
+from loraloom.lora.algebras import recognise, registry
 from loraloom.lora.algorithms.dora import Decomposed
 from loraloom.lora.component import Component, ComponentName
 from loraloom.lora.file import read_lora
 from loraloom.lora.load import load_lora
 from loraloom.lora.module_names import PEFT_WRAPPER, Names, take_apart
-from loraloom.lora.writing import DIALECTS, Speller
+from loraloom.lora.writing import DIALECTS, Speller, by_ending
 from loraloom.weights.patch import Target
 
 from . import tables
@@ -118,3 +122,58 @@ def test_a_dora_is_finite_and_gives_rows_their_magnitude(
     sure = moved > 1.0
     wanted = magnitude.flatten()[sure]
     assert torch.allclose(norms[sure], wanted, rtol=1e-3, atol=1e-3 + 1e-6 * float(weight.abs().max()))
+
+
+def _shape(chance: random.Random) -> tuple[int, ...]:
+    return tuple(chance.choice((0, 1, 2, 3, 4, 6)) for _ in range(chance.choice((0, 1, 1, 2, 2, 2, 3, 4, 5))))
+
+
+def _module(chance: random.Random, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Roles of some algebra with shapes that often fit a weight, as a damaged or a hostile file has them."""
+    algebra, on_bias, needs = chance.choice(registry().forms)
+    roles = [*chance.choice(needs), *(role for role in algebra.takes.split() if chance.random() < 0.3)]
+    roles += [chance.choice(("dora", "magnitude"))] if algebra.wrapped and chance.random() < 0.4 else []
+    rank = chance.choice((1, 2))
+    pool = [
+        weight, (weight[0], rank), (rank, *weight[1:]), (weight[0],), (2, 2), (1, 2, 2), (2, 2, 2),
+        (1, 2, 2, 2), (1, 1), _shape(chance), _shape(chance),
+    ]  # fmt: skip
+    scalars = {"alpha": (), "gamma": (), "on_input": (1,), "scaled_oft": (1,)}
+    return {
+        r: scalars.get(r, ()) if r in scalars and chance.random() < 0.8 else chance.choice(pool)
+        for r in roles
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_fits_can_be_applied_and_written(seed: int) -> None:
+    """Whatever the shapes are, a module is refused with a reason or works; nothing fails later."""
+    chance, applied = random.Random(seed), set[str]()
+    for _ in range(4000):
+        weight = chance.choice(
+            [(4, 4), (4, 6), (6, 4), (4,), (2,), (4, 4, 3, 3), (1, 4), (4, 1), (2, 2), (6, 4, 1, 1)]
+        )
+        module = _module(chance, weight)
+        for one in recognise(module)[0]:
+            shapes = one.pick(module)
+            shape = one.algebra.enlarged(shapes, weight, control=False)
+            if one.misfit(shapes, shape) is not None:
+                continue
+            tensors = {
+                r: torch.randint(0, 2, s) if "indices" in r else torch.rand(s) for r, s in shapes.items()
+            }
+            for comfyui in (False, True):
+                try:
+                    change = one.change(Ingredients(tensors, shape, 1.0, comfyui))
+                except ModelFileError:
+                    continue
+                assert change.apply(torch.ones(shape), 0.5).shape == shape, shapes
+                assert change.delta(torch.ones(shape)).shape == shape
+                change.norm(lambda shape=shape: torch.ones(shape))
+                change.factors()
+            one.algebra.is_zero(tensors)
+            one.algebra.factored({role: tensor.float() for role, tensor in tensors.items()}, shape)
+            for dialect in DIALECTS:
+                by_ending(one, tensors, 1.0, len(shape), dialect)
+            applied.add(one.label)
+    assert len(applied) > 8

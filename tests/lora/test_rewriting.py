@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loraloom.errors import InputError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.lora.algebras import registry
 from loraloom.lora.alpha import Scale
 from loraloom.lora.component import Component, ComponentName
@@ -487,3 +487,28 @@ def test_the_umask_decides_the_mode(tmp_path: Path) -> None:
         assert out.stat().st_mode & 0o777 == mode
         out.unlink()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["plain.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("up", "down"), [((), (2, 4)), ((4, 2), ()), ((4, 3), (2, 4)), ((1, 2, 2, 2), (0, 2)), ((4,), (4,))]
+)
+def test_factors_that_make_no_product_are_not_resized(
+    up: tuple[int, ...], down: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = _save(
+        tmp_path / "a.safetensors",
+        {"lora_unet_x.lora_up.weight": torch.ones(up), "lora_unet_x.lora_down.weight": torch.ones(down)},
+    )
+    with pytest.raises(ModelFileError, match="lora_unet_x: "):
+        resize(read_lora(path), tmp_path / "out.safetensors", rank=1)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_whole_differences_are_added_in_whatever_type_they_are_stored(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    stored = torch.full((8, 8, 1, 1), 0.5).to(dtype)
+    path = _save(tmp_path / "a.safetensors", {"lora_unet_down_blocks_0_attentions_0_proj_in.diff": stored})
+    ((patch,),) = load_lora(read_lora(path), BASE).model.by_weight.values()
+    assert patch.apply(torch.zeros(8, 8, 1, 1), 2.0).unique().tolist() == [1.0]

@@ -103,6 +103,8 @@ class Algebra:
     needs_on_bias: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[str] = ""
     summands: ClassVar[tuple[str, ...]] = ()
+    single: ClassVar[str] = ""
+    """Roles, in words, of one value."""
     only_beside: ClassVar[Mapping[str, str]] = {}
     """Role → the role without which its tensor is nobody's."""
     peft: ClassVar[tuple[str, ...]] = ()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import TypeAlias, TypeVar
 
 from loraloom.lora.algebra import SHARED, Algebra, Change, Ingredients, Shapes, Wrapper
@@ -126,6 +127,9 @@ class Found:
 
     def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
         """Why the tensors do not fit a weight of this shape; None where they do."""
+        for role in (*SHARED.values(), *self.algebra.single.split()):
+            if role in shapes and prod(shapes[role]) != 1:
+                return f"its {role} has {prod(shapes[role])} values; expected one"
         problem = self.algebra.misfit(shapes, weight)
         return problem if problem or self.wrapper is None else self.wrapper.misfit(shapes, weight)
 

@@ -38,7 +38,9 @@ class Stored(Additive):
     values: Tensor
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
-        return weight.add_(self.values.to(weight.device), alpha=strength)
+        values = self.values.to(weight.device)
+        # torch adds no floats of 8 bits to others
+        return weight.add_(values.to(weight) if values.element_size() == 1 else values, alpha=strength)
 
     def norm(self, weight: Callable[[], Tensor]) -> float:
         return float(self.values.float().norm())

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loraloom.errors import InputError
+from loraloom.errors import InputError, ModelFileError
 from loraloom.lora.algebra import SHARED
 from loraloom.lora.algebras import Found, recognise
 from loraloom.lora.algorithms import lora
@@ -34,7 +34,8 @@ def resize(
 ) -> str:
     """Write the LoRA with at most `rank` ranks per module, or as few as keep `energy` of ‖ΔW‖².
 
-    Whatever is no plain LoRA stays as it is. Returns what was kept, in one line.
+    Whatever is no plain LoRA stays as it is. Returns what was kept, in one line. ModelFileError where factors
+    make no product.
     """
     check_size(rank, energy)
     if rank is None and energy is None:
@@ -76,6 +77,8 @@ class _Resizing:
         scale = 1.0 if changing is None else self._scale(module, changing)
         if changing is not None and changing.algebra is lora.ALGEBRA and changing.is_plain:
             shape = lora.ALGEBRA.made_for(shapes)
+            if (problem := changing.misfit(changing.pick(shapes), shape)) is not None:
+                raise ModelFileError(f"{self._file.path}: {module.name}: {problem}")
             form = lora.ALGEBRA.factored(stored, shape)
             if form.core is None:
                 refuse_not_finite(f"{self._file.path}: {module.name}", stored.values(), scale)

@@ -79,9 +79,9 @@ class Boft(Algebra):
     def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
         blocks = shapes["oft_blocks"]
         stages, count, size, other = blocks
-        if size != other or size % 2:
+        if size != other or size % 2 or 0 in blocks:
             return f"butterfly blocks of shape {said(blocks)} are not square of even size"
-        if stages and (count * size) % (2**stages * (size // 2)):
+        if (count * size) % (2**stages * (size // 2)):
             return f"{stages} butterfly stages do not divide {count * size} channels"
         return misfit_of_rotation(count * size, shapes.get("rescale"), weight)
 

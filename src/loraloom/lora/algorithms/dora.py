@@ -66,9 +66,11 @@ class Dora(Wrapper):
 
     def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
         """One value per output row, or per input channel as [1, in, 1, 1]."""
-        shape = shapes["dora" if "dora" in shapes else "magnitude"]
-        if len(weight) >= 2 and prod(shape) in (weight[0], weight[1]):
-            return None
+        shape = shapes.get("magnitude", shapes.get("dora", ()))
+        if len(weight) >= 2:
+            on_input = "magnitude" not in shapes and _is_per_input(shape, weight)
+            if prod(shape) == weight[1 if on_input else 0]:
+                return None
         return f"its DoRA magnitude has {prod(shape)} values, the weight is {said(weight)}"
 
     def wrap(self, direction: Change, given: Ingredients) -> Change:
@@ -76,7 +78,7 @@ class Dora(Wrapper):
             return _as_comfyui(direction, given)
         role = "magnitude" if "magnitude" in given.tensors else "dora"
         stored = given.exact(role)
-        on_input = role == "dora" and _is_per_input(stored, given.shape)
+        on_input = role == "dora" and _is_per_input(tuple(stored.shape), given.shape)
         rest = [1] * (len(given.shape) - 2)
         shaped = stored.reshape(1, -1, *rest) if on_input else stored.reshape(-1, 1, *rest)
         return Decomposed(direction, shaped, on_input)
@@ -95,10 +97,10 @@ class Dora(Wrapper):
         return made
 
 
-def _is_per_input(stored: Tensor, weight: Shape) -> bool:
-    if stored.dim() >= 2 and stored.numel() == weight[1]:
-        return stored.shape[0] == 1 and (weight[0] != 1 or stored.numel() != 1)
-    return stored.numel() != weight[0]
+def _is_per_input(stored: Shape, weight: Shape) -> bool:
+    if len(stored) >= 2 and prod(stored) == weight[1]:
+        return stored[0] == 1 and (weight[0] != 1 or prod(stored) != 1)
+    return prod(stored) != weight[0]
 
 
 def _as_comfyui(direction: Change, given: Ingredients) -> Change:

@@ -85,7 +85,8 @@ class Glora(Algebra):
             columns = b2[1] * prod(core[2:])
         else:
             columns = prod(b2[1:])
-        if b1[1] != b2[0] or a1[1] != a2[0] or len(weight) < 2:
+        plain = all(prod(shape[2:]) == 1 for shape in (a1, a2, b1))
+        if not plain or b1[1] != b2[0] or a1[1] != a2[0] or len(weight) < 2:
             return f"factors {said(a1)}, {said(a2)}, {said(b1)}, {said(b2)} do not chain"
         if a1[0] != weight[1] or a2[1] != weight[1]:
             return f"made for {a1[0]} input channels, the weight has {weight[1]}"

@@ -37,6 +37,7 @@ class Ia3(Algebra):
     endings = {".ia3_l": "ia3", ".weight": "weight", ".on_input": "on_input"}
     needs = ("weight on_input", "ia3")
     takes = "alpha"
+    single = "on_input"
     summands = ("weight",)
     only_beside = {"weight": "on_input"}
     peft = ("ia3_l",)

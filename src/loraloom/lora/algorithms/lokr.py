@@ -80,13 +80,14 @@ class Lokr(Algebra):
     wrapped = True
 
     def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
-        first = shapes.get("lokr_w1") or matrix_product(shapes["lokr_w1_a"], shapes["lokr_w1_b"])
+        whole = "lokr_w1" in shapes
+        first = shapes["lokr_w1"] if whole else matrix_product(shapes["lokr_w1_a"], shapes["lokr_w1_b"])
         if first is None or len(first) != 2:
             return "its first Kronecker factor is no matrix"
         core = shapes.get("lokr_t2")
         if "lokr_w2" in shapes:
-            whole = shapes["lokr_w2"]
-            second = (whole[0], prod(whole[1:])) if whole else None
+            stored = shapes["lokr_w2"]
+            second = (stored[0], prod(stored[1:])) if len(stored) > 1 else None
         elif core is not None:
             a, b = shapes["lokr_w2_a"], shapes["lokr_w2_b"]
             if len(core) < 3 or len(a) != 2 or len(b) != 2 or a[0] != core[0] or b[0] != core[1]:

@@ -134,6 +134,8 @@ class Lora(Algebra):
             mid = shapes["mid"]
             if len(mid) < 3 or mid[:2] != (up[1], rank) or prod(up) != up[0] * up[1] or columns != down[1]:
                 return f"its middle factor {said(mid)} does not join {said(up)} and {said(down)}"
+            if prod(mid[2:]) != prod(weight[2:]):
+                return f"its middle factor {said(mid)} has another kernel than the weight {said(weight)}"
             return misfit_of_matrix((up[0], columns * prod(mid[2:])), weight)
         if prod(up[1:]) != rank:
             return f"rank {prod(up[1:])} of the up factor is not rank {rank} of the down factor"

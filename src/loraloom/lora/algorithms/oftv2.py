@@ -61,6 +61,7 @@ class Oftv2(Algebra):
     endings = {".oft_R.weight": "oft_r", ".oft_R": "oft_r", ".oft_R.scaled_oft": "scaled_oft"}
     needs = ("oft_r",)
     takes = "scaled_oft alpha gamma"
+    single = "scaled_oft"
     peft = ("oft_R",)
     of_weight = True
     in_comfyui = False

@@ -24,8 +24,10 @@ class SparseBias(Algebra):
         indices, values = shapes["bias_indices"], shapes["bias_values"]
         if len(indices) != 2 or len(values) != 1 or indices[1] != values[0]:
             return f"{said(values)} values for indices {said(indices)}"
-        if indices[0] > 2:
+        if not 1 <= indices[0] <= 2:
             return f"indices of {indices[0]} dimensions into a bias of {said(weight)}"
+        if len(weight) != 1:
+            return f"made for a bias, this is {said(weight)}"
         return None
 
     def build(self, given: Ingredients) -> Stored:
