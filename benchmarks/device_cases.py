@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from benchmarks.device_models import MODELS, make
-from tests.models.plain_loras import plain_lora
+from tests.models.plain_loras import PlainLora, plain_lora
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,8 +32,11 @@ from loraloom.sampling.types import Cond
 from loraloom.session import Session
 
 Row: TypeAlias = "dict[str, Any]"
-"""what, s (seconds), peak (bytes on the device), moved (bytes to it), off (relative to what it should be),
-said: what else there is to say."""
+"""what, s (seconds), peak (bytes on the device), moved (bytes to it), copies (how many), least (bytes that
+have to cross), off (relative to what it should be), said: what else there is to say."""
+
+SLACK = 1.1
+"""How many times the least may cross."""
 
 KERNELS: tuple[AttentionName, ...] = ("math", "flash", "efficient", "cudnn")
 PROMPT = "a red fox in the snow, morning light, highly detailed"
@@ -74,7 +77,7 @@ class Meter:
             self._module.synchronize()
         row: Row = {"what": what, "s": time.perf_counter() - start}
         if self._sim is not None:
-            row |= {"peak": self._sim["peak"], "moved": self._sim["to_bytes"]}
+            row |= {"peak": self._sim["peak"], "moved": self._sim["to_bytes"], "copies": self._sim["to"]}
         elif hasattr(self._module, "max_memory_allocated"):
             row["peak"] = self._module.max_memory_allocated(self._device)
         return row, found
@@ -103,10 +106,34 @@ class Case:
             )
             return completed(steps).latent
 
+    @property
+    def given(self) -> int:
+        """Bytes of what a run is given: latent, noise, and the prompt for both sides."""
+        cond = self.cond.context.nbytes + (0 if self.cond.pooled is None else self.cond.pooled.nbytes)
+        return 2 * self.latent.nbytes + 2 * cond
+
     def styled(self, strength: float, name: str = "benchmark") -> DiffusionModel:
         """With a random LoRA on every matrix."""
+        return self.model.with_lora(self._lora(name).at(strength)[0])
+
+    def _lora(self, name: str) -> PlainLora:
         shapes = {native: shape for native, shape in self.model.weights.shapes.items() if len(shape) == 2}
-        return self.model.with_lora(plain_lora(name, shapes).at(strength)[0])
+        return plain_lora(name, shapes)
+
+    def crossing(self, name: str, *, is_first: bool, is_new: bool) -> int:
+        """Bytes that have to cross for a LoRA where unpatched values stay on the device: its factors when it
+        is new, those beside quantised weights at every strength. is_first: and the weights that the network
+        holds in pieces, whose unpatched values are nowhere else until then."""
+        source = self.model.weights
+        factors = {
+            native: sum(f.down.nbytes + f.up.nbytes for p in held if (f := p.factors()) is not None)
+            for native, held in self._lora(name).held.items()
+        }
+        crossing = sum(size for native, size in factors.items() if is_new or source.is_packed(native))
+        pieces = {place.native for place in self.model.blueprint.placements.values() if place.rows}
+        if is_first:
+            crossing += sum(source.stored_bytes(n) for n in pieces & {*factors} if not source.is_packed(n))
+        return crossing
 
 
 def case_of(model: DiffusionModel, side: int, steps: int) -> Case:
@@ -145,7 +172,7 @@ def layers(asked: Asked, name: str, shares: tuple[float, ...] = (2.0, 0.5, 0.25,
     side, steps = (16, 3) if asked.is_narrow else (128, 4)
     case, meter = case_of(model, side, steps), Meter(asked.device)
     wanted = case.run(Memory("cpu", "fp32")) if asked.is_narrow else None
-    memory = Memory(asked.device, asked.dtype)
+    memory, given = Memory(asked.device, asked.dtype), case.given
 
     def row(what: str, memory: Memory, model: DiffusionModel, *, is_plain: bool = True) -> Row:
         nonlocal wanted
@@ -155,13 +182,18 @@ def layers(asked: Asked, name: str, shares: tuple[float, ...] = (2.0, 0.5, 0.25,
             found["off"] = float((latent - wanted).norm() / wanted.norm())
         return found
 
-    yield row(f"load, {steps} steps", memory, model)
-    yield row(f"{steps} steps", memory, model)
-    strengths = (("LoRA on", 0.3), ("strength 0.3 → 0.2", 0.2), ("the same again", 0.2))
-    for what, strength in strengths:
-        yield row(what, memory, case.styled(strength), is_plain=False)
-    yield row("another LoRA", memory, case.styled(0.2, "another"), is_plain=False)
-    yield row("LoRA off", memory, model)
+    yield held_to(given + model.weights.nbytes, row(f"load, {steps} steps", memory, model))
+    yield held_to(given, row(f"{steps} steps", memory, model))
+    one, another = "benchmark", "another"
+    for what, strength, lora, crossing in (
+        ("LoRA on", 0.3, one, case.crossing(one, is_first=True, is_new=True)),
+        ("strength 0.3 → 0.2", 0.2, one, case.crossing(one, is_first=False, is_new=False)),
+        ("the same again", 0.2, one, 0),
+        ("another LoRA", 0.2, another, case.crossing(another, is_first=False, is_new=True)),
+    ):
+        found = row(what, memory, case.styled(strength, lora), is_plain=False)
+        yield held_to(given + crossing, found)
+    yield held_to(given, row("LoRA off", memory, model))
     for kind in KERNELS:
         try:
             kernel = attention(kind, memory.device)
@@ -180,8 +212,25 @@ def layers(asked: Asked, name: str, shares: tuple[float, ...] = (2.0, 0.5, 0.25,
             found["said"] = f"budget {budget / 1e9:.1f} GB"
             if "peak" in found and found["peak"] > budget + (64 << 20):
                 found["said"] += ", EXCEEDED"
-            yield found
+            yield found if what else held_to(given + steps * fetched(held), found)
         held.release()
+
+
+def held_to(least: int, row: Row) -> Row:
+    """A row with what has to cross at least, and a word where more than `SLACK` times as much did."""
+    if "copies" not in row:
+        return row
+    said = [row["said"]] if "said" in row else []
+    said += ["EXCEEDED"] if row["moved"] > SLACK * least else []
+    return {**row, "least": least, "said": ", ".join(said)}
+
+
+def fetched(memory: Memory) -> int:
+    """Bytes, as stored, of the weights that cross in each evaluation of the only resident."""
+    ((_, resident),) = memory._residents.values()  # pyright: ignore[reportPrivateUsage]
+    streaming = resident.streaming
+    moving = streaming.moving if streaming is not None else ()
+    return sum(resident.source.stored_bytes(native) for unit in moving for native in unit.natives)
 
 
 def _node(kind: str, **inputs: object) -> dict[str, Any]:

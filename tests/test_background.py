@@ -62,3 +62,14 @@ def test_many_threads_may_give_work_at_once() -> None:
     for giver in givers:
         giver.join(30)
     assert sorted(done) == list(range(400))
+
+
+def test_without_a_thread_it_says_so_and_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    background = Background("something")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
+        patch.setattr(threading.Thread, "start", none_left)
+        background.submit(int)
+    assert background.submit(int, "3").result(5) == 3

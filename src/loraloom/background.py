@@ -35,7 +35,8 @@ class Background:
         self._closed = self._busy = False
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """What work(*arguments) will give. Raises RuntimeError once closed."""
+        """What work(*arguments) will give. Raises RuntimeError once closed, and where the system has no
+        thread for it."""
         future: Future[T] = Future()
 
         def do() -> None:
@@ -51,10 +52,10 @@ class Background:
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self._name} takes nothing more")
-            self._waiting.append((future, do))
             if not self._busy:
-                self._busy = True
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                self._busy = True
+            self._waiting.append((future, do))
         return future
 
     def close(self) -> None:

@@ -209,7 +209,10 @@ class Session:
             if on_event is not None:
                 on_event(event)
             if (error := error_of(event)) is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # it and this frame would keep each other, and what was computed last
         return recorder.run()
 
     def run_together(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from loraloom.folders import ModelFolders
 from loraloom.models.residency.memory import Memory
@@ -63,3 +64,10 @@ class PlainRun:
 
     def cached(self, key: str, make: Callable[[], object]) -> object:
         return make()
+
+
+def run_on(root: Path, memory: Memory) -> PlainRun:
+    """A run whose models are in that memory."""
+    run = PlainRun(root)
+    run.services = replace(cast("Services", run.services), memory=memory)
+    return run

@@ -33,14 +33,14 @@ WIDTH, PATCH, GRID, LAYERS, PROJECTION, TOKEN = 128, 14, 3, 2, 24, 64
 HEADS, SIDE = WIDTH // 64, PATCH * GRID
 
 
-def write_encoder(path: Path, kind: str) -> Path:
+def write_encoder(path: Path, kind: str, grid: int = GRID, layers: int = LAYERS) -> Path:
     start, is_clip = "vision_model.", kind == "clip"
     shapes: tiny.Shapes = {
         start + "embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
-        start + "embeddings.position_embedding.weight": (GRID**2 + is_clip, WIDTH),
+        start + "embeddings.position_embedding.weight": (grid**2 + is_clip, WIDTH),
     }
     norms = ["post_layernorm", *["pre_layrnorm"] * is_clip]
-    for number in range(LAYERS):
+    for number in range(layers):
         layer = f"encoder.layers.{number}."
         norms += [layer + "layer_norm1", layer + "layer_norm2"]
         parts = [(f"self_attn.{p}_proj", WIDTH, WIDTH) for p in ("q", "k", "v", "out")]

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from loraloom.errors import InputError, ModelFileError
-from loraloom.models import upscaling
+from loraloom.models.residency import residents
+from loraloom.models.residency.memory import Memory
 from loraloom.models.upscaling import open_upscaler
 from loraloom.nodes import upscale
 from tests.no_memory import Fail, both_kinds
 from tests.nodes.runs import PlainRun
 
+HOST = Memory("cpu", "fp32")
 needs_spandrel = pytest.mark.skipif(find_spec("spandrel") is None, reason="spandrel is not installed")
 
 
@@ -59,8 +61,8 @@ def test_a_model_enlarges_by_its_scale(model: Path, tmp_path: Path) -> None:
 def test_tiles_do_not_show(model: Path) -> None:
     loaded = open_upscaler(model)
     image = torch.rand(1, 8, 520, 3, generator=torch.Generator().manual_seed(3))
-    tiled = loaded(image, torch.device("cpu"))
-    left = loaded(image[:, :, :400], torch.device("cpu"))
+    tiled = loaded(image, HOST)
+    left = loaded(image[:, :, :400], HOST)
     torch.testing.assert_close(tiled[:, :, :760], left[:, :, :760])
 
 
@@ -71,22 +73,26 @@ def test_tiles_are_as_large_as_memory_allows(
 ) -> None:
     loaded = open_upscaler(model)
     image = torch.rand(1, 8, 520, 3, generator=torch.Generator().manual_seed(3))
-    whole = loaded(image, torch.device("cpu"))
+    whole = loaded(image, HOST)
     plain, widths = loaded._one, list[int]()  # pyright: ignore[reportPrivateUsage]
 
-    def short(tile: Tensor) -> Tensor:
+    def short(tile: Tensor, device: torch.device) -> Tensor:
         widths.append(tile.shape[-1])
         if tile.shape[-1] > 128:
             fail()
-        return plain(tile)
+        return plain(tile, device)
 
     monkeypatch.setattr(loaded, "_one", short)
-    torch.testing.assert_close(loaded(image, torch.device("cpu")), whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(loaded(image, HOST), whole, atol=1e-3, rtol=0)
     assert widths[:3] == [512, 256, 128]
     widths.clear()
-    monkeypatch.setattr(upscaling, "available_memory", lambda device: 0)
-    torch.testing.assert_close(loaded(image, torch.device("cpu")), whole, atol=1e-3, rtol=0)
-    assert max(widths) == 128
+    smallest = loaded._bytes(8, 128)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(residents, "available_memory", lambda device: smallest * 2 // 3)
+    torch.testing.assert_close(loaded(image, HOST), whole, atol=1e-3, rtol=0)
+    assert max(widths) == 128  # the figure is an estimate
+    monkeypatch.setattr(residents, "available_memory", lambda device: smallest // 3)
+    with pytest.raises(torch.OutOfMemoryError, match="GB needed"):
+        loaded(image, HOST)
 
 
 @needs_spandrel

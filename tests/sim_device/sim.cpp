@@ -101,6 +101,18 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_backward(const at::Te
   auto there = [](const at::Tensor& t) { return t.defined() ? to_sim(t) : t; };
   return {there(dx), there(dw), there(db)};
 }
+// One kernel, which holds no scores, as accelerators have it; composed of others where gradients are wanted.
+static at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& bias, double dropout, bool causal, std::optional<double> scale, bool grouped) {
+  bool biased = bias && bias->defined();
+  TORCH_CHECK(q.is_privateuseone() && k.is_privateuseone() && v.is_privateuseone() && (!biased || bias->is_privateuseone()), "Expected all tensors to be on the same device in attention");
+  if (at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad() || (biased && bias->requires_grad())))
+    return std::get<0>(at::_scaled_dot_product_attention_math(q, k, v, bias, dropout, causal, std::nullopt, scale, grouped));
+  at::AutoDispatchBelowADInplaceOrView below;
+  g_ops++;
+  Inside inside;
+  std::optional<at::Tensor> there; if (biased) there = host(*bias);
+  return to_sim(at::scaled_dot_product_attention(host(q), host(k), host(v), there, dropout, causal, scale, grouped));
+}
 static at::Scalar local_scalar(const at::Tensor& t) { g_from++; g_from_bytes += t.nbytes(); return host(t).item(); }
 
 static void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -119,7 +131,9 @@ static void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::native::cpu_fallback(op, stack);
 }
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>()); }
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) { m.impl("scaled_dot_product_attention", &attention); }
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("scaled_dot_product_attention", &attention);
   m.impl("empty.memory_format", &empty_mf);
   m.impl("empty_strided", &empty_st);
   m.impl("_copy_from", &copy_from);

@@ -24,6 +24,7 @@ from loraloom.sampling.samplers.registry import method, sampler_names
 from loraloom.sampling.schedules import sigmas_for
 from loraloom.sampling.types import Cond, SampleContext
 from loraloom.training.train import train
+from loraloom.weights.integers import exact_product, integer_product
 from loraloom.weights.patch import PatchUse
 from loraloom.weights.source import WeightSource
 from loraloom.weights.tensor_file import TensorFile
@@ -112,6 +113,20 @@ def test_algebras_on_plain_weights(device: Sim | Real, algorithm: str, tmp_path:
             assert_near(other.detach().cpu(), one.detach(), rtol=1e-5, atol=1e-5)
             if wanted == ():
                 assert torch.equal(other.detach().cpu(), one.detach())
+
+
+@pytest.mark.parametrize("columns", [48, 1024, 3000])
+def test_products_of_integers_are_the_cpus(device: Sim | Real, columns: int) -> None:
+    """To the bit, also where integers are multiplied as floats because the device has no other way."""
+    drawn = torch.Generator().manual_seed(columns)
+    x = torch.randn(19, columns, generator=drawn)
+    weight = torch.randint(-128, 128, (24, columns), generator=drawn, dtype=torch.int8)
+    weight[0], x[0] = -128, -1.0
+    scale = torch.rand(24, 1, generator=drawn)
+    found = integer_product(x.to(NAME), weight.to(NAME), scale.to(NAME))
+    assert_near(found.cpu(), integer_product(x, weight, scale), rtol=1e-6 * (not IS_SIM), atol=0)
+    there = exact_product(weight.to(NAME), weight.to(NAME))
+    assert torch.equal(there.cpu(), exact_product(weight, weight))
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -90,10 +90,14 @@ def test_loras_on_fetched_weights(
 ) -> None:
     base = open_diffusion_model(files[to])
     model = with_lora(base, algebra, tmp_path)
-    cpu, whole = Memory("cpu", "fp32"), Memory(NAME, "fp32")
+    # With inputs as they are: rounded ones may round otherwise where they differ in the last bit, and of one
+    # layer that is held to its bound elsewhere (tests/models/test_quantised_bounds.py).
+    cpu, there = (Memory(name, "fp32", storage="widened") for name in ("cpu", NAME))
+    for one in (base, model):
+        assert off(result(there, one), result(cpu, one)) < 1e-4
+    there.release()
+    whole = Memory(NAME, "fp32")
     wanted = [result(whole, one) for one in (base, model)]
-    for one, found in zip((base, model), wanted, strict=True):  # inputs that are rounded may round otherwise
-        assert off(found, result(cpu, one)) < (0.03 if to == "int8" else 1e-4)
     whole.release()
     size = weights_bytes(base.weights, torch.float32, "quantized")
     for share in (0.05, 0.3):

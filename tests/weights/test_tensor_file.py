@@ -104,3 +104,19 @@ def test_what_is_mapped_outlives_the_mapping(tmp_path: Path) -> None:
     file.unmap()
     assert torch.equal(mapped, VALUES) and torch.equal(file.map("w"), VALUES)
     assert file.map("w").data_ptr() != mapped.data_ptr()
+
+
+def test_a_file_that_another_thread_lets_go_of_is_mapped_nevertheless(tmp_path: Path) -> None:
+    """The thread that measures a LoRA is done with a file just when a run begins to map it."""
+    save_file({"w": VALUES}, tmp_path / "a.safetensors")
+    file = TensorFile(tmp_path / "a.safetensors")
+
+    class LetGoAfterwards:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            file._mapping = None  # pyright: ignore[reportPrivateUsage]
+
+    file._lock = LetGoAfterwards()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    assert torch.equal(file.map("w"), VALUES)

@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from loraloom.errors import InputError, ModelFileError, OutOfMemory
 from loraloom.models.autoencoder import AutoencoderKind
-from loraloom.models.residency.activations import DECODER_MAPS, ENCODER_MAPS, picture_bytes
+from loraloom.models.residency.activations import (
+    DECODER_MAPS,
+    ENCODER_MAPS,
+    TINY_DECODER_MAPS,
+    picture_bytes,
+)
 from loraloom.models.residency.resident import Resident
 from loraloom.models.tiles import in_tiles
 from loraloom.models.tiny_autoencoder import tiny_decoder_blueprint
-from loraloom.weights.capacity import is_allocation_failure
+from loraloom.weights.capacity import is_allocation_failure, until_it_fits
 from loraloom.weights.source import WeightSource
 from loraloom.weights.tensor_file import TensorFile
-
-Made = TypeVar("Made")
 
 TILES = (512, 256, 128)
 """Sides of tiles in pixels, from the size that costs least time."""
@@ -115,11 +117,11 @@ class AutoencoderNetwork:
                 self._kind.width(self._config), tile**2 or pixels, self._dtype.itemsize, maps
             )
             try:
-                if not self._until_it_fits(partial(self._has_room, needed)) and not smallest:
+                if not until_it_fits(partial(self._has_room, needed), self._give_way) and not smallest:
                     continue
                 if tile:
                     self._say_tiles(tile)
-                return self._until_it_fits(partial(tiled, tile) if tile else whole)
+                return until_it_fits(partial(tiled, tile) if tile else whole, self._give_way)
             except (RuntimeError, MemoryError) as error:
                 if not is_allocation_failure(error):
                     raise
@@ -128,15 +130,6 @@ class AutoencoderNetwork:
                         f"there is not enough memory on {self._device} for tiles of {tile} pixels"
                     ) from error
         raise AssertionError("the smallest tiles either succeed or raise")
-
-    def _until_it_fits(self, make: Callable[[], Made]) -> Made:
-        """What `make` gives, tried again while something else can leave the memory."""
-        while True:
-            try:
-                return make()
-            except (RuntimeError, MemoryError) as error:
-                if not is_allocation_failure(error) or not self._give_way():
-                    raise
 
     @torch.inference_mode()
     def _pictures(self, latent: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
@@ -184,7 +177,8 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
 class TinyDecoder:
     """The decoder of a tiny autoencoder: network latents → pictures.
 
-    Has its module to itself, so that it can run beside the network whose latents it shows."""
+    Has its module to itself, so that it can run beside the network whose latents it shows. To the memory it
+    is a guest that stays."""
 
     def __init__(self, path: Path, channels: int, dtype: torch.dtype, device: torch.device) -> None:
         """Reads the file. Raises ModelFileError unless it is a decoder of latents with so many channels."""
@@ -194,13 +188,28 @@ class TinyDecoder:
             found = blueprint.config["latent_channels"]
             if found != channels:
                 raise ModelFileError(f"it decodes latents of {found} channels, not of {channels}")
-        self._module = Resident(blueprint, source, dtype=dtype, device=device).module
+        self._resident = Resident(blueprint, source, dtype=dtype, device=device)
+        self._width, self._pixels = (int(str(blueprint.config[name])) for name in ("width", "pixels"))
         self._dtype, self._device = dtype, device
+
+    @property
+    def held(self) -> int:
+        """Bytes on the device."""
+        return 0 if self._device.type == "cpu" else self._resident.nbytes
+
+    def put_away(self) -> bool:
+        """Nothing leaves: others may be looking at a picture just now."""
+        return False
+
+    def bytes_for(self, latent: Tensor) -> int:
+        """What decoding a latent (C, h, w) takes."""
+        pixels = latent.shape[-2] * latent.shape[-1] * self._pixels**2
+        return picture_bytes(self._width, pixels, self._dtype.itemsize, TINY_DECODER_MAPS)
 
     @torch.inference_mode()
     def __call__(self, latent: Tensor) -> Tensor:
         """(C, h, w) as the network sees it → (H, W, 3) in [0, 1], on the CPU."""
-        decoded: Tensor = self._module(latent[None].to(self._device, self._dtype))[0]
+        decoded: Tensor = self._resident.module(latent[None].to(self._device, self._dtype))[0]
         return decoded.float().add(1).div(2).clamp(0, 1).movedim(0, -1).cpu()
 
     def pictures(self, latents: Tensor) -> Tensor:

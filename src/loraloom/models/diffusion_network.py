@@ -25,7 +25,7 @@ from loraloom.models.text.recipes import known_recipes
 from loraloom.models.tiny_autoencoder import autoencoder_title
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, Parametrisation, SampleContext
-from loraloom.weights.capacity import is_allocation_failure
+from loraloom.weights.capacity import is_allocation_failure, let_go
 
 Skipped: TypeAlias = "tuple[tuple[str, int], ...]"
 """Blocks to leave out: ("double", 7), ("single", 3) …"""
@@ -198,6 +198,7 @@ class DiffusionNetwork:
             except (RuntimeError, MemoryError) as error:
                 if not is_allocation_failure(error):
                     raise
+                let_go(error)
                 if self.kept:
                     self.kept.clear()
                 elif not self.give_way():

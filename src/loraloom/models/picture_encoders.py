@@ -259,13 +259,14 @@ def fitted(kind: PictureEncoderKind, pictures: Tensor, size: int, crop: bool) ->
 
 
 def see(module: Any, pixels: Tensor) -> PictureStates:
-    """pixels: (B, 3, size, size) as `fitted` makes them, on the module's device."""
+    """States in float32, on the host. pixels: (B, 3, size, size) as `fitted` makes them, on the module's
+    device."""
     import torch
 
     after: list[Tensor] = []
 
     def keep(layer: Any, given: Any, made: Any) -> None:
-        after.append(made[0] if isinstance(made, tuple) else made)
+        after.append((made[0] if isinstance(made, tuple) else made).float().cpu())
 
     layers = getattr(module, "vision_model", module).encoder.layers
     hooks = [layer.register_forward_hook(keep) for layer in layers]
@@ -274,6 +275,11 @@ def see(module: Any, pixels: Tensor) -> PictureStates:
     finally:
         for hook in hooks:
             hook.remove()
-    states = found.last_hidden_state
-    whole = torch.stack(after, dim=1)
-    return PictureStates(states, whole[:, -2], getattr(found, "image_embeds", states), whole)
+    states, whole = found.last_hidden_state.float().cpu(), torch.stack(after, dim=1)
+    embeds = found.image_embeds.float().cpu() if hasattr(found, "image_embeds") else states
+    return PictureStates(states, whole[:, -2], embeds, whole)
+
+
+def tokens_of(encoder: PictureEncoder) -> int:
+    """How many tokens an encoder makes of a picture."""
+    return encoder.weights.shapes[EMBEDDINGS + "position_embedding.weight"][0]

@@ -94,7 +94,8 @@ def tiny_decoder_blueprint(shapes: Shapes) -> Blueprint:
         return decoder(latent, 3, blocks, (width,) * len(blocks), 2, "relu", "nearest")
 
     placements = {name.removeprefix("decoder."): place for name, place in _placements(shapes)}
-    return Blueprint({"latent_channels": latent}, build, placements)
+    config = {"latent_channels": latent, "width": width, "pixels": 2 ** (len(blocks) - 1)}
+    return Blueprint(config, build, placements)
 
 
 def _blocks(shapes: Shapes, half: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from loraloom.models.computing import Fast
 from loraloom.models.tiny_autoencoder import LATENTS, tiny_kind
 from loraloom.nodes.sockets import LatentValue
 from loraloom.runtime.services import services
+from loraloom.weights.capacity import clear_about_memory, until_it_fits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,4 +41,7 @@ def decoded_fast(latent: LatentValue, run: NodeRun) -> Tensor | None:
     scale, shift = LATENTS[name]
     decoder = found.previews.decoder(path, samples.shape[1], found.memory)
     report_fast("vae", f"the {tiny_kind(name).title} {path.name} decoded", run)
-    return decoder.pictures((samples - shift) * scale)
+    latents = (samples - shift) * scale
+    with clear_about_memory("decoding this latent"):
+        found.memory.has_room(decoder.bytes_for(latents[0]))
+        return until_it_fits(lambda: decoder.pictures(latents), found.memory.give_way)

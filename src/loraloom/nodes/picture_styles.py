@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loraloom.engine.node import Blocked, Choice, Files, NodeRun, Number, Socket, node
@@ -28,7 +28,9 @@ from loraloom.models.picture_encoders import (
     StyleTokens,
     fitted,
     see,
+    tokens_of,
 )
+from loraloom.models.residency.activations import sequence_numbers
 from loraloom.nodes.loaders import parts_of
 from loraloom.nodes.sockets import CheckpointFile, Clip, Conditioning, Image, Model, Vae
 from loraloom.runtime.services import services
@@ -56,14 +58,15 @@ def encode_pictures(
     memory = services(run).memory
     size = cast(int, clip_vision.kind.module.config(clip_vision.weights.shapes)["image_size"])
     pixels = fitted(clip_vision.kind, image.float(), size, crop == "center")
+
+    def seen(module: nn.Module) -> list[PictureStates]:
+        return [see(module, one.to(memory.device)) for one in pixels.split(1)]
+
     with torch.inference_mode(), clear_about_memory("encoding these pictures"):
-        seen = see(memory.picture_module(clip_vision), pixels.to(memory.device))
-    return PictureStates(
-        seen.last_hidden_state.float().cpu(),
-        seen.penultimate_hidden_states.float().cpu(),
-        seen.image_embeds.float().cpu(),
-        seen.all_hidden_states.float().cpu(),
-    )
+        length = tokens_of(clip_vision)
+        found = memory.with_pictures(clip_vision, lambda module: sequence_numbers(module, 1, length), seen)
+    names = (field.name for field in fields(PictureStates))
+    return PictureStates(*(torch.cat([one[name] for one in found]) for name in names))
 
 
 @node("unCLIPCheckpointLoader", category="loaders")
@@ -137,9 +140,13 @@ def _tokens(style: StyleModel, seen: PictureStates, run: NodeRun) -> Tensor:
             f"the picture encoder's states are {states.shape[-1]} wide and the style model reads {reads}: "
             "Flux Redux goes with SigLIP so400m (sigclip_vision_patch14_384)"
         )
-    with torch.inference_mode():
-        made = memory.picture_module(style)(states.to(memory.device))
-    return made.image_embeds.float().cpu().flatten(0, 1)[None].clone()
+
+    def made(module: nn.Module) -> Tensor:
+        return module(states.to(memory.device)).image_embeds.float().cpu()
+
+    with torch.inference_mode(), clear_about_memory("reading this style"):
+        found = memory.with_pictures(style, lambda module: sequence_numbers(module, *states.shape[:2]), made)
+    return found.flatten(0, 1)[None].clone()
 
 
 def _followed(cond: Cond, tokens: Tensor, strength: float) -> Cond:
@@ -198,8 +205,14 @@ def attach_style(model: Model, model_patch: Patch, clip_vision_output: Seen, *, 
             "of 20 or more: it goes with SigLIP so400m (sigclip_vision_patch14_384)"
         )
     memory = services(run).memory
-    with torch.inference_mode():
-        module = memory.picture_module(model_patch)
-        tokens = module(*(states[:, depth].to(memory.device) for depth in DEPTHS)).float().cpu().clone()
+
+    def made(module: nn.Module) -> Tensor:
+        return module(*(states[:, depth].to(memory.device) for depth in DEPTHS)).float().cpu()
+
+    rows, length = len(states), len(DEPTHS) * states.shape[2]
+    with torch.inference_mode(), clear_about_memory("reading this style"):
+        tokens = memory.with_pictures(
+            model_patch, lambda module: sequence_numbers(module, rows, length), made
+        ).clone()
     before = cast("tuple[StyleTokens, ...]", model.option(STYLES, ()))
     return model.with_option(STYLES, (*before, StyleTokens(tokens)))

@@ -32,4 +32,4 @@ def load_upscale_model(model_name: Annotated[str, Files("upscale_models")], *, r
 def upscale_with_model(upscale_model: UpscaleModel, image: Image, *, run: NodeRun) -> Image:
     """Enlarge pictures by the factor of an upscale model."""
     with clear_about_memory("enlarging this picture"):
-        return upscale_model(image[..., :3], services(run).memory.device)
+        return upscale_model(image[..., :3], services(run).memory)

@@ -23,11 +23,14 @@ from loraloom.weights.capacity import is_allocation_failure
 
 @dataclass(frozen=True, slots=True)
 class LatentPreview:
-    """The predicted clean latent of a step (C, H, W), turned into a picture only when somebody looks."""
+    """The predicted clean latent of a step (C, H, W), turned into a picture only when somebody looks.
+
+    is_free: whether so many bytes of the device are, for a decoder."""
 
     latent: Tensor
     format: LatentFormat
     decoder: TinyDecoder | None = None
+    is_free: Callable[[int], bool] = lambda needed: True
 
     def picture(self, longest_side: int = 512, method: str = "auto") -> PillowImage.Image:
         """A picture of the first latent of the batch, at most `longest_side` pixels wide or high.
@@ -39,6 +42,8 @@ class LatentPreview:
         return self._mixed(longest_side)
 
     def _decoded(self, decoder: TinyDecoder, longest_side: int) -> PillowImage.Image:
+        if not self.is_free(decoder.bytes_for(self.latent)):
+            return self._mixed(longest_side)
         try:
             pixels = decoder(self.latent)
         except (RuntimeError, MemoryError) as error:
@@ -98,11 +103,16 @@ class Previews:
         except ModelFileError as error:
             warn(f"previews are done without a decoder: {error}")
             decoder = None
+        except (RuntimeError, MemoryError) as error:
+            if not is_allocation_failure(error):
+                raise
+            warn("previews are done without a decoder: there is no memory for it")
+            decoder = None
 
         def show(step: Step) -> LatentPreview | None:
             if decoder is None and not latent.rgb:
                 return None
-            return LatentPreview(step.denoised[0].detach(), latent, decoder)
+            return LatentPreview(step.denoised[0].detach(), latent, decoder, memory.is_free)
 
         return show
 
@@ -112,4 +122,5 @@ class Previews:
         if self._decoder is None or key != self._key:
             self._decoder = TinyDecoder(path, channels, memory.dtype, memory.device)
             self._key = key
+            memory.admit(self._decoder)
         return self._decoder

@@ -16,7 +16,7 @@ from loraloom.sampling.guidance import Blocks, Guidance, MaskRule, Moment, Sampl
 from loraloom.sampling.hooks import Adapt, Change, HookStrengths
 from loraloom.sampling.inputs import Inputs, in_parts
 from loraloom.sampling.types import Denoiser, Network, Parametrisation, SkipsLayers
-from loraloom.weights.capacity import is_allocation_failure
+from loraloom.weights.capacity import is_allocation_failure, let_go
 
 KEPT_CHANGES = 4
 """How many networks with LoRAs of single conditionings are kept from step to step."""
@@ -121,6 +121,7 @@ class Evaluation:
             except (RuntimeError, MemoryError) as error:
                 if not is_allocation_failure(error):
                     raise
+                let_go(error)
                 self._most = len(scaled[rows]) // 2
                 if not self._most:
                     reason = str(error).partition("\n")[0]

@@ -118,6 +118,9 @@ class LiveText:
         """Role → module."""
         return {part.role: self.modules[part.role] for part in encoders.parts}
 
+    def reserve_text(self, encoders: TextEncoders, role: str, numbers: int) -> None:
+        """Nothing leaves."""
+
     def text_gives_way(self, encoders: TextEncoders) -> bool:
         """Nothing leaves."""
         return False

@@ -20,8 +20,10 @@ from loraloom.training.session import Session, open_session
 from loraloom.training.settings import Settings
 from loraloom.training.state import settings_digest
 from loraloom.training.storage import read_json, write_json
+from loraloom.weights.capacity import clear_about_memory
 
 RESULT = "result.json"
+_SMALLER = "set run.checkpointing, or make run.batch or run.resolution smaller"
 _LATEST = 10
 """The loss at the end is the mean over the last of so many parts of the run: single steps scatter."""
 
@@ -52,7 +54,16 @@ def train(
     on_ready: told of the session, and of the step it goes on from. on_step: after each step; it may raise
     to stop the run, which then goes on later from the last saved state; KeyboardInterrupt saves the present
     one first. Raises InputError for settings or data that cannot be used, LoraloomError where the loss is
-    not finite."""
+    not finite, OutOfMemory where the device has too little memory."""
+    with clear_about_memory("this training", _SMALLER):
+        return _run(settings, on_step, on_ready)
+
+
+def _run(
+    settings: Settings,
+    on_step: Callable[[StepReport], None],
+    on_ready: Callable[[Session, int], None],
+) -> Trained:
     session = open_session(settings)
     loop = Loop(session)
     began = _began(settings.output)

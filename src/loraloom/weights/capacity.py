@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from traceback import clear_frames
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
 
 from loraloom import heap
 from loraloom.errors import OutOfMemory
+
+Made = TypeVar("Made")
 
 _CGROUPS = (
     # limit, usage, statistics with the page cache that can be given back
@@ -80,18 +83,41 @@ def give_back(device: torch.device) -> None:
     torch.get_device_module(device).empty_cache()
 
 
+def let_go(error: BaseException) -> None:
+    """Of what was computed up to a failure: the frames that it came through hold it as long as somebody has
+    the error, which would leave no more memory to the next attempt."""
+    clear_frames(error.__traceback__)
+
+
+def until_it_fits(make: Callable[[], Made], give_way: Callable[[], bool]) -> Made:
+    """What `make` gives, tried again after an allocation failed for as long as more can be had: give_way
+    makes others leave, and says whether any did."""
+    while True:
+        try:
+            return make()
+        except (RuntimeError, MemoryError) as error:
+            if not is_allocation_failure(error):
+                raise
+            let_go(error)
+            if not give_way():
+                raise
+
+
 @contextmanager
-def clear_about_memory(doing: str) -> Generator[None]:
-    """Says what could not be done where memory could not be had: OutOfMemory."""
+def clear_about_memory(
+    doing: str, instead: str = "choose a smaller picture or a smaller dtype"
+) -> Generator[None]:
+    """Says what could not be done where memory could not be had, and what to do: OutOfMemory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_allocation_failure(error):
             raise
+        let_go(error)
         reason = str(error).partition("\n")[0]
         raise OutOfMemory(
-            f"There is not enough memory on the device for {doing}. Close other programs, or choose a "
-            f"smaller picture or a smaller dtype. ({reason})"
+            f"There is not enough memory on the device for {doing}. Close other programs, or {instead}. "
+            f"({reason})"
         ) from error
 
 

@@ -15,6 +15,9 @@ from loraloom.weights.rotation import rotated
 INT8_LEVELS = 127
 """What the largest magnitude of a row becomes."""
 
+EXACT_COLUMNS = 1024
+"""So many products of two bytes add up to 2²⁴ at most, up to which float32 has every whole number."""
+
 
 def rounded_rows(x: Tensor, levels: int = INT8_LEVELS) -> tuple[Tensor, Tensor]:
     """x (n, k) → integers (n, k), int8, and the scale of each row (n, 1), float32."""
@@ -47,7 +50,16 @@ def exact_product(x: Tensor, weight: Tensor) -> Tensor:
     """x (n, k) · weight (m, k)ᵀ of int8 as float32, each sum exact before it is converted."""
     if x.device.type == "cuda":
         return _on_cuda(x, weight)
-    return torch._int_mm(x, weight.T).float()  # pyright: ignore[reportPrivateUsage]
+    if x.device.type in ("cpu", "xpu"):
+        return torch._int_mm(x, weight.T).float()  # pyright: ignore[reportPrivateUsage]
+    return _by_floats(x, weight)
+
+
+def _by_floats(x: Tensor, weight: Tensor) -> Tensor:
+    """On devices that multiply no integers (Apple's): in pieces whose sums float32 holds exactly."""
+    pieces = zip(x.split(EXACT_COLUMNS, 1), weight.split(EXACT_COLUMNS, 1), strict=True)
+    sums = [(some.float() @ other.float().T).to(torch.int32) for some, other in pieces]
+    return torch.stack(sums).sum(0, dtype=torch.int32).float()
 
 
 def _on_cuda(x: Tensor, weight: Tensor) -> Tensor:

@@ -136,8 +136,9 @@ class TensorFile:
         with self._lock:
             if self._mapping is None:
                 self._mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+            mapping = self._mapping  # another thread may let go of it from here on
         count = size // dtype.itemsize
-        return torch.frombuffer(self._mapping, dtype=dtype, count=count, offset=offset).reshape(info.shape)
+        return torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset).reshape(info.shape)
 
     def _info(self, key: str) -> TensorInfo:
         info = self.header.tensors.get(key)

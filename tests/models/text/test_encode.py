@@ -38,6 +38,9 @@ class PlainMemory:
         self.runs = 0
         self._modules: dict[TextPart, nn.Module] = {}
 
+    def reserve_text(self, encoders: TextEncoders, role: str, numbers: int) -> None:
+        pass
+
     def text_gives_way(self, encoders: TextEncoders) -> bool:
         return False
 

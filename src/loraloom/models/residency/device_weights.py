@@ -99,6 +99,11 @@ class DeviceWeights:
             if not is_allocation_failure(error):
                 raise
 
+    def unpin(self) -> None:
+        """Keep none of them there any more: the host has better use for such memory."""
+        self._pinned.clear()
+        self._pinned_packed.clear()
+
     def pristine(self, native: str) -> Tensor | None:
         return self._pristine.get(native)
 

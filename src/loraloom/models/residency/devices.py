@@ -37,8 +37,6 @@ def device_named(name: str) -> torch.device:
 def _is_usable(device: torch.device) -> bool:
     if device.type == "cpu":
         return True
-    if device.type == "mps":
-        return torch.backends.mps.is_available()
     try:
         module: Any = torch.get_device_module(device)
     except RuntimeError:

@@ -1,7 +1,8 @@
 """From handles to networks that compute.
 
 A network that is asked for takes the resident module with its own stack applied, at each call, so that two
-networks may share a base and be used in turns (`residents` keeps what is in memory, and makes room).
+networks may share a base and be used in turns (`residents` keeps what is in memory, `room` makes room to
+compute in).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Generator, Hashable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,16 @@ from loraloom.models.residency.activations import hidden_width, step_bytes
 from loraloom.models.residency.devices import DtypeName as DtypeName
 from loraloom.models.residency.devices import device_named, dtype_named
 from loraloom.models.residency.resident import Arithmetic
-from loraloom.models.residency.residents import Residents, key_of
+from loraloom.models.residency.residents import key_of
+from loraloom.models.residency.room import Room
 from loraloom.models.residency.storage import storage_of
 from loraloom.models.residency.unmerged import Unmerged
 from loraloom.models.residency.values import Storage
 from loraloom.sampling.inputs import Inputs
+from loraloom.weights.capacity import until_it_fits
 from loraloom.weights.patch import Stack
+
+Made = TypeVar("Made")
 
 LARGE_TEXT_ENCODER = 2_000_000_000
 """Parameters from which a text encoder follows the network's type instead of float32."""
@@ -50,7 +55,7 @@ class Joins(Protocol):
         ...
 
 
-class Memory(Residents):
+class Memory(Room):
     """What is resident on one device, as networks that compute.
 
     device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps". dtype: the type networks compute in; "auto" is
@@ -141,7 +146,7 @@ class Memory(Residents):
             blueprint.config,
             self.dtype,
             self.device,
-            has_room=partial(self.has_room, kept=key),
+            has_room=partial(self._finds_room, kept=key),
             give_way=partial(self.give_way, key),
             say_tiles=self._say_tiles,
         )
@@ -151,9 +156,33 @@ class Memory(Residents):
         keys = self._text_keys(encoders)
         return {part.role: self._text_part(part, encoders.stack, keys) for part in encoders.parts}
 
-    def picture_module(self, model: PictureEncoder | StyleModel) -> nn.Module:
-        """A picture encoder or style model, loaded. Valid until the next call of this object."""
-        return self._lease("pictures", model.blueprint, model.weights, (), *self._text_storage(model))()
+    def reserve_text(self, encoders: TextEncoders, role: str, numbers: int) -> None:
+        """Make room for so many numbers beside a text encoder that is about to run. torch.OutOfMemoryError
+        where far more is missing than the estimate may be off."""
+        part = encoders.part(role)
+        assert part is not None
+        dtype, storage = self._text_storage(part)
+        key = key_of("text", part.weights, dtype, storage)
+        self._reserve(numbers * dtype.itemsize, 1, key, beside=self._text_keys(encoders))
+
+    def with_pictures(
+        self,
+        model: PictureEncoder | StyleModel,
+        numbers: Callable[[nn.Module], int],
+        work: Callable[[nn.Module], Made],
+    ) -> Made:
+        """What `work` makes with a picture encoder's or style model's module, room for so many numbers beside
+        it; again with less on the device where an allocation fails."""
+        dtype, storage = self._text_storage(model)
+        key = key_of("pictures", model.weights, dtype, storage)
+        lease = self._lease("pictures", model.blueprint, model.weights, (), dtype, storage)
+
+        def attempt() -> Made:
+            module = lease()
+            self._reserve(numbers(module) * dtype.itemsize, 1, key)
+            return work(module)
+
+        return until_it_fits(attempt, partial(self.give_way, key))
 
     def resident_module(self, model: DiffusionModel) -> nn.Module:
         """The diffusers module behind `network`, patched. Valid until the next call of this object."""

@@ -37,6 +37,14 @@ too), or with their values in the type to compute in."""
 _UNKNOWN: Signature = (("being rebuilt", 0.0),)
 
 
+class TooSmall(torch.OutOfMemoryError):
+    """Not even one layer after the other fits. least: bytes that it would take."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(f"{least / 1e9:.2f} GB are the least")
+        self.least = least
+
+
 class Resident:
     """A module with its weights in memory.
 
@@ -47,7 +55,7 @@ class Resident:
         type to round the others to; or "multiplied", which rounds to E4M3 and multiplies that with inputs
         that are rounded, too, on devices that can.
     room: bytes that the weights may take on the device; None: all that they need. spare: bytes more that may
-        be kept there now. torch.OutOfMemoryError where not even one layer after the other fits.
+        be kept there now. TooSmall where not even one layer after the other fits.
     """
 
     def __init__(
@@ -91,18 +99,25 @@ class Resident:
         self._products = self._products_with({})
         self._absent: set[str] = set()  # native weights whose slots are empty
         self._sizes: dict[str, int] = {}  # of each weight on the device, when what stays was planned
+        self._computed = 0  # bytes of what is in no file
         self.streaming: Streaming | None = None
         try:
             self._load(room)
+            with source.naming():
+                complete(self.module, device, self._absent_tensors())
+            self._computed = self._bytes_of_no_file()
         except BaseException:
             self.close()  # else what was filled stays until the next attempt has failed, too
             raise
-        with source.naming():
-            complete(self.module, device, self._absent_tensors())
 
     def _absent_tensors(self) -> list[Tensor]:
         slots = (slot for native in self._absent for slot in self._slots[native])
         return [slot.tensor for slot in slots if not slot.layer]
+
+    def _bytes_of_no_file(self) -> int:
+        filled = {id(slot.tensor) for fed in self._slots.values() for slot in fed if not slot.layer}
+        held = (*self.module.parameters(), *self.module.buffers())
+        return sum(tensor.nbytes for tensor in held if id(tensor) not in filled and not tensor.is_meta)
 
     def _load(self, room: int | None) -> None:
         if room is None or self.device.type == "cpu":
@@ -123,7 +138,7 @@ class Resident:
         self.streaming = Streaming(units, fixed, self, self.device)
         if room - self._beside < self.streaming.least:
             self._sizes = {}
-            raise torch.OutOfMemoryError(f"{self.streaming.least / 1e9:.2f} GB are the least")
+            raise TooSmall(self.least)
         self.fill(self._absent - {native for unit in units for native in unit.natives})
         making = max((self._values.making(*use) for use in self._uses.items()), default=0)
         self.fit(max(room - making, self.streaming.least + self._beside))
@@ -151,6 +166,11 @@ class Resident:
             for layer in self._packed:
                 if (size := layer.wide_bytes) <= room and layer.widen():
                     room -= size
+
+    @property
+    def least(self) -> int:
+        """Bytes without which nothing goes."""
+        return self.nbytes if self.streaming is None else self.streaming.least + self._beside
 
     @property
     def is_whole(self) -> bool:
@@ -199,6 +219,10 @@ class Resident:
         for native in natives:
             self._kept.pin(native)
 
+    def unpin(self) -> None:
+        """None will be filled again and again any more."""
+        self._kept.unpin()
+
     def _sizes_now(self) -> dict[str, int]:
         return {native: self.size_of(native) for native in self._slots}
 
@@ -227,7 +251,7 @@ class Resident:
     def _beside(self) -> int:
         """Bytes kept beside streamed or streamable weights."""
         wide = sum(layer.wide.nbytes for layer in self._packed if layer.wide is not None)
-        return self._kept.nbytes + wide + self._low_rank
+        return self._kept.nbytes + wide + self._low_rank + self._computed
 
     def apply(self, stack: Stack, room: Callable[[], int] | None = None) -> int:
         """Make the weights those of the base with `stack`; the number of native weights rebuilt. room: bytes

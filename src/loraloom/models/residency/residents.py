@@ -6,9 +6,10 @@ encoders before the rest; before that, what is kept for speed alone.
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Literal, Protocol, TypeAlias
 from weakref import WeakSet
 
 import torch
@@ -19,10 +20,8 @@ from loraloom.errors import OutOfMemory
 from loraloom.models.compiled import compile_blocks
 from loraloom.models.computing import Computing
 from loraloom.models.family import Blueprint
-from loraloom.models.residency.copies import Copies
-from loraloom.models.residency.resident import Arithmetic, Resident
+from loraloom.models.residency.resident import Arithmetic, Resident, TooSmall
 from loraloom.models.residency.storage import weights_bytes
-from loraloom.models.residency.unmerged import Unmerged
 from loraloom.models.residency.values import Storage
 from loraloom.reading_ahead import read_ahead
 from loraloom.weights.capacity import available_memory, give_back, is_allocation_failure
@@ -41,8 +40,15 @@ _KINDS: Mapping[Kind, str] = {
 MARGIN = 256 << 20
 """Bytes kept free when weights are loaded; what a step or a picture takes is made room for at the call."""
 
-DOUBT = 2
-"""How far off an estimate of what computing takes may be."""
+
+class Guest(Protocol):
+    """What is on the device and no resident, but leaves where one needs the room.
+
+    held: bytes that are there now. put_away: let go of them; whether there was anything."""
+
+    @property
+    def held(self) -> int: ...
+    def put_away(self) -> bool: ...
 
 
 class Residents:
@@ -67,15 +73,14 @@ class Residents:
         """Bytes that the latest evaluation was estimated to take."""
         self._too_much: dict[Hashable, int] = {}
         """Residents that were too large, and from which `_asked` on, whatever the device says is free."""
-        self._copies: WeakSet[Copies] = WeakSet()
-        """What runs beside weights, on the device."""
+        self._guests: WeakSet[Guest] = WeakSet()
 
     def release(self) -> None:
         """Let go of everything; networks that were handed out load again when next called."""
         for _, resident in self._residents.values():
             resident.close()
-        for copies in self._copies:
-            copies.put_away()
+        for guest in self._guests:
+            guest.put_away()
         self._residents.clear()
         self._too_much.clear()
         give_back(self.device)
@@ -152,15 +157,25 @@ class Residents:
         size: bytes of all its weights."""
         if self.device.type == "cpu":
             return load(None)
-        room = self._free() - MARGIN
+        limit, least = size, 0
         while True:
+            free = self._free() - MARGIN
             try:
-                return load(room)
+                return load(min(limit, free) if limit < size else free)
             except (RuntimeError, MemoryError) as error:
-                if not is_allocation_failure(error) or room <= 0:
+                if not is_allocation_failure(error):
                     raise
-            if not self._shrink_others(beside):
-                room = min(room, size) // 2
+                is_known = isinstance(error, TooSmall)
+                least = error.least if isinstance(error, TooSmall) else least
+                is_last = free < max(least, 1) or limit == least
+                if is_last and not self._shrink_others(beside):
+                    raise
+            if is_last:
+                continue
+            if is_known:
+                limit = least
+            elif not self._shrink_others(beside):
+                limit = min(limit, free) // 2
                 self._note_too_much(key)
 
     def _shrink_others(self, kept: Collection[Hashable]) -> bool:
@@ -171,10 +186,9 @@ class Residents:
 
     def _halve(self, resident: Resident) -> bool:
         """Let a resident hold half as much; whether it could."""
-        streaming = resident.streaming
-        if streaming is None or streaming.held <= streaming.least:
+        if resident.nbytes <= resident.least:
             return False
-        is_smaller = self._fit(resident, max(streaming.least, resident.nbytes // 2))
+        is_smaller = self._fit(resident, max(resident.least, resident.nbytes // 2))
         give_back(self.device)
         return is_smaller
 
@@ -217,6 +231,7 @@ class Residents:
         kept: what does not leave as a whole."""
         if self.device.type == "cpu":
             return False
+        gc.collect()  # an earlier run that failed may have left something, as errors and frames do
         if not self._evict(kept):
             if not any(self._halve(resident) for _, resident in self._residents.values()):
                 return False
@@ -269,88 +284,15 @@ class Residents:
             " smaller type (--dtype bf16) or an 8-bit file"
         )
 
-    def has_room(self, needed: int, kept: Hashable = None, *, may_shrink: bool = True) -> bool:
-        """Whether so many bytes are free to compute with; others than `kept` leave until they are with a
-        margin, as far as there are others, and then `kept` holds less if it may."""
-        self._asked = needed
-        wanted = needed if self.device.type == "cpu" else needed + MARGIN
-        if wanted > self._spare() and self.device.type == "cpu":
-            give_back(self.device)
-        while wanted > self._spare():
-            if not self._evict((kept,)):
-                if may_shrink:
-                    self._shrink((wanted, needed), kept)
-                return needed <= self._spare()
-        self._grow(needed, kept)
-        return True
-
-    def _shrink(self, wanted: Iterable[int], kept: Hashable) -> None:
-        """Make a resident so small that the first of these numbers of bytes is free for which it can be."""
-        if self.device.type == "cpu" or kept not in self._residents:
-            return
-        kind, resident = self._residents[kept]
-        is_whole = resident.is_whole
-        any(self._fit(resident, resident.nbytes + self._spare() - size) for size in wanted)
-        give_back(self.device)
-        if is_whole:
-            self._say_streamed(kind, resident.source, resident)
-
-    def _grow(self, needed: int, kept: Hashable) -> None:
-        """Let a resident hold what has become free: weights that were fetched, or wide copies."""
-        if self.device.type == "cpu" or kept not in self._residents:
-            return
-        if needed >= self._too_much.get(kept, needed + 1):
-            return
-        resident = self._residents[kept][1]
-        free = self._spare() - needed - MARGIN
-        try:
-            if resident.streaming is not None and resident.streaming.streamed:
-                if free > resident.nbytes // 4:
-                    resident.fit(resident.nbytes + free)
-            elif not self.computing.narrow_weights:
-                resident.widen(free)
-        except (RuntimeError, MemoryError) as error:
-            if not is_allocation_failure(error):
-                raise
-            self._note_too_much(kept)
-
-    def _reserve(self, needed: int, batch: int, kept: Hashable, unmerged: Unmerged | None = None) -> None:
-        """Make room for one evaluation. torch.OutOfMemoryError where fewer latents at once would need less,
-        or where so much is missing that the system would end the process: `needed` is an estimate."""
-        if torch.is_grad_enabled():
-            return
-        if kept in self._residents:
-            resident = self._residents[kept][1]
-            needed += resident.filling + resident.working
-        if unmerged is not None and self.device.type != "cpu":
-            copies = unmerged.copies
-            if self._may_stay(copies, needed, kept):
-                return
-            needed += 2 * copies.largest * self.dtype.itemsize
-        if self.has_room(needed, kept):
-            return
-        free = self._spare()
-        if batch > 1 or needed > DOUBT * free:
-            raise torch.OutOfMemoryError(f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
-
-    def _may_stay(self, copies: Copies, needed: int, kept: Hashable) -> bool:
-        """Make room for what runs beside a network's weights, too, so that it stays from step to step; where
-        there is none, it is put away."""
-        self._copies.add(copies)
-        whole, coming = copies.elements * self.dtype.itemsize, -1
-        while coming != (coming := whole - copies.held):  # others make room, and so may these
-            is_refused = needed + coming >= self._too_much.get(kept, needed + coming + 1)
-            copies.stay = not is_refused and self.has_room(needed + coming, kept)
-            copies.stay = copies.stay and needed + coming + MARGIN <= self._spare()
-        if not copies.stay:
-            copies.put_away()
-        return copies.stay
+    def admit(self, guest: Guest) -> None:
+        """What it holds counts from now on, for as long as somebody has it."""
+        self._guests.add(guest)
 
     def _free(self) -> int:
         free = available_memory(self.device)
         if self.budget is None:
             return free
-        return min(free, self.budget - self.resident_bytes - sum(copies.held for copies in self._copies))
+        return min(free, self.budget - self.resident_bytes - sum(guest.held for guest in self._guests))
 
     def _spare(self) -> int:
         """Bytes to compute with."""
@@ -362,7 +304,7 @@ class Residents:
 
         kept: those that stay, because they are about to be used."""
         had_spare = [resident.drop_spare() for _, resident in self._residents.values()]
-        had_spare += [copies.put_away() for copies in self._copies]
+        had_spare += [guest.put_away() for guest in self._guests]
         if any(had_spare):
             give_back(self.device)
             return True

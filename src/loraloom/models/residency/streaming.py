@@ -119,6 +119,7 @@ class Weights(Protocol):
     def fill(self, natives: Iterable[str]) -> None: ...
     def empty(self, natives: Iterable[str]) -> None: ...
     def pin(self, natives: Iterable[str]) -> None: ...
+    def unpin(self) -> None: ...
 
 
 class Streaming:
@@ -222,6 +223,8 @@ class Streaming:
         ]
         for unit in streamed:
             self._weights.pin(unit.natives)
+        if not streamed:
+            self._weights.unpin()
         self._after.clear()
         self._last = (None, None)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,10 +12,14 @@ from torch import Tensor
 from loraloom.errors import ModelFileError
 from loraloom.models.encoder import Vision
 from loraloom.models.recipe import Use
+from loraloom.models.residency.activations import sequence_numbers
 from loraloom.models.text.causal import CausalText, Seen
 from loraloom.models.text.clip import Encoded
 from loraloom.models.text.pictures import SeenPicture, positions, see
 from loraloom.models.text.tokens import Chunk, Picture, TokenRules, Tokens
+
+Reserve: TypeAlias = Callable[[int], None]
+"""Makes room for so many numbers on the device."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,19 +63,22 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class CausalRun:
-    """A language model about to run: as a recipe uses it, and where."""
+    """A language model about to run: as a recipe uses it, and where. reserve: makes room for so many numbers
+    before it computes."""
 
     module: CausalText
     use: Use
     rules: TokenRules
     device: torch.device
     vision: Vision | None = None
+    reserve: Reserve = lambda numbers: None
 
     def __call__(self, tokens: Tokens) -> Encoded:
         (chunk,) = tokens
         read = self.read(chunk)
         mask = self._mask(chunk, read)
         is_padded = bool((mask == 0).any()) and self.use.masks
+        self.reserve(sequence_numbers(self.module.model, 1, len(read.vectors), states=len(self.use.layers)))
         hidden = self.module(
             read.vectors[None],
             mask.to(self.device) if is_padded else None,
@@ -121,7 +130,12 @@ class CausalRun:
             raise ModelFileError(
                 "the prompt has a picture, and the text encoder's file holds no vision tower"
             )
-        return see(self.module.visual, picture.pixels, self.vision, self.device)
+        tower = self.module.visual
+
+        def reserve(patches: Tensor) -> None:
+            self.reserve(sequence_numbers(tower, 1, len(patches)) + patches.numel())
+
+        return see(tower, picture.pixels, self.vision, self.device, reserve)
 
     def _mask(self, chunk: Chunk, read: Read) -> Tensor:
         """(1, T) 1 up to where padding begins."""

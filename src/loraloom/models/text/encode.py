@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -21,7 +22,7 @@ from loraloom.models.text.recipes import known_recipes
 from loraloom.models.text.run import TextMemory, TextModule, encoder_run, weighted
 from loraloom.models.text.tokens import Chunk, Picture, Tokens, WeightedToken, rules_for, tokenize
 from loraloom.sampling.types import Cond, Conditioning
-from loraloom.weights.capacity import clear_about_memory, is_allocation_failure
+from loraloom.weights.capacity import clear_about_memory, until_it_fits
 from loraloom.weights.source import WeightSource
 
 
@@ -237,12 +238,7 @@ def _even_out(tokens: dict[str, Tokens], clip: TextEncoders, uses: list[Use]) ->
 def _run(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> Encoded:
     """One encoder's output for a prompt."""
     with clear_about_memory("the text encoder"):
-        while True:
-            try:
-                return _encoded(memory, clip, use, tokens)
-            except (RuntimeError, MemoryError) as error:
-                if not is_allocation_failure(error) or not memory.text_gives_way(clip):
-                    raise
+        return until_it_fits(lambda: _encoded(memory, clip, use, tokens), lambda: memory.text_gives_way(clip))
 
 
 def _encoded(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -> Encoded:
@@ -251,7 +247,8 @@ def _encoded(memory: TextMemory, clip: TextEncoders, use: Use, tokens: Tokens) -
     if clip.clip_skip is not None and len(use.layers) == 1:
         use = replace(use, layers=(clip.clip_skip if 1 <= -clip.clip_skip <= module.depth else None,))
     kind = encoder_kind(use.encoder)
-    run = encoder_run(module, kind, use, rules_for(kind, use, part.weights), memory.device)
+    reserve = partial(memory.reserve_text, clip, use.encoder)
+    run = encoder_run(module, kind, use, rules_for(kind, use, part.weights), memory.device, reserve)
     out = weighted(run, tokens, tuple(lora.signature for lora in clip.stack))
     cut = cut_at(kind.vocabulary, use.cut, tokens[0])
     pictures = tuple((first - cut, count) for first, count in out.pictures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -18,15 +19,22 @@ from loraloom.models.handles import TextEncoders, TextPart
 from loraloom.models.library_class import library_class
 from loraloom.models.parts.causal_layouts import TOKENS
 from loraloom.models.recipe import Use
+from loraloom.models.residency.activations import kept_numbers, sequence_numbers
 from loraloom.models.text.causal import CausalText
 from loraloom.models.text.causal_run import CausalRun, Read
 from loraloom.models.text.encode import prompt_tokens, recipe_of, templated, with_pictures
 from loraloom.models.text.run import TextMemory
 from loraloom.models.text.tokens import Chunk, rules_for
-from loraloom.weights.capacity import clear_about_memory
+from loraloom.weights.capacity import clear_about_memory, until_it_fits
 
 SYSTEM_TURN = "<|im_start|>system\n{}<|im_end|>\n"
 _ANY_SYSTEM_TURN = re.compile(r"^<\|im_start\|>system\n.*?<\|im_end\|>\n", re.DOTALL)
+
+HEAD = "lm_head.weight"
+"""What turns states into scores, in files that hold it beside the table of token vectors."""
+
+SCORES = 10
+"""Numbers for each token of the vocabulary that drawing one holds at once."""
 
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 """What an answer begins with where the model is not to think first."""
@@ -88,7 +96,10 @@ def generate_text(
     drawing: None: always the likeliest token. said: told the number of tokens so far after each.
     Raises InputError where there is no language model, or none that sees pictures."""
     with clear_about_memory("the language model"):
-        return _generated(memory, clip, question, folders, length, drawing, said)
+        return until_it_fits(
+            lambda: _generated(memory, clip, question, folders, length, drawing, said),
+            lambda: memory.text_gives_way(clip),
+        )
 
 
 def _generated(
@@ -105,10 +116,15 @@ def _generated(
     if question.pictures and module.visual is None:
         raise InputError(f"the text encoder {kind.title} of {recipe_of(clip).name} sees no pictures")
     rules = rules_for(kind, use, part.weights)
-    run = CausalRun(module, use, rules, memory.device, kind.vision)
+    reserve = partial(memory.reserve_text, clip, use.encoder)
+    run = CausalRun(module, use, rules, memory.device, kind.vision, reserve)
     chunk = question_tokens(clip, question, folders)
     with torch.inference_mode():
-        written = _write(module, run.read(chunk), _head(module, part, kind), kind, length, drawing, said)
+        read = run.read(chunk)
+        tokens = len(read.vectors)
+        kept = kept_numbers(module.model, tokens + length)
+        reserve(sequence_numbers(module.model, 1, tokens) + kept + _head_numbers(module, part, kind))
+        written = _write(module, read, _head(module, part, kind), kind, length, drawing, said)
     return rules.tokenizer().decode(written)
 
 
@@ -139,15 +155,29 @@ def _speaker(clip: TextEncoders) -> tuple[Use, TextPart, EncoderKind]:
 
 def _head(module: CausalText, part: TextPart, kind: EncoderKind) -> Tensor:
     """(V, D) what turns states into scores: the file's own, or the table of token vectors."""
-    name = f"{kind.prefix}lm_head.weight"
-    norm = module.model.get_parameter("norm.weight")
+    norm, name = module.model.get_parameter("norm.weight"), kind.prefix + HEAD
     if name in part.weights:
         return part.weights.read(name, norm.dtype).to(norm.device)
-    table = module.model.get_submodule("embed_tokens").weight
-    if isinstance(table, nn.Parameter) and table.dtype == norm.dtype:
+    table = _table(module)
+    if table is not None:
         return table
     count = part.weights.shapes[f"{kind.prefix}{TOKENS}"][0]
     return module.embed(torch.arange(count, device=norm.device))  # kept in 8 bits
+
+
+def _head_numbers(module: CausalText, part: TextPart, kind: EncoderKind) -> int:
+    """What `_head` takes of the device, and drawing from its scores; widening a table takes as much again."""
+    rows, width = part.weights.shapes[f"{kind.prefix}{TOKENS}"]
+    if kind.prefix + HEAD in part.weights:
+        return rows * (width + SCORES)
+    return rows * ((0 if _table(module) is not None else 2 * width) + SCORES)
+
+
+def _table(module: CausalText) -> Tensor | None:
+    """(V, D) the table of token vectors, where it is in the type to compute in."""
+    table = module.model.get_submodule("embed_tokens").weight
+    dtype = module.model.get_parameter("norm.weight").dtype
+    return table if isinstance(table, nn.Parameter) and table.dtype == dtype else None
 
 
 def _write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,9 +67,16 @@ def _sides(height: int, width: int, multiple: int) -> tuple[int, int]:
     return tall, wide
 
 
-def see(tower: nn.Module, picture: Tensor, vision: Vision, device: torch.device) -> SeenPicture:
-    """Run a tower of transformers on one picture (1, H, W, 3)."""
+def see(
+    tower: nn.Module,
+    picture: Tensor,
+    vision: Vision,
+    device: torch.device,
+    reserve: Callable[[Tensor], None] = lambda patches: None,
+) -> SeenPicture:
+    """Run a tower of transformers on one picture (1, H, W, 3). reserve: told of the patches before."""
     values, rows, columns = patches(picture, vision)
+    reserve(values)
     weight = tower.get_parameter("patch_embed.proj.weight")
     grid = torch.tensor([[1, rows, columns]], device=device)
     out = tower(values.to(device, weight.dtype), grid_thw=grid)

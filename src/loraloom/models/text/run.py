@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from loraloom.models.encoder import EncoderKind
 from loraloom.models.handles import TextEncoders
 from loraloom.models.recipe import Use
+from loraloom.models.residency.activations import sequence_numbers
 from loraloom.models.text.causal import CausalText
-from loraloom.models.text.causal_run import CausalRun
+from loraloom.models.text.causal_run import CausalRun, Reserve
 from loraloom.models.text.clip import ClipText, Encoded
 from loraloom.models.text.t5 import T5Text
 from loraloom.models.text.tokens import Chunk, TokenRules, Tokens
@@ -27,12 +28,13 @@ EMPTY_PROMPTS = 16
 
 
 class TextMemory(Protocol):
-    """What encoding needs of the memory: kind → the module with the LoRA stack applied; after an allocation
-    failed in these, whether more is free now."""
+    """What encoding needs of the memory: kind → the module with the LoRA stack applied; room for so many
+    numbers beside one of them; after an allocation failed in these, whether more is free now."""
 
     @property
     def device(self) -> torch.device: ...
     def text(self, encoders: TextEncoders) -> Mapping[str, nn.Module]: ...
+    def reserve_text(self, encoders: TextEncoders, role: str, numbers: int) -> None: ...
     def text_gives_way(self, encoders: TextEncoders) -> bool: ...
 
 
@@ -52,12 +54,17 @@ class Run(Protocol):
 
 
 def encoder_run(
-    module: TextModule, kind: EncoderKind, use: Use, rules: TokenRules, device: torch.device
+    module: TextModule,
+    kind: EncoderKind,
+    use: Use,
+    rules: TokenRules,
+    device: torch.device,
+    reserve: Reserve = lambda numbers: None,
 ) -> Run:
-    """An encoder, as a recipe uses it."""
+    """An encoder, as a recipe uses it. reserve: makes room for so many numbers before it computes."""
     if isinstance(module, CausalText):
-        return CausalRun(module, use, rules, device, kind.vision)
-    return ChunkRun(module, use, rules, device)
+        return CausalRun(module, use, rules, device, kind.vision, reserve)
+    return ChunkRun(module, use, rules, device, reserve)
 
 
 def weighted(run: Run, tokens: Tokens, state: Hashable) -> Encoded:
@@ -95,11 +102,13 @@ class ChunkRun:
     use: Use
     rules: TokenRules
     device: torch.device
+    reserve: Reserve = lambda numbers: None
 
     def __call__(self, tokens: Tokens) -> Encoded:
         rows = [self._embed(chunk) for chunk in tokens]
         ends = [_end(chunk, row.shape[-1], self.rules) for chunk, row in zip(tokens, rows, strict=True)]
         (layer,) = self.use.layers
+        self.reserve(sequence_numbers(self.module, len(rows), len(rows[0]), states=1))
         return self.module(
             torch.stack(rows), torch.tensor(ends, device=self.device), layer, self.use.norm_layer
         )
