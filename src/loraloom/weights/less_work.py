@@ -25,7 +25,7 @@ from loraloom.weights.picture_layers import (
     doubles,
     is_channels_last,
 )
-from loraloom.weights.turning import with_quick_turns
+from loraloom.weights.token_layers import PlainNorm, TokenNorm, with_quick_turns
 
 
 def kernel_format(layer: nn.Module, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
@@ -56,6 +56,10 @@ def with_less_work(module: nn.Module) -> None:
             _become(layer, PictureTransformer)
         elif isinstance(layer, nn.Conv2d | nn.Conv3d) and kind.__name__.endswith("CausalConv3d"):
             _become(layer, FrameConv if isinstance(layer, nn.Conv3d) else OneFrameConv)
+        elif kind is nn.RMSNorm:
+            _become(layer, PlainNorm)
+        elif kind.__name__ == "RMSNorm" and kind.__module__.startswith("diffusers."):
+            _become(layer, TokenNorm)
         elif kind.__name__.endswith("RMS_norm") and hasattr(layer, "gamma"):
             _become(layer, FrameNorm)
         elif kind.__name__.endswith("ResidualBlock") and hasattr(layer, "conv_shortcut"):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from loraloom.models.library_class import library_class
 from loraloom.models.parts.kept_tokens import KeptLayer
-from loraloom.weights.turning import quick
+from loraloom.weights.token_layers import quick
 
 Rotary: TypeAlias = "tuple[Tensor, Tensor]"
 

@@ -1,4 +1,4 @@
-"""Pairs of channels are turned as diffusers turns them, with less work."""
+"""Layers on tokens give what diffusers' and PyTorch's give, with less work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.normalization import RMSNorm
 from diffusers.models.transformers import transformer_flux
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from loraloom.weights import turning
+from loraloom.weights import token_layers
 from loraloom.weights.less_work import with_less_work
-from loraloom.weights.turning import quick
+from loraloom.weights.token_layers import PlainNorm, TokenNorm, quick
+from tests.weights.compared import chosen, filled
 
 PLAIN: Any = apply_rotary_emb
 
@@ -85,9 +87,48 @@ def test_attention_of_diffusers_turns_so(monkeypatch: pytest.MonkeyPatch) -> Non
         (wanted,) = network(**given)
         with_less_work(network)
         seen: list[int] = []
-        plain = turning.turned
-        monkeypatch.setattr(turning, "turned", lambda *args, **more: seen.append(1) or plain(*args, **more))
+        plain = token_layers.turned
+        monkeypatch.setattr(
+            token_layers, "turned", lambda *args, **more: seen.append(1) or plain(*args, **more)
+        )
         (found,) = network(**given)
     assert len(seen) == 4 and torch.allclose(found, wanted, atol=1e-6)
     with_less_work(network)  # once is enough
     assert transformer_flux.apply_rotary_emb.__wrapped__ is apply_rotary_emb  # pyright: ignore
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 7, 48), (1, 5, 3, 48), (0, 48)])
+@pytest.mark.parametrize(
+    ("plain", "choice"),
+    [
+        (RMSNorm(48, eps=1e-6), TokenNorm),
+        (nn.RMSNorm(48, eps=1e-6), PlainNorm),
+        (nn.RMSNorm(48, eps=1e-6, elementwise_affine=False), PlainNorm),
+        (RMSNorm(48, eps=1e-6, bias=True), TokenNorm),
+        (RMSNorm(48, eps=1e-6, elementwise_affine=False), TokenNorm),
+        (nn.RMSNorm(48), PlainNorm),
+    ],
+)
+def test_norms_are_those_of_the_libraries(
+    plain: nn.Module, choice: type, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    plain = filled(plain).to(dtype)
+    layer, x = chosen(plain), (made(*shape) * 3).to(dtype)
+    assert isinstance(layer, choice) and isinstance(layer, type(plain))
+    before = x.clone()
+    with torch.no_grad():
+        found, wanted = layer(x), plain(x)
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    assert torch.allclose(found, wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    assert torch.equal(x, before)
+
+
+def test_norms_with_gradients_or_other_types_are_the_libraries_own() -> None:
+    plain = filled(RMSNorm(8, eps=1e-6))
+    layer, x = chosen(plain), made(3, 8)
+    with torch.no_grad():
+        assert torch.equal(layer(x.bfloat16()), plain(x.bfloat16()))
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
