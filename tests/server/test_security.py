@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from tests.server.running import RunningServer
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from loraloom.errors import InputError
 from loraloom.server.paths import annotated, inside
-from loraloom.server.security import check_host, check_origin, check_token
+from loraloom.server.security import COOKIE, Security, check_host, check_origin, check_token
 from loraloom.server.settings import ServerSettings
 
 HERE = Path("/nowhere")
@@ -133,3 +136,62 @@ def test_names_stay_in_their_folder(tmp_path: Path) -> None:
             inside(root, name)
     assert annotated("a.png [input]", "output") == ("a.png", "input")
     assert annotated("a.png [secret]", "output") == ("a.png [secret]", "output")
+
+
+def guarded(token: str = "secret-12") -> TestClient:
+    """What stands before a server, which here answers everything."""
+    settings = ServerSettings(HERE, HERE, HERE, HERE, token=token)
+    return TestClient(
+        Security(PlainTextResponse("inside"), settings), "http://localhost", follow_redirects=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "leads_to"),
+    [
+        ("/?token=secret-12", "/"),
+        ("/loraloom?token=secret-12&b=%2F%26", "/loraloom?b=%2F%26"),
+        ("//evil.example/?token=secret-12", "/evil.example/"),
+        ("/\\evil.example?token=secret-12", "/evil.example"),
+        ("/%0d%0aSet-Cookie:%20a=b?token=secret-12", "/%0D%0ASet-Cookie:%20a=b"),
+    ],
+)
+def test_a_token_in_the_address_leads_nowhere_else(target: str, leads_to: str) -> None:
+    answer = guarded().get(f"http://localhost{target}")
+    assert (answer.status_code, answer.headers["location"]) == (303, leads_to)
+    assert answer.headers["set-cookie"].startswith(f"{COOKIE}=secret-12; HttpOnly;")
+
+
+def test_an_old_token_in_the_address_does_not_replace_the_right_one() -> None:
+    answer = guarded().get("/?token=old", headers={"Cookie": f"{COOKIE}=secret-12"})
+    assert answer.headers["set-cookie"].startswith(f"{COOKIE}=secret-12;")
+
+
+@pytest.mark.parametrize(
+    ("target", "cookie", "said"),
+    [("/", "", "asks for its token"), ("/?token=x", "", "not this"), ("/", f"{COOKIE}=x", "not this")],
+)
+def test_a_person_is_asked_for_the_token_and_a_program_is_told(target: str, cookie: str, said: str) -> None:
+    client = guarded()
+    page = client.get(target, headers={"Cookie": cookie, "Sec-Fetch-Mode": "navigate"})
+    assert page.status_code == 401 and said in page.text and "inside" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert (page.headers["www-authenticate"], page.headers["cache-control"]) == ("Bearer", "no-store")
+    told = client.get(target, headers={"Cookie": cookie})
+    assert told.status_code == 401 and "asks for its token" in told.json()["error"]
+
+
+def test_a_websocket_of_another_origin_is_closed() -> None:
+    client = guarded()
+    refused = {"Origin": "http://evil.example", "Authorization": "Bearer secret-12"}
+    with pytest.raises(WebSocketDisconnect) as caught, client.websocket_connect("/ws", headers=refused):
+        pass
+    assert caught.value.code == 1008
+
+
+def test_answers_are_taken_for_nothing_else_unless_they_say_so() -> None:
+    plain = guarded().get("/", headers={"Authorization": "Bearer secret-12"})
+    assert (plain.text, plain.headers["x-content-type-options"]) == ("inside", "nosniff")
+    settings = ServerSettings(HERE, HERE, HERE, HERE)
+    own = Security(PlainTextResponse("x", headers={"Referrer-Policy": "origin"}), settings)
+    assert TestClient(own, "http://localhost").get("/").headers.get_list("referrer-policy") == ["origin"]

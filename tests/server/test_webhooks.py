@@ -27,6 +27,7 @@ BAD = (
     "http://h:0/",
     "http://[::1/",
     "http://[::g]/",
+    "http://[v1.a:b]/",
     f"http://{'a' * 64}.example/",
     f"http://{'a.' * 127}example/",
     "http://example.com/ü",

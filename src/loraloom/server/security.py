@@ -59,7 +59,7 @@ class Security:
             await _refuse(scope, receive, send, refusal)
             return
         if method in _HARMLESS and self._settings.token is not None and "token" in query:
-            await _remember(scope, query)(scope, receive, send)
+            await _remember(scope, query, self._settings.token)(scope, receive, send)
             return
         await self._app(scope, receive, _hardened(send) if scope["type"] == "http" else send)
 
@@ -135,12 +135,13 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _remember(scope: Scope, query: Mapping[str, str]) -> Response:
-    """Put the token into a cookie and the address bar back in order."""
+def _remember(scope: Scope, query: Mapping[str, str], token: str) -> Response:
+    """Put the token into a cookie and the address bar back in order; not an old one that stands there, where
+    the right one was shown otherwise."""
     rest = urlencode({name: value for name, value in query.items() if name != "token"})
     path = "/" + str(scope["path"]).lstrip("/\\")
     response = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
-    response.set_cookie(COOKIE, query["token"], httponly=True, samesite="strict")
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
     return response
 
 
