@@ -28,7 +28,7 @@ from loraloom.sampling.guidance import CFG
 from loraloom.sampling.run import completed, sample
 from loraloom.sampling.samplers.registry import method
 from loraloom.sampling.schedules import sigmas_for
-from loraloom.sampling.types import Cond
+from loraloom.sampling.types import Cond, SampleContext
 from loraloom.session import Session
 
 Row: TypeAlias = "dict[str, Any]"
@@ -108,9 +108,17 @@ class Case:
 
     @property
     def given(self) -> int:
-        """Bytes of what a run is given: latent, noise, and the prompt for both sides."""
-        cond = self.cond.context.nbytes + (0 if self.cond.pooled is None else self.cond.pooled.nbytes)
-        return 2 * self.latent.nbytes + 2 * cond
+        """Bytes of what a run is given: latent, noise, and for both sides what the network reads of the
+        prompt."""
+        context, sizes = SampleContext(noise=self.latent, latent=self.latent), list[int]()
+
+        def noted(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        inputs = Memory("cpu", "fp32").network(self.model).inputs(self.cond, context)
+        inputs.mapped(noted)
+        return 2 * self.latent.nbytes + 2 * sum(sizes)
 
     def styled(self, strength: float, name: str = "benchmark") -> DiffusionModel:
         """With a random LoRA on every matrix."""
@@ -212,7 +220,8 @@ def layers(asked: Asked, name: str, shares: tuple[float, ...] = (2.0, 0.5, 0.25,
             found["said"] = f"budget {budget / 1e9:.1f} GB"
             if "peak" in found and found["peak"] > budget + (64 << 20):
                 found["said"] += ", EXCEEDED"
-            yield found if what else held_to(given + steps * fetched(held), found)
+            least = given + steps * fetched(held) + (model.weights.nbytes if share >= 2 else 0)
+            yield found if what else held_to(least, found)
         held.release()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
 from loraloom.models.handles import DiffusionModel
 from loraloom.models.residency.resident import Resident
+from loraloom.weights.layers import PackedLayer
 from tests import tiny_models as tiny
 from tests.models.plain_loras import PlainLora, PlainPatch, plain_lora
 from tests.sim_device.device import NAME, Real, Sim
@@ -103,3 +106,29 @@ def test_weights_are_rounded_once_as_on_the_cpu(
     for one, two in zip(there.module.parameters(), cpu.module.parameters(), strict=True):
         same = (one.detach().cpu() == two.detach()).float().mean()
         assert same > 0.99 if dtype != torch.float32 else torch.allclose(one.cpu(), two, atol=1e-6)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_lora_leaves_quantised_weights_without_a_copy(sim: Sim, tmp_path: Path, dense: bool) -> None:
+    """What ran beside them goes; only weights that carried a change come again."""
+    path = tiny.write_flux(tmp_path / "flux.safetensors", dtype=torch.float8_e4m3fn)
+    model = open_diffusion_model(path, "fp8_e4m3fn")
+    shapes = {name: s for name, s in model.weights.shapes.items() if len(s) == 2 and "double" in name}
+    blueprint, device = model.blueprint, torch.device(NAME)
+    resident, fresh = (
+        Resident(blueprint, model.weights, dtype=torch.float32, device=device, storage=torch.float8_e4m3fn)
+        for _ in range(2)
+    )
+    resident.apply(plain_lora("one", shapes, dense=dense).at(0.5))
+    sim.reset()
+    assert resident.apply(()) == len(shapes)
+    again = sum(model.weights.stored_bytes(native) for native in shapes) if dense else 0
+    assert again <= crossed(sim) <= SLACK * again
+    x = torch.randn(1, 64, generator=torch.Generator().manual_seed(1)).to(NAME)
+    for name in ("context_embedder", "x_embedder"):
+        one, other = (r.module.get_submodule(name)(x) for r in (resident, fresh))
+        assert torch.equal(one, other)
+    state = zip(resident.module.state_dict().values(), fresh.module.state_dict().values(), strict=True)
+    assert all(torch.equal(one.cpu(), other.cpu()) for one, other in state)
+    layers = [layer for layer in resident.module.modules() if isinstance(layer, PackedLayer)]
+    assert layers and all(layer.low_rank is None and layer.packed is not None for layer in layers)

@@ -128,7 +128,11 @@ class Values:
         """Give all slots that a native weight feeds the file's values."""
         slots = self._slots[native]
         if slots[0].layer:
-            self._hold_packed(native)
+            layers = self._layers(native)
+            if any(layer.packed is None for layer in layers):
+                self._hold_packed(native)
+            for layer in layers:
+                layer.low_rank = None
         elif self._is_mappable(native):
             whole = self._source.map(native)
             self._mapped.add(native)
