@@ -116,7 +116,7 @@ def known_options() -> dict[str, set[str]]:
         if line.startswith("## "):
             path = line[3:]
             found[path] = {"--help"}
-        elif line.startswith("| `--"):
+        elif line.startswith("| `-"):
             found[path] |= set(re.findall(r"--[a-z-]+", line.split("|")[1]))
     return found
 

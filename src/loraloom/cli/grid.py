@@ -221,7 +221,7 @@ def _say_batches(display: Display, batches: Sequence[Mapping[str, JSON]]) -> Non
         alike.setdefault((said["rows"], said["loras"]), []).append(said["picture"])
     for (rows, loras), numbers in alike.items():
         of = ", ".join(map(str, numbers))
-        display.say(f"pictures {of} in batches of up to {rows}: {loras}")
+        display.say(f"pictures {of}, up to {rows} at a time: {loras}")
 
 
 def _one(graphs: list[Graph]) -> Graph:

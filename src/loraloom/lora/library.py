@@ -23,7 +23,7 @@ from loraloom.atomic_file import write_file
 from loraloom.errors import InputError, LoraloomError
 from loraloom.file_identity import FileIdentity
 from loraloom.folders import is_shown
-from loraloom.lora.algebras import recognise
+from loraloom.lora.algebras import algebra_title, recognise
 from loraloom.lora.file import LoraFile, read_lora
 from loraloom.lora.hashes import cache_file
 from loraloom.lora.metadata import facts
@@ -32,7 +32,7 @@ from loraloom.lora.sidecars import SUFFIXES, read_sidecars
 from loraloom.lora.triggers import frequent_tags, triggers_of
 from loraloom.weights.header import open_regular
 
-FORMAT = 2
+FORMAT = 3
 _MODULES_LOOKED_AT = 40
 _SAMPLE_BYTES = 4096
 _SHOWN_TAGS = 12
@@ -240,7 +240,7 @@ def _algebra(file: LoraFile) -> str:
     for module in file.modules[:_MODULES_LOOKED_AT]:
         for one in recognise(file.shapes(module))[0]:
             kinds[one.label] += 1
-    return kinds.most_common(1)[0][0] if kinds else ""
+    return algebra_title(kinds.most_common(1)[0][0]) if kinds else ""
 
 
 def _alike(file: LoraFile) -> str:

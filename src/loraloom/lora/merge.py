@@ -166,7 +166,7 @@ def _gather(parts: Sequence[Part], base: Mapping[ComponentName, Component]) -> d
 def _refuse(file: LoraFile, placement: Placement) -> None:
     """InputError where a file holds what a merged one could not say, or what the base has no place for."""
     dependent = [
-        f"{piece.module} ({(piece.found.wrapper or piece.found.algebra).name})"
+        f"{piece.module} ({(piece.found.wrapper or piece.found.algebra).title})"
         for piece in placement.pieces
         if piece.found.of_weight or piece.enlarges
     ]

@@ -170,7 +170,7 @@ def test_where_products_cost_more_than_rebuilding_runs_go_one_after_another(
     runs = Runs(MERGED)
     runs.held(model, [loras[0].at(0.5), loras[1].at(0.5), loras[1].at(0.5)])
     assert runs.calls == [3, 1, 1, 2, 2]
-    assert str((runs.said[0] or {})["loras"]).startswith("merged into the weights, not LoRAs beside")
+    assert str((runs.said[0] or {})["loras"]).startswith("LoRAs merged into the weights (about ")
 
 
 def test_no_more_than_so_many_are_in_a_batch(model: DiffusionModel, loras: list[PlainLora]) -> None:

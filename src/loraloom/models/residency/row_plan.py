@@ -95,7 +95,7 @@ class Costs:
 
     @property
     def in_words(self) -> str:
-        return f"about {self.beside:.2g} s for it; {self.merged:.2g} s to merge them one after another"
+        return f"about {self.merged:.2g} s to merge them one after another; {self.beside:.2g} s beside them"
 
 
 def costs(

@@ -315,10 +315,10 @@ class Together:
             del self._unsettled[key]
             way = self._ways[key]
             if unmerged.unclear:
-                why = f"merged into the weights, not {way.why}: {unmerged.unclear[0]}"
+                why = f"LoRAs merged into the weights: {unmerged.unclear[0]}"
                 self._ways[key] = Way(way.merged + way.beside, (), why)
             elif found.beside <= found.merged:
                 self._ways[key] = replace(way, why=f"{way.why} ({found.in_words})", is_open=False)
             else:
-                why = f"merged into the weights, not {way.why} ({found.in_words})"
+                why = f"LoRAs merged into the weights ({found.in_words})"
                 self._ways[key] = Way(way.merged + way.beside, (), why)
