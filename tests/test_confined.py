@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from loraloom.confined import BadName, LeadsOut, open_inside, parts_of, pinned
+from loraloom.confined import BadName, LeadsOut, open_inside, open_regular, parts_of, pinned
 from loraloom.runtime.output_files import OutputFolder
 
 CANARY = b"the canary"
@@ -136,3 +136,38 @@ def test_nothing_outside_is_written_while_links_are_swapped(tmp_path: Path) -> N
                 continue
     assert list(outside.iterdir()) == []
     assert saved
+
+
+def test_names_are_as_long_and_as_deep_as_they_may_be() -> None:
+    assert parts_of("/".join(["a"] * 16)) == ["a"] * 16
+    assert parts_of("é" * 100) == ["é" * 100]
+    for name in ("/".join(["a"] * 17), "a" * 201, "é" * 101):
+        with pytest.raises(BadName):
+            parts_of(name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there they are no names")
+def test_signs_that_only_windows_forbids_are_names_elsewhere() -> None:
+    assert parts_of('what? "a:b" <c>|*.png') == ['what? "a:b" <c>|*.png']
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_what_is_no_file_is_closed_again_and_a_link_to_a_file_followed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"inside")
+    (tmp_path / "link").symlink_to("file")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with pytest.raises(FileNotFoundError):
+            open_regular(tmp_path / "pipe")
+        with pytest.raises(FileNotFoundError):
+            open_inside(tmp_path, ["pipe"])
+        with open_regular(tmp_path / "link") as file:
+            assert file.read() == b"inside"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_and_the_one_it_is_in_are_made(tmp_path: Path) -> None:
+    with pinned(tmp_path / "not there", ["a", "b"], make=True) as folder:
+        (folder / "c").write_bytes(b"c")
+    assert (tmp_path / "not there/a/b/c").read_bytes() == b"c"

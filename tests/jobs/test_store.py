@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from loraloom.jobs.job import Job, Request, Status, WrongStatus
 from loraloom.jobs.lock import FolderInUse, FolderLock
 from loraloom.jobs.schema import MIGRATIONS
-from loraloom.jobs.store import JobExists, QueueFull, Store, UnknownJob
+from loraloom.jobs.store import JobExists, LeaseOver, QueueFull, Store, UnknownJob
 from loraloom.jobs.writer import StoreThread
 from loraloom.workflow.graph import JSON
 
@@ -380,3 +381,82 @@ def test_the_end_of_a_job_costs_no_more_when_many_have_ended(tmp_path: Path) -> 
         return steps
 
     assert cost(600) < 2 * cost(20)
+
+
+def test_only_the_lease_that_counts_settles_a_job_and_all_that_comes_of_it_is_kept(store: Store) -> None:
+    waiting, other = store.submit(REQUEST), store.submit(REQUEST)
+    with pytest.raises(LeaseOver):
+        store.settle(waiting, lambda j: j.succeed(1.0, {}))
+    with pytest.raises(LeaseOver, match="here-0"):
+        store.settle(replace(waiting, id="gone", place="here-0"), lambda j: j.succeed(1.0, {}))
+    first = store.claim("here-0")
+    assert first is not None and first.id == waiting.id
+    assert [job.id for job in store.recover()] == [waiting.id]
+    second = store.claim("here-1")
+    assert second is not None and second.claims == first.claims + 1
+    with pytest.raises(LeaseOver):
+        store.settle(first, lambda j: j.fail(1.0, {"type": "late"}))
+    events: list[tuple[str, dict[str, JSON]]] = [("note", {"a": 1}), ("completed", {"b": 2})]
+    store.settle(second, lambda j: j.succeed(2.0, {"outputs": {}}), events, [("/tmp/x.part", "/tmp/x.png")])
+    assert store.get(waiting.id).status is Status.COMPLETED
+    kept = store.events(waiting.id)
+    assert [(e.job, e.kind, e.payload) for e in kept] == [
+        (waiting.id, "requeued", {"reason": "the server was restarted"}),
+        (waiting.id, "note", {"a": 1}),
+        (waiting.id, "completed", {"b": 2}),
+    ]
+    assert [e.sequence for e in store.events(waiting.id, kept[0].sequence)] == [k.sequence for k in kept[1:]]
+    assert store.publications() == [(waiting.id, "/tmp/x.part", "/tmp/x.png")]
+    store.published(["/tmp/x.part"])
+    assert store.publications() == [] and store.get(other.id).status is Status.PENDING
+
+
+def test_a_fault_of_the_server_costs_what_it_hit_an_attempt_and_is_told(store: Store) -> None:
+    hit, spared = store.submit(REQUEST), store.submit(REQUEST)
+    for _ in range(2):
+        assert store.claim() is not None
+    (after,) = store.recover("the disk is gone", lambda job: job.id == hit.id)
+    assert (after.id, after.deaths, store.get(spared.id).status) == (hit.id, 1, Status.RUNNING)
+    assert [e.payload for e in store.events(hit.id)] == [{"reason": "the disk is gone"}]
+
+
+def test_warnings_are_added_to_what_has_finished_and_to_nothing_else(store: Store) -> None:
+    job = store.submit(REQUEST)
+    store.warn(job.id, "too early")
+    store.warn("gone", "too late")
+    store.change(job.id, lambda j: j.claim(1.0, None).succeed(2.0, {"warnings": ["first"], "x": 1}))
+    store.warn(job.id, "second")
+    assert store.get(job.id).result == {"warnings": ["first", "second"], "x": 1}
+    assert [e.payload for e in store.events(job.id)] == [{"node": None, "message": "second"}]
+    failed = store.submit(REQUEST)
+    store.change(failed.id, lambda j: j.stop(1.0))
+    store.warn(failed.id, "no result")
+    assert store.get(failed.id).result == {"warnings": ["no result"]}
+
+
+def test_what_is_kept_of_a_finished_job_can_be_rewritten(store: Store) -> None:
+    job = store.submit(REQUEST)
+
+    def renamed(value: JSON) -> JSON:
+        return {key: f"new {one}" for key, one in value.items()} if isinstance(value, dict) else value
+
+    store.rewrite(job.id, renamed)
+    store.rewrite("gone", renamed)
+    assert store.get(job.id).result is None
+    store.change(job.id, lambda j: j.claim(1.0, None).succeed(2.0, {"a": "b"}), [("completed", {"c": "d"})])
+    store.rewrite(job.id, renamed)
+    assert store.get(job.id).result == {"a": "new b"}
+    assert [e.payload for e in store.events(job.id)] == [{"c": "new d"}]
+
+
+def test_pages_of_the_history(store: Store) -> None:
+    ids: list[str] = []
+    for number in range(4):
+        job = store.submit(REQUEST)
+        assert store.claim() is not None
+        store.change(job.id, lambda j, n=number: j.succeed(float(n), {}))
+        ids.append(job.id)
+    assert store.history_ids() == ids
+    assert store.history_ids(2) == ids[:2]
+    assert store.history_ids(2, 1) == ids[1:3]
+    assert store.history_ids(2, -1) == ids[2:]
