@@ -34,6 +34,11 @@ def test_files_that_are_alike_are_told_apart(new_page: NewPage, size: str, schem
     names = page.locator(".lora-line .lora-name").all_inner_texts()
     assert sorted(names) == ["cut", "ink", "ink copy", "pixel_art"]
     watched.check(f"library-list-{size}-{scheme}")
+    page = watched.open("/draw")
+    page.get_by_role("button", name="Add LoRA").click()
+    page.locator(".pick").nth(2).wait_for()
+    names = page.locator(".pick .clip.block:first-child").all_inner_texts()
+    assert sorted(names) == ["ink", "ink copy", "pixel_art"]
 
 
 def test_a_file_that_cannot_be_used_says_so_and_no_more(new_page: NewPage) -> None:

@@ -102,7 +102,7 @@ export function addLora(name, entry) {
   if (draft.value.loras.some((lora) => lora.name === name)) return;
   change({ loras: [...draft.value.loras, { name, model: entry?.strength ?? 1, clip: null, on: true }] });
   const words = (entry?.triggers ?? []).filter((word) => !holdsWord(draft.value.prompt, word));
-  if (words.length) tell(`Its trigger words: ${words.join(", ")}. A click beside the prompt inserts them.`);
+  if (words.length) tell(`${name.split("/").pop().replace(/\.\w+$/, "")} answers to ${words.join(", ")}. A click beside the prompt inserts ${words.length > 1 ? "them" : "it"}.`);
 }
 export const changeLora = (name, values) => change({ loras: draft.value.loras.map((lora) => (lora.name === name ? { ...lora, ...values } : lora)) });
 export const renameLora = (name, now) => changeLora(name, { name: now });

@@ -98,19 +98,17 @@ function Marks({ entry, family, copies }) {
   return copies > 1 && html`<span class="tag">duplicate</span>`;
 }
 
-/** What it is called in a list: its title, and its file where several have that title. */
-const titled = (entry, copies) => (copies > 1 ? entry.name.replace(/\.\w+$/, "") : entry.title || stem(entry.name));
 /** Why it cannot be used, without the path that the list's reader knows. */
 const reason = (entry) => entry.problem.split(": ").slice(1).join(": ");
 
 const use = (entry) => {
   addLora(entry.name, entry);
-  tell(`${entry.title || stem(entry.name)} is in the drawing.`);
+  tell(`${entry.shown} is in the drawing.`);
 };
 
 function Tile({ entry, family, copies }) {
   return html`<article class="lora-tile"><a class="lora-picture" href=${address(entry)} tabindex="-1" aria-hidden="true">${entry.preview ? html`<${Thumbnail} src=${previewUrl(entry, 400)} />` : html`<span class="monogram">${stem(entry.name).slice(0, 2)}</span>`}</a>
-    <div class="lora-about"><a class="lora-name clip block" href=${address(entry)} title=${entry.name}>${titled(entry, copies)}</a>
+    <div class="lora-about"><a class="lora-name clip block" href=${address(entry)} title=${entry.name}>${entry.shown}</a>
       <span class="tiny soft clip block">${entry.problem ? reason(entry) : facts(entry)}</span>
       <span class="row between"><span class="row clip tile-marks"><${Marks} entry=${entry} family=${family} copies=${copies} />${!entry.problem && html`<span class="tiny soft clip">${entry.triggers.slice(0, 3).join(", ")}</span>`}</span>
         <${IconButton} icon="plus" label=${`Draw with ${stem(entry.name)}`} disabled=${Boolean(entry.problem)} onClick=${() => use(entry)} /></span></div></article>`;
@@ -118,7 +116,7 @@ function Tile({ entry, family, copies }) {
 
 function Row({ entry, family, copies }) {
   return html`<article class="lora-line"><span class="thumb">${entry.preview ? html`<${Thumbnail} src=${previewUrl(entry)} />` : html`<span class="monogram">${stem(entry.name).slice(0, 2)}</span>`}</span>
-    <div class="grow"><a class="lora-name clip block" href=${address(entry)} title=${entry.name}>${titled(entry, copies)}</a><span class="tiny soft clip block">${folderOf(entry) ? `${folderOf(entry)} · ` : ""}${entry.problem ? reason(entry) : facts(entry)}</span></div>
+    <div class="grow"><a class="lora-name clip block" href=${address(entry)} title=${entry.name}>${entry.shown}</a><span class="tiny soft clip block">${folderOf(entry) ? `${folderOf(entry)} · ` : ""}${entry.problem ? reason(entry) : facts(entry)}</span></div>
     <span class="small soft clip line-words">${entry.triggers.slice(0, 4).join(", ")}</span><${Marks} entry=${entry} family=${family} copies=${copies} />
     <${IconButton} icon="plus" label=${`Draw with ${stem(entry.name)}`} disabled=${Boolean(entry.problem)} onClick=${() => use(entry)} /></article>`;
 }

@@ -1,5 +1,6 @@
 // What is known of the LoRA files: all of them, read once, then only what has changed.
 import * as api from "./api.js";
+import { stem } from "./controls.js";
 import { Store } from "./state.js";
 
 export const library = new Store({ entries: [], byName: new Map(), version: 0, read: 0, total: 0, ready: false });
@@ -28,7 +29,18 @@ function take(found, whole) {
   for (const entry of found.loras) byName.set(entry.name, entry);
   for (const name of found.gone ?? []) byName.delete(name);
   const entries = [...byName.values()].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true, sensitivity: "base" }));
+  nameApart(entries);
   library.set({ entries, byName, version: found.version, read: found.read, total: found.total, ready: true });
+}
+
+/** What each is called in lists: its title or file name, and its folder too where that is another's name as well. */
+function nameApart(entries) {
+  const counts = new Map();
+  for (const entry of entries) {
+    entry.shown = entry.title || stem(entry.name);
+    counts.set(entry.shown, (counts.get(entry.shown) ?? 0) + 1);
+  }
+  for (const entry of entries) if (counts.get(entry.shown) > 1) entry.shown = entry.name.replace(/\.\w+$/, "");
 }
 
 export const previewUrl = (entry, width = 128) => `v1/loras/preview?${api.query({ name: entry.name, width, at: entry.preview })}`;

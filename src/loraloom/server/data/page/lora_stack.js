@@ -31,7 +31,7 @@ function StackRow({ lora, index, last, entry, family, receipt }) {
   return html`<li class=${`lora-row ${lora.on ? "" : "off"}`}>
     <div class="row">
       <${Switch} label=${`${name}: on`} on=${lora.on} onChange=${(on) => changeLora(lora.name, { on })} />
-      <a class="grow clip lora-name" href=${`#/library/${encodeURIComponent(lora.name)}`} title=${lora.name}>${entry?.title || name}</a>
+      <a class="grow clip lora-name" href=${`#/library/${encodeURIComponent(lora.name)}`} title=${lora.name}>${entry?.shown ?? name}</a>
       <${IconButton} icon="up" label=${`Move ${name} up`} off=${index === 0} onClick=${() => moveLora(lora.name, -1)} />
       <${IconButton} icon="down" label=${`Move ${name} down`} off=${last} onClick=${() => moveLora(lora.name, 1)} />
       <${IconButton} icon="close" label=${`Remove ${name}`} onClick=${() => removeLora(lora.name)} />
@@ -57,9 +57,10 @@ export function LoraPicker({ onClose }) {
   const chosen = useStore(draft, (d) => d.loras);
   const [text, setText] = useState("");
   const [all, setAll] = useState(false);
-  const fitting = all || !family ? known.entries : known.entries.filter((entry) => fits(entry, family) !== "other");
+  const usable = known.entries.filter((entry) => !entry.problem);
+  const fitting = all || !family ? usable : usable.filter((entry) => fits(entry, family) !== "other");
   const found = search(fitting, text);
-  const hidden = known.entries.length - fitting.length;
+  const hidden = usable.length - fitting.length;
   const toggle = (entry, on) => {
     if (on) change({ loras: chosen.filter((lora) => lora.name !== entry.name) });
     else addLora(entry.name, entry);
@@ -70,12 +71,12 @@ export function LoraPicker({ onClose }) {
       <div class="row between small soft"><span role="status">${found.length.toLocaleString()} ${found.length === 1 ? "LoRA" : "LoRAs"}${known.read < known.total ? `, ${known.read} of ${known.total} read` : ""}</span>
         ${(hidden > 0 || all) && html`<button type="button" class="link" onClick=${() => setAll(!all)}>${all ? "Only those that fit" : `Show ${hidden.toLocaleString()} that do not fit`}</button>`}</div>
       ${found.length === 0
-        ? html`<${Empty} icon="library" title="No LoRA here">${known.entries.length ? "Try another word." : "Drop .safetensors files on this page, or put them into the folder models/loras and read it again."}<//>`
+        ? html`<${Empty} icon="library" title="No LoRA here">${usable.length ? "Try another word." : "Drop .safetensors files on this page, or put them into the folder models/loras and read it again."}<//>`
         : html`<${VirtualList} className="picker" items=${found} asked=${text} height=${62} label="LoRAs" keyOf=${(entry) => entry.name} row=${(entry) => {
             const on = chosen.some((lora) => lora.name === entry.name);
             return html`<button type="button" class="pick" aria-pressed=${on} onClick=${() => toggle(entry, on)}>
               <span class="thumb">${entry.preview ? html`<${Thumbnail} src=${previewUrl(entry)} />` : html`<${Icon} name="picture" />`}</span>
-              <span class="grow"><span class="clip block">${entry.title || stem(entry.name)}</span>
+              <span class="grow"><span class="clip block">${entry.shown}</span>
                 <span class="clip block tiny soft">${[entry.base, entry.rank && `rank ${entry.rank}`, entry.triggers.slice(0, 4).join(", ")].filter(Boolean).join(" · ") || entry.name}</span></span>
               <${Icon} name=${on ? "check" : "plus"} />
             </button>`;
