@@ -144,8 +144,14 @@ class _Placing:
     ) -> int:
         """The n-th part of a fused layer: its rows follow those of the part before. Returns the next row."""
         rows = found.algebra.part_rows(found.pick(self.file.shapes(module)))
-        start = (target.rows[0] if target.rows else 0) + offset
-        self._piece(component, module, replace(target, rows=(start, start + rows)), found)
+        first, end = target.rows or (0, self.names[component].component.shapes[target.weight][0])
+        start = first + offset
+        if start + rows > end:
+            self.rejected.append(
+                Rejected(module.name, target.weight, "its parts have more rows than the weight")
+            )
+        else:
+            self._piece(component, module, replace(target, rows=(start, start + rows)), found)
         return offset + rows
 
     def _piece(self, component: ComponentName, module: Module, target: Target, found: Found) -> None:
@@ -159,11 +165,6 @@ class _Placing:
             target = replace(target, weight=bias_of(target.weight))
         if target.weight not in known.shapes:
             self.rejected.append(Rejected(module.name, target.weight, "the base has no bias here"))
-            return
-        if target.rows is not None and target.rows[1] > known.shapes[target.weight][0]:
-            self.rejected.append(
-                Rejected(module.name, target.weight, "its parts have more rows than the weight")
-            )
             return
         shape = found.algebra.enlarged(shapes, known.shape_of(target), control=self.control)
         problem = found.misfit(shapes, shape) or self._clash(target, found, module)
