@@ -191,6 +191,19 @@ def test_prompts_that_cannot_run_are_refused_in_comfyuis_words(
     assert set(answer.json()["error"]) == {"type", "message", "details", "extra_info"}
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"prompt": 3}', "prompt is a number, expected an object"),
+        ('{"prompt": true}', "prompt is true or false, expected an object"),
+        ('{"prompt": {"1": "x"}}', "node 1 is a text; expected an object"),
+        ("[]", "the body is a list, expected a JSON object"),
+    ],
+)
+def test_values_of_another_kind_are_told_in_words(server: RunningServer, body: str, said: str) -> None:
+    assert said in server.http.post("/prompt", content=body).text
+
+
 def test_a_workflow_in_another_form_is_told_what_it_is(server: RunningServer) -> None:
     editor = {"last_node_id": 1, "nodes": [{"id": 1, "type": "SaveImage"}], "links": [], "version": 0.4}
     error = server.http.post("/prompt", json={"prompt": editor}).json()["error"]

@@ -412,12 +412,12 @@ def test_a_chain_of_ten_thousand_nodes(kind: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"nodes": [3]}, "node 0 of the workflow is int"),
+        ({"nodes": [3]}, "node 0 of the workflow is a number"),
         ({"nodes": [{"id": 1}]}, "has no type"),
         ({"nodes": [{"type": "X", "id": None}]}, "has the id None"),
         ({"nodes": [], "links": ["x"]}, "is not a link"),
         ({"nodes": [], "links": [[1, 2, "a", 3, 0, "X"]]}, "names slot 'a'"),
-        ({"nodes": [], "definitions": {"subgraphs": [1]}}, "subgraph definition is int"),
+        ({"nodes": [], "definitions": {"subgraphs": [1]}}, "subgraph definition is a number"),
         ({"nodes": [], "definitions": {"subgraphs": [{"id": "a"}]}}, "has no list of nodes"),
     ],
 )

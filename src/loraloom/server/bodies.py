@@ -11,7 +11,7 @@ from starlette.requests import Request
 from loraloom.atomic_file import explained
 from loraloom.errors import WorkflowError
 from loraloom.server.release import RELEASE
-from loraloom.workflow.graph import JSON
+from loraloom.workflow.graph import JSON, kind_of
 from loraloom.workflow.json_text import read_json
 
 _LARGE = 100_000
@@ -57,7 +57,7 @@ async def read_object(request: Request, limit: int, *, empty: bool = False) -> d
     """
     value = await read_value(request, limit, empty=empty)
     if not isinstance(value, dict):
-        raise HTTPException(400, f"the body is a JSON {type(value).__name__}, expected an object")
+        raise HTTPException(400, f"the body is {kind_of(value)}, expected a JSON object")
     return value
 
 

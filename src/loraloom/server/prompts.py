@@ -16,7 +16,7 @@ from loraloom.jobs.messages import read_problem
 from loraloom.server.state import ServerState
 from loraloom.server.webhook_address import parse as parse_address
 from loraloom.workflow.api_format import is_api, parse_api
-from loraloom.workflow.graph import JSON, Graph
+from loraloom.workflow.graph import JSON, Graph, kind_of
 from loraloom.workflow.implemented import known_schemas
 from loraloom.workflow.report import Problem, Report
 from loraloom.workflow.ui_document import is_ui
@@ -165,7 +165,7 @@ def _graph(body: Mapping[str, JSON], state: ServerState) -> tuple[Graph, dict[st
             )
             raise problem("no_prompt", "No prompt provided", details or "No prompt provided")
         if not isinstance(prompt, dict):
-            raise problem("invalid_prompt", f"prompt is a {type(prompt).__name__}, expected an object")
+            raise problem("invalid_prompt", f"prompt is {kind_of(prompt)}, expected an object")
         return parse_api(prompt), extra
     except WorkflowError as error:
         raise problem("invalid_prompt", str(error)) from error

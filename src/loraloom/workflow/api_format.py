@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loraloom.errors import WorkflowError
-from loraloom.workflow.graph import JSON, Graph, GraphNode, Link, Value
+from loraloom.workflow.graph import JSON, Graph, GraphNode, Link, Value, kind_of
 
 
 def is_api(data: JSON) -> bool:
@@ -41,16 +41,14 @@ def parse_api(data: dict[str, JSON], *, ui: dict[str, JSON] | None = None, origi
 
 def _node(node_id: str, entry: JSON) -> GraphNode:
     if not isinstance(entry, dict):
-        found = type(entry).__name__
+        found = kind_of(entry)
         raise WorkflowError(f"node {node_id} is {found}; expected an object with class_type and inputs")
     class_type = entry.get("class_type")
     if not isinstance(class_type, str) or not class_type:
         raise WorkflowError(f"node {node_id} has no class_type; expected the name of a node class")
     inputs = entry.get("inputs", {})
     if not isinstance(inputs, dict):
-        raise WorkflowError(
-            f"node {node_id} ({class_type}): inputs is {type(inputs).__name__}; expected an object"
-        )
+        raise WorkflowError(f"node {node_id} ({class_type}): inputs is {kind_of(inputs)}; expected an object")
     meta = entry.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     return GraphNode(

@@ -14,6 +14,23 @@ from typing import TypeAlias
 JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
 
 
+def kind_of(value: object) -> str:
+    """What a value of JSON is, for messages: "a number", "null"."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A connection from output `slot` of node `node`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
 from loraloom.errors import WorkflowError
-from loraloom.workflow.graph import JSON
+from loraloom.workflow.graph import JSON, kind_of
 
 NEVER, BYPASS = 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"
@@ -105,7 +105,7 @@ def subgraph_definitions(data: dict[str, JSON]) -> list[dict[str, JSON]]:
     while stack:
         entry = stack.pop()
         if not isinstance(entry, dict):
-            raise WorkflowError(f"a subgraph definition is {type(entry).__name__}; expected a JSON object")
+            raise WorkflowError(f"a subgraph definition is {kind_of(entry)}; expected a JSON object")
         if entry is not data:
             out.append(entry)
         definitions = entry.get("definitions")
@@ -247,7 +247,7 @@ def _type(value: JSON) -> str:
 
 def _object(raw: JSON, place: str) -> dict[str, JSON]:
     if not isinstance(raw, dict):
-        raise WorkflowError(f"{place} is {type(raw).__name__}; expected a JSON object")
+        raise WorkflowError(f"{place} is {kind_of(raw)}; expected a JSON object")
     return raw
 
 
