@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from torch import Tensor
 
 from loraloom.weights import capacity
-from loraloom.weights.capacity import available_memory, is_allocation_failure
+from loraloom.weights.capacity import available_memory, is_allocation_failure, until_it_fits
 
 CPU = torch.device("cpu")
 
@@ -96,3 +98,26 @@ def test_the_real_error_of_the_cpus_allocator_is_known() -> None:
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), ValueError("out of memory"), KeyError("x")])
 def test_other_errors_are_no_failures_to_allocate(error: Exception) -> None:
     assert not is_allocation_failure(error)
+
+
+def test_a_failed_attempt_has_let_go_of_what_it_made_before_others_make_room() -> None:
+    """Its error is still there, and with it the frames that had it."""
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def attempt() -> str:
+        tensor = torch.ones(8)
+        made.append(weakref.ref(tensor))
+        if len(made) < 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return "there"
+
+    def give_way() -> bool:
+        alive.append(made[-1]() is not None)
+        return True
+
+    assert until_it_fits(attempt, give_way) == "there" and alive == [False, False]
+    made.clear()
+    with pytest.raises(torch.OutOfMemoryError) as kept:
+        until_it_fits(attempt, lambda: False)
+    assert kept.value and made[-1]() is None

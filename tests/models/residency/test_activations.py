@@ -9,18 +9,33 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from loraloom.models.checkpoint import open_checkpoint, open_diffusion_model
+from loraloom.folders import ModelFolders
+from loraloom.models.checkpoint import (
+    open_checkpoint,
+    open_diffusion_model,
+    open_picture_encoder,
+    open_text_encoders,
+)
 from loraloom.models.handles import DiffusionModel
+from loraloom.models.picture_encoders import see, tokens_of
 from loraloom.models.residency import residents as residents_module
-from loraloom.models.residency.activations import DECODER_MAPS, ENCODER_MAPS, hidden_width, picture_bytes
+from loraloom.models.residency.activations import (
+    DECODER_MAPS,
+    ENCODER_MAPS,
+    hidden_width,
+    picture_bytes,
+    sequence_numbers,
+)
 from loraloom.models.residency.memory import Memory
+from loraloom.models.text.encode import encode_prompt
 from loraloom.sampling.inputs import Inputs
 from loraloom.sampling.types import Cond, SampleContext
 from tests import tiny_models as tiny
+from tests.nodes.test_picture_styles import write_encoder
 
 
 class Peak(TorchDispatchMode):
@@ -94,6 +109,40 @@ def test_a_picture(tmp_path: Path) -> None:
         network.encode(picture)
     for peak, maps in ((decoding, DECODER_MAPS), (encoding, ENCODER_MAPS)):
         assert peak.bytes <= picture_bytes(width, pixels, 4, maps) <= 2 * peak.bytes
+
+
+LONG = "a rose in the (morning:1.3) light of a narrow street, " * 20
+
+
+@pytest.mark.parametrize("kind", ["stable_diffusion", "chroma"])
+def test_a_prompt(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = tiny.clip_shapes(inner=256) if kind == "stable_diffusion" else tiny.t5_shapes(inner=160)
+    clip = open_text_encoders((tiny.write(tmp_path / "text.safetensors", shapes, torch.float16),), kind)
+    said: list[int] = []
+    monkeypatch.setattr(Memory, "_reserve", lambda _, needed, *rest, **named: said.append(needed))
+    memory = Memory("cpu", "fp32")
+    encode_prompt(memory, clip, LONG, ModelFolders(()))  # loads the weights
+    with Peak() as peak:
+        encode_prompt(memory, clip, LONG, ModelFolders(()))
+    assert peak.bytes <= max(said) <= 4 * peak.bytes
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_picture_that_is_seen(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = open_picture_encoder(write_encoder(tmp_path / "eyes.safetensors", kind, grid=16))
+    said: list[int] = []
+    monkeypatch.setattr(Memory, "_reserve", lambda _, needed, *rest, **named: said.append(needed))
+    memory, pixels = Memory("cpu", "fp32"), torch.rand(1, 3, 16 * 14, 16 * 14)
+    width = encoder.weights.shapes["vision_model.embeddings.patch_embedding.weight"][0]
+    states = tokens_of(encoder) * width * 4 * 4  # two layers' and their stack, which are the host's
+
+    def seen(module: nn.Module) -> int:
+        with torch.inference_mode(), Peak() as peak:
+            see(module, pixels)
+        return peak.bytes
+
+    peak = memory.with_pictures(encoder, lambda m: sequence_numbers(m, 1, tokens_of(encoder)), seen)
+    assert peak - states <= said[-1] <= 4 * peak
 
 
 def test_the_width_is_the_side_that_most_matrices_have() -> None:
