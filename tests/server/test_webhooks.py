@@ -56,6 +56,22 @@ def test_addresses_that_cannot_be_called_are_refused_when_a_job_is_queued(
     assert answer.json()["detail"]["error"]["type"] == "invalid_webhook"
 
 
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://h.example/", "h.example"),
+        ("https://h.example:443/", "h.example"),
+        ("https://h.example:80/", "h.example:80"),
+        ("http://h.example:80/", "h.example"),
+        ("http://h.example:443/", "h.example:443"),
+        ("http://h.example:1/", "h.example:1"),
+        ("http://[2606:4700::1]:8080/", "[2606:4700::1]:8080"),
+    ],
+)
+def test_the_host_header_has_no_port_that_goes_without_saying(url: str, host: str) -> None:
+    assert parse(url).host_header == host
+
+
 def test_the_parts_of_an_address() -> None:
     found = parse("https://hooks.example.com:8443/a%20b?c=d#e")
     assert (found.secure, found.host, found.port, found.target) == (
