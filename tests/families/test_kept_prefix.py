@@ -122,7 +122,9 @@ def test_nothing_is_kept_without_memory_for_it(
 ) -> None:
     asked: list[int] = []
 
-    def has_room(memory: Memory, needed: int, kept: object = None, may_shrink: bool = True) -> bool:
+    def has_room(
+        memory: Memory, needed: int, kept: object = None, may_shrink: bool = True, beside: object = ()
+    ) -> bool:
         asked.append(needed)
         return len(asked) % 2 == 1  # for the step, not for more
 

@@ -137,7 +137,9 @@ def test_runs_that_keep_references_are_not_evaluated_with_others(
 def test_nothing_is_kept_without_memory_for_it(
     cached: DiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Memory, "has_room", lambda memory, needed, kept=None, may_shrink=True: may_shrink)
+    monkeypatch.setattr(
+        Memory, "has_room", lambda memory, needed, kept=None, may_shrink=True, beside=(): may_shrink
+    )
     network = Memory("cpu", "fp32").network(cached)
     plain = Memory("cpu", "fp32").network(cached.with_option("keeps_references", False))
     for time in (0.9, 0.5):

@@ -131,7 +131,10 @@ def _shape(chance: random.Random) -> tuple[int, ...]:
 def _module(chance: random.Random, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Roles of some algebra with shapes that often fit a weight, as a damaged or a hostile file has them."""
     algebra, _, needs = chance.choice(registry().forms)
-    roles = [*chance.choice(needs), *(role for role in algebra.takes.split() if chance.random() < 0.3)]
+    roles = [
+        *sorted(chance.choice(needs)),
+        *(role for role in algebra.takes.split() if chance.random() < 0.3),
+    ]
     roles += [chance.choice(("dora", "magnitude"))] if algebra.wrapped and chance.random() < 0.4 else []
     rank = chance.choice((1, 2))
     pool = [

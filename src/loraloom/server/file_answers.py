@@ -48,7 +48,7 @@ class FileAnswer(Response):
             "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
             **freshness(FileIdentity.of_status("", stat)),
         }
-        super().__init__(None, media_type=media_type, headers={**headers, **about})
+        super().__init__(None, media_type=media_type, headers={**about, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._file:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from loraloom.file_identity import FileIdentity
 from loraloom.server import paths
 from loraloom.server.answers import Answer
 from loraloom.server.editor_routes import EXTENSION
-from loraloom.server.file_answers import freshness, is_known
+from loraloom.server.file_answers import FileAnswer
 from loraloom.server.state import state_of
 from loraloom.workflow.graph import JSON
 
@@ -56,20 +55,20 @@ def frontend(request: Request) -> Path | None:
 
 async def index(request: Request) -> Response:
     folder = frontend(request)
-    return _own(request, "index.html") if folder is None else static(request, folder, "index.html")
+    return _own("index.html") if folder is None else static(folder, "index.html")
 
 
 async def own_page(request: Request) -> Response:
-    return _own(request, "index.html")
+    return _own("index.html")
 
 
 async def own_file(request: Request) -> Response:
-    return _own(request, str(request.path_params["name"]))
+    return _own(str(request.path_params["name"]))
 
 
-def _own(request: Request, name: str) -> Response:
+def _own(name: str) -> Response:
     """A file of our page, under a policy: nothing from elsewhere, no inline script."""
-    return static(request, _OWN, name, {"Content-Security-Policy": _OWN_POLICY})
+    return static(_OWN, name, {"Content-Security-Policy": _OWN_POLICY})
 
 
 async def extensions(request: Request) -> Response:
@@ -87,7 +86,7 @@ async def user_css(request: Request) -> Response:
     own = state_of(request).settings.user_dir / "default" / "user.css"
     for path in (own, *(() if folder is None else (folder / "user.css",))):
         if path.is_file():
-            return _answer(request, path, {})
+            return _answer(path, {})
     raise HTTPException(404)
 
 
@@ -95,25 +94,23 @@ async def static_file(request: Request) -> Response:
     folder = frontend(request)
     if folder is None:
         raise HTTPException(404)
-    return static(request, folder, str(request.path_params["name"]))
+    return static(folder, str(request.path_params["name"]))
 
 
-def static(request: Request, root: Path, name: str, headers: dict[str, str] | None = None) -> Response:
+def static(root: Path, name: str, headers: dict[str, str] | None = None) -> Response:
     """A file below a folder, as browsers want it. HTTPException(404) where there is none."""
     path = paths.inside(root, name)
     if not path.is_file():
         raise HTTPException(404)
-    return _answer(request, path, headers or {})
+    return _answer(path, headers or {})
 
 
-def _answer(request: Request, path: Path, headers: dict[str, str]) -> Response:
+def _answer(path: Path, headers: dict[str, str]) -> Response:
     """Browsers ask each time whether a file is still the same, which after an update it is not."""
     with paths.answered():
-        headers = {**freshness(FileIdentity.of(path)), **headers}
-    if is_known(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+        file = open(path, "rb")  # noqa: SIM115 - the answer closes it
     media_type = _TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0]
-    return FileResponse(path, media_type=media_type or "application/octet-stream", headers=headers)
+    return FileAnswer(file, media_type or "application/octet-stream", headers)
 
 
 def routes() -> list[Route]:

@@ -56,7 +56,7 @@ class Templates:
         if found is None:
             raise HTTPException(404)
         if not _INDEX.fullmatch(name) or name in _NOT_INDEXES:
-            return static(request, found, name)
+            return static(found, name)
         state = state_of(request)
         await state.all_classes()
         return Answer(await asyncio.to_thread(self._runnable, found, name, state.schemas))

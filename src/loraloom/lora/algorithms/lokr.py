@@ -80,9 +80,9 @@ class Lokr(Algebra):
     wrapped = True
 
     def misfit(self, shapes: Shapes, weight: Shape) -> str | None:
-        whole = "lokr_w1" in shapes
-        first = shapes["lokr_w1"] if whole else matrix_product(shapes["lokr_w1_a"], shapes["lokr_w1_b"])
-        if first is None or len(first) != 2:
+        parts = [shapes[role] for role in ("lokr_w1", "lokr_w1_a", "lokr_w1_b") if role in shapes]
+        first = parts[0] if "lokr_w1" in shapes else matrix_product(*parts)
+        if first is None or any(len(part) != 2 for part in parts):
             return "its first Kronecker factor is no matrix"
         core = shapes.get("lokr_t2")
         if "lokr_w2" in shapes:
