@@ -131,8 +131,7 @@ class ServerState:
         there a moment ago."""
         report = validate(graph, self.schemas, self.files.list, targets, self.own)
         if any(problem.type == "value_not_in_list" for problem in report.problems):
-            self.files.forget()
-            report = validate(graph, self.schemas, self.files.list, targets, self.own)
+            report = validate(graph, self.schemas, self.files.anew(), targets, self.own)
         return report
 
     async def all_classes(self) -> None:

@@ -9,8 +9,8 @@
 - The two sides of guidance are the same until the network first looks at the prompt: they are computed once
   until then (`alike_rows`).
 
-Kernels and pictures lie with the channels last where the processor's code is faster so. On
-other devices, and while gradients are taken, all do what they always did.
+Kernels and pictures lie with the channels last where the processor's code is faster so. On other
+devices, and while gradients are taken, all do what they always did.
 """
 
 from __future__ import annotations

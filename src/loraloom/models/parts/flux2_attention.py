@@ -3,7 +3,9 @@ attends to those that were kept in their place."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -89,8 +91,7 @@ def _attended(
     query: Tensor, key: Tensor, value: Tensor, rotary: Rotary | None, keeping: Keeping | None
 ) -> Tensor:
     """(B, tokens, heads · D)."""
-    turn = quick(library_class("diffusers.models.embeddings:apply_rotary_emb"))
-    query, key = (turn(part, rotary, sequence_dim=1) for part in (query, key))
+    query, key = (_turn()(part, rotary, sequence_dim=1) for part in (query, key))
     if keeping is not None and keeping.last:
         keeping.layer.store(key[:, -keeping.last :], value[:, -keeping.last :])
     elif keeping is not None:
@@ -98,3 +99,9 @@ def _attended(
         key, value = torch.cat([key, kept_keys], dim=1), torch.cat([value, kept_values], dim=1)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+@cache
+def _turn() -> Callable[..., Tensor]:
+    """diffusers' way to turn pairs by position; looked up once, not at every block of every step."""
+    return quick(library_class("diffusers.models.embeddings:apply_rotary_emb"))
